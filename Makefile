@@ -1,0 +1,61 @@
+# Everything that a developer, CI and a first visitor type. Needs Python 3.11 to 3.13 and nothing else.
+# Scripts of the virtual environment are started as modules: their first line breaks in a path with spaces.
+
+PYTHON := .venv/bin/python
+MANAGE := $(PYTHON) manage.py
+UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help run test check stop lock format
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
+	@$(PYTHON) -c 'import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(("127.0.0.1", 8000))' 2>/dev/null || \
+		{ echo "make run: port 8000 is in use: stop what listens there, then try again" >&2; exit 1; }
+	@$(MANAGE) migrate --verbosity 0
+	@$(MANAGE) checkdeps
+	@$(MANAGE) create_admin
+	@echo "Serving. Stop with Ctrl-C; the servers under var/ go on until: make stop"
+	@for path in health ready metrics admin/ api/docs/; do echo "  http://127.0.0.1:8000/$$path"; done
+	@exec $(PYTHON) -m gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application
+
+test: .venv/installed ## run every test
+	@$(PYTHON) -m pytest
+
+check: .venv/installed ## lint, types, import rules, migrations, deployment
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy .
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	$(MANAGE) makemigrations --check
+	$(MANAGE) spectacular --validate --fail-on-warn --file /dev/null
+	VOICEASSIST_ENV=production SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') \
+		ALLOWED_HOSTS=example.org DATABASE_URL=postgres://user:password@host/name REDIS_URL=redis://host \
+		QDRANT_URL=http://host:6333 $(MANAGE) check --deploy --fail-level WARNING
+
+stop: ## stop the development servers under var/
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m voiceassist.embedded stop; fi
+
+lock: .venv/installed ## lock the requirements again, with hashes
+	$(UV_COMPILE) --upgrade requirements/base.in --output-file requirements/base.txt
+	$(UV_COMPILE) --upgrade requirements/dev.in --output-file requirements/dev.txt
+
+format: .venv/installed ## put the code into shape
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+.venv/installed: requirements/dev.txt
+	@for python in python3.13 python3.12 python3.11 python3 python; do \
+		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
+		python=; \
+	done; \
+	[ -n "$$python" ] || { echo "make: needs Python 3.11, 3.12 or 3.13: install one, then try again" >&2; exit 1; }; \
+	$$python -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "make: $$python lacks venv: install it (Debian: apt-get install python3-venv), then try again" >&2; exit 1; }; \
+	echo "Installing into .venv with $$($$python --version) ..."; \
+	$$python -m venv --clear .venv && \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	@touch $@

@@ -1,0 +1,74 @@
+"""How the server runs: `gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application`.
+
+Read by gunicorn's master before it forks a worker. A setting that is wrong ends it here, in one line.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+from types import FrameType
+from typing import Any
+
+from health import draining
+from voiceassist import settings
+
+bind = "0.0.0.0:8000" if settings.PRODUCTION else "127.0.0.1:8000"
+worker_class = "gthread"
+workers = settings.WEB_CONCURRENCY
+threads = settings.WEB_THREADS
+preload_app = True  # workers share the master's memory, and a broken application ends the start
+timeout = 30  # seconds without a sign of life from a worker
+graceful_timeout = 30  # seconds for requests in flight, once drained
+keepalive = 75  # seconds, above the idle timeout of usual load balancers (60)
+# The default is on disk, where a slow disk makes workers look dead.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+control_socket_disable = True  # it would be made under the home directory, which may be read-only
+# X-Forwarded-Proto is Django's to read, and only under BEHIND_PROXY.
+secure_scheme_headers: dict[str, str] = {}
+accesslog = None  # core.middleware logs requests
+logconfig_dict = {
+    **settings.LOGGING,
+    "loggers": {
+        **settings.LOGGING["loggers"],
+        "gunicorn.error": {"handlers": [], "level": settings.LOG_LEVEL, "propagate": True},
+    },
+}
+
+# prometheus_client reads this at its first import. The folder is new: no earlier run has left files in it.
+_metrics_dir = tempfile.mkdtemp(prefix="voiceassist-metrics-")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
+
+
+def on_starting(server: Any) -> None:
+    if settings.EMBEDDED_SERVERS:
+        from voiceassist import embedded
+
+        embedded.start(settings.EMBEDDED_SERVERS)
+
+
+def when_ready(server: Any) -> None:
+    """Puts draining before gunicorn's own handling of SIGTERM, which closes the sockets first."""
+
+    def drain(signum: int, frame: FrameType | None) -> None:
+        if draining.begun() or settings.DRAIN_SECONDS == 0:
+            server.signal(signal.SIGQUIT if draining.begun() else signal.SIGTERM, frame)
+            return
+        draining.begin()
+        signal.setitimer(signal.ITIMER_REAL, settings.DRAIN_SECONDS)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        server.signal(signal.SIGTERM, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGALRM, stop)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    shutil.rmtree(_metrics_dir, ignore_errors=True)

@@ -1,0 +1,208 @@
+"""Django's settings, and the only reader of the environment.
+
+`.env.example` and the README describe each variable; a test holds the three together.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from voiceassist import __version__
+from voiceassist.environment import Environment
+from voiceassist.log import logging_config
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR = BASE_DIR / "var"
+SERVICE = "voiceassist"
+VERSION = __version__
+DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
+
+env = Environment()
+PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"
+
+
+def _development_secret_key() -> str:
+    """A key made once per checkout: sessions outlive a restart, and no secret stands in the repository."""
+    path = VAR / "secret-key"
+    try:
+        VAR.mkdir(exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(64))
+    except FileExistsError:
+        pass
+    except OSError:
+        return secrets.token_urlsafe(64)
+    return path.read_text() or secrets.token_urlsafe(64)
+
+
+# No page of Django's debugger, anywhere: it shows values that may be PHI.
+DEBUG = False
+SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or _development_secret_key()
+ALLOWED_HOSTS = env.listing("ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION)
+CSRF_TRUSTED_ORIGINS = env.listing("CSRF_TRUSTED_ORIGINS")
+
+# Dependencies. In development the ones without a URL are embedded servers, see voiceassist.embedded.
+EMBEDDED_SERVERS: tuple[str, ...] = ()
+_embedded_database = _embedded_redis = None
+if not PRODUCTION:
+    EMBEDDED_SERVERS = tuple(
+        server for server, variable in (("postgres", "DATABASE_URL"), ("redis", "REDIS_URL")) if not env.text(variable)
+    )
+if EMBEDDED_SERVERS:
+    from voiceassist import embedded
+
+    _embedded_database, _embedded_redis = embedded.postgres_url(VAR), embedded.redis_url(VAR)
+
+DATABASES = {
+    "default": {
+        **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+
+REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
+CACHES = {
+    "default": {
+        "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": SERVICE,
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},
+    }
+}
+
+QDRANT_URL = env.url("QDRANT_URL", ("http", "https"), required=PRODUCTION, default_port=6333)
+QDRANT_API_KEY = env.text("QDRANT_API_KEY")
+QDRANT_PATH = VAR / "qdrant"  # where the client's local mode keeps its data when there is no URL
+
+# Readiness.
+HEALTH_TIMEOUT = env.seconds("HEALTH_TIMEOUT", 2.0, positive=True)
+HEALTH_MAX_AGE = env.seconds("HEALTH_MAX_AGE", 1.0)
+HEALTH_OPTIONAL = env.subset("HEALTH_OPTIONAL", DEPENDENCIES)
+DRAIN_SECONDS = env.seconds("DRAIN_SECONDS", 5.0)
+METRICS_TOKEN = env.text("METRICS_TOKEN")
+
+# Serving, read by voiceassist.gunicorn.
+WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", os.cpu_count() or 1)
+WEB_THREADS = env.count("WEB_THREADS", 4)
+
+INSTALLED_APPS = [
+    "core",
+    "health",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_prometheus",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+]
+
+MIDDLEWARE = [
+    "core.middleware.RequestMiddleware",  # first: a trace id and a log line for every answer
+    "health.middleware.ProbeMiddleware",  # answers probes past all that follows
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+ROOT_URLCONF = "voiceassist.urls"
+WSGI_APPLICATION = "voiceassist.wsgi.application"
+APPEND_SLASH = True
+CSRF_FAILURE_VIEW = "core.errors.csrf_failure"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_USER_MODEL = "core.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_COOKIE_AGE = 12 * 3600  # a long shift
+SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+
+# HTTPS.
+HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
+BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS_ONLY
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
+X_FRAME_OPTIONS = "DENY"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if PRODUCTION
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
+
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["core.envelope.EnvelopeRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.envelope.AlwaysTheEnvelope",
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "core.errors.exception_handler",
+    "DEFAULT_THROTTLE_CLASSES": [],
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "VoiceAssist",
+    "DESCRIPTION": "Backend of a voice assistant for clinicians. Every answer comes in one envelope.",
+    "VERSION": VERSION,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+
+LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
+LOGGING = logging_config(level=LOG_LEVEL, style=LOG_FORMAT, service=SERVICE)
+
+ENVIRONMENT_VARIABLES = frozenset(env.names)
