@@ -1,0 +1,68 @@
+"""The outermost middleware: what holds for every answer, whoever gives it."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import structlog
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+
+from core import trace
+from core.codes import ErrorCode
+from core.envelope import failure_response
+from core.errors import in_admin
+
+log = structlog.stdlib.get_logger("voiceassist.request")
+
+# RFC 9110 and 5789. Any other word is refused before a metric is labelled with it: each would be a new series.
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class RequestMiddleware:
+    """Gives the request its trace id, keeps Django's 405 in the envelope, and logs one line.
+
+    A view or middleware that sets `request.quiet_success` is left out of the log when it succeeds.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        began = time.perf_counter()
+        trace_id = trace.from_headers(request.headers)
+        trace.begin(trace_id)
+        try:
+            response = self._answer(request)
+            response["X-Request-ID"] = trace_id
+            if not response.streaming:
+                response.setdefault("Content-Length", str(len(response.content)))
+                if request.method == "HEAD":
+                    response.content = b""
+            if response.status_code >= 400 or not getattr(request, "quiet_success", False):
+                self._log(request, response, time.perf_counter() - began)
+        finally:
+            trace.end()
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        if request.method not in _METHODS:
+            allow = ", ".join(sorted(_METHODS))
+            return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": allow})
+        response = self.get_response(request)
+        if isinstance(response, HttpResponseNotAllowed) and not in_admin(request):
+            return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": response["Allow"]})
+        return response
+
+    @staticmethod
+    def _log(request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+        match = request.resolver_match
+        user = getattr(request, "_cached_user", None)  # looked at only if the request has asked who it is
+        log.log(
+            logging.ERROR if response.status_code >= 500 else logging.INFO,
+            "request",
+            method=request.method if request.method in _METHODS else "other",
+            route=match.route if match else None,  # never the path: it may tell of a person
+            status=response.status_code,
+            duration_ms=round(seconds * 1000, 1),
+            user_id=str(user.pk) if user is not None and user.pk else None,
+        )

@@ -1,0 +1,165 @@
+"""Users, their sessions, the messages of a session.
+
+    User 1 ─── * Session 1 ─── * Message
+
+`Session` is a conversation, not a web session. Keys are UUIDv7, so rows lie in the order in which they were made; such
+a key tells when that was. PHI: a message's content, audio address, tool calls and results and metadata; a session's
+title and context. Personal data: a user's email and name. Neither is in any `str()` or `repr()`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Lower
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+
+class Row(models.Model):
+    """What every table has. `created_at` can be given, so that imported rows keep their time."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        """Names the row by its key alone: the admin's history stores this, logs and tracebacks print it."""
+        return f"{self._meta.verbose_name} {self.pk}"
+
+
+class LowercaseEmailField(models.EmailField):
+    """An address that is the same whatever its case: lower case in the database, in lookups and on the instance."""
+
+    def to_python(self, value: Any) -> Any:
+        value = super().to_python(value)
+        return value.lower() if isinstance(value, str) else value
+
+    def get_prep_value(self, value: Any) -> Any:
+        return self.to_python(super().get_prep_value(value))
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = self.to_python(super().pre_save(model_instance, add))
+        setattr(model_instance, self.attname, value)
+        return value
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
+        """Creates a user who logs in by `email`; without a password nobody can log in as them.
+
+        Raises ValueError without an email, IntegrityError if the email is taken, whatever its case.
+        """
+        if not email:
+            raise ValueError("A user needs an email.")
+        user: User = self.model(email=email, **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
+        return self.create_user(email, password, **{**fields, "is_staff": True, "is_superuser": True})
+
+
+class User(Row, AbstractBaseUser, PermissionsMixin):
+    email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
+    full_name = models.CharField(max_length=200, blank=True)
+    specialty = models.CharField(max_length=100, blank=True)
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False)
+
+    USERNAME_FIELD = EMAIL_FIELD = "email"
+    objects = UserManager()
+
+    class Meta:
+        db_table = "users"
+        ordering = ("-id",)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(email=Lower("email")),
+                name="users_email_lowercase",
+                violation_error_message="The email must be in lower case.",
+            ),
+        )
+
+    __str__ = Row.__str__  # AbstractBaseUser's is the email
+
+    def get_full_name(self) -> str:
+        return self.full_name or self.email
+
+    def get_short_name(self) -> str:
+        return self.get_full_name()
+
+
+class Session(Row):
+    class Mode(models.TextChoices):
+        TEXT = "text"
+        VOICE = "voice"
+        CASE_WORKSPACE = "case_workspace"
+
+    # Its index is the first column of sessions_user_recent.
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
+    title = models.CharField(max_length=200, blank=True)
+    mode = models.CharField(max_length=20, choices=Mode, default=Mode.TEXT)
+    is_archived = models.BooleanField(default=False)
+    context = models.JSONField(default=dict, blank=True)
+    message_count = models.PositiveIntegerField(default=0, editable=False)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "sessions"
+        ordering = ("-id",)
+        indexes = (models.Index(fields=("user", "-created_at"), name="sessions_user_recent"),)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(mode__in=("text", "voice", "case_workspace")), name="sessions_mode_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(ended_at__gte=F("created_at")),
+                name="sessions_end_after_beginning",
+                violation_error_message="A session can't end before it began.",
+            ),
+        )
+
+
+class Message(Row):
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+        SYSTEM = "system"
+        TOOL = "tool"
+
+    # Its index is the first column of messages_session_time.
+    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="messages", db_index=False)
+    role = models.CharField(max_length=10, choices=Role)
+    content = models.TextField(blank=True)
+    audio_url = models.CharField(max_length=2000, blank=True)
+    model = models.CharField(max_length=100, blank=True, help_text="The language model that wrote it.")
+    tokens = models.PositiveIntegerField(null=True, blank=True)
+    tool_calls = models.JSONField(null=True, blank=True)
+    tool_results = models.JSONField(null=True, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    # Until somebody has looked, it does.
+    contains_phi = models.BooleanField("contains PHI", default=True)
+    client_message_id = models.CharField(
+        max_length=128, null=True, blank=True, help_text="The client's own id: sent again, stored once."
+    )
+
+    class Meta:
+        db_table = "messages"
+        ordering = ("-id",)
+        # One index for "the latest of a session": two, on session and on time, made the planner walk the whole
+        # table's time index for a session of 10,000 messages.
+        indexes = (models.Index(fields=("session", "created_at", "id"), name="messages_session_time"),)
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(role__in=("user", "assistant", "system", "tool")), name="messages_role_known"
+            ),
+            models.UniqueConstraint(fields=("session", "client_message_id"), name="messages_client_message_id_once"),
+        )

@@ -1,0 +1,42 @@
+"""The trace id of the request that this thread answers: in the envelope, in `X-Request-ID`, in every log line."""
+
+import re
+import uuid
+from collections.abc import Mapping
+
+import structlog
+
+# https://www.w3.org/TR/trace-context/#traceparent-header: version-traceid-parentid-flags. Version 00 ends there,
+# a later one may go on, ff is forbidden, and so are ids of zeros.
+_TRACEPARENT = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"(?P<more>-.*)?"
+)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def from_headers(headers: Mapping[str, str]) -> str:
+    """Returns the id of a valid `traceparent`, else a valid `X-Request-ID`, else a new UUID."""
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    if match and not (match["version"] == "00" and match["more"]):
+        return match["trace"]
+    request_id = headers.get("x-request-id", "")
+    if _REQUEST_ID.fullmatch(request_id):
+        return request_id
+    return str(uuid.uuid4())
+
+
+def begin(trace_id: str) -> None:
+    """Makes it the current one, until `end`."""
+    structlog.contextvars.bind_contextvars(trace_id=trace_id)
+
+
+def end() -> None:
+    """Forgets it: the thread's next line of the log may belong to nobody."""
+    structlog.contextvars.clear_contextvars()
+
+
+def current() -> str:
+    """Returns the current trace id; outside of a request a new one, so that an envelope never lacks it."""
+    trace_id: str | None = structlog.contextvars.get_contextvars().get("trace_id")
+    return trace_id or str(uuid.uuid4())
