@@ -1,0 +1,45 @@
+"""Has the database every migration of this code?"""
+
+from functools import cache
+
+import psycopg
+from django.db.migrations.loader import MigrationLoader
+
+from health import reasons
+from health.checks.postgres import Connection, connect
+from health.kept import Kept
+from health.reasons import CheckFailed
+from health.runner import Finding
+
+
+@cache
+def _on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """Returns each migration of the code with those that it replaces. The code of a process does not change."""
+    nodes = MigrationLoader(None).graph.nodes
+    return {key: list(migration.replaces) for key, migration in nodes.items() if migration}
+
+
+def _ask(connection: Connection, seconds: float) -> set[tuple[str, str]]:
+    connection.seconds = seconds
+    try:
+        return set(connection.execute("SELECT app, name FROM django_migrations"))
+    except psycopg.errors.UndefinedTable:
+        return set()
+
+
+_kept = Kept(connect)
+
+
+def migrations(seconds: float) -> Finding:
+    """No migration of this code is unapplied. Ones that only newer code knows do no harm."""
+    known, applied = _on_disk(), _kept.ask(_ask, seconds)
+    pending = sorted(
+        f"{app}.{name}"
+        for (app, name), replaces in known.items()
+        if (app, name) not in applied and not (replaces and applied.issuperset(replaces))
+    )
+    if pending:
+        more = f" and {len(pending) - 3} more" if len(pending) > 3 else ""
+        detail = f"unapplied: {', '.join(pending[:3])}{more}"
+        raise CheckFailed(reasons.MIGRATIONS_PENDING, detail)
+    return Finding(f"{len(known)} applied")

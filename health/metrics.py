@@ -1,0 +1,51 @@
+"""What readiness tells Prometheus: what was last measured. A scrape starts no check."""
+
+import platform
+
+import django
+from django.conf import settings
+from prometheus_client import Counter, Gauge, Histogram
+
+from health.runner import Report
+
+_UP = Gauge(
+    "voiceassist_dependency_up",
+    "1 if the last check of the dependency found it healthy.",
+    ["dependency"],
+    multiprocess_mode="livemostrecent",
+)
+_DURATION = Histogram(
+    "voiceassist_dependency_check_duration_seconds",
+    "How long checks of the dependency took.",
+    ["dependency"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
+)
+_FAILURES = Counter(
+    "voiceassist_dependency_check_failures_total",
+    "Checks that found the dependency unhealthy.",
+    ["dependency", "reason"],
+)
+_READY = Gauge(
+    "voiceassist_ready",
+    "1 if the last report was ready or degraded.",
+    multiprocess_mode="livemostrecent",
+)
+Gauge(
+    "voiceassist_build_info",
+    "What is running; always 1.",
+    ["version", "python", "django"],
+    multiprocess_mode="livemax",
+).labels(settings.VERSION, platform.python_version(), django.__version__).set(1)
+
+
+def measure(report: Report) -> None:
+    for result in report.results:
+        _UP.labels(result.name).set(result.healthy)
+        _DURATION.labels(result.name).observe(result.latency_ms / 1000)
+        if result.reason:
+            _FAILURES.labels(result.name, result.reason).inc()
+    set_ready(report.status != "not_ready")
+
+
+def set_ready(ready: bool) -> None:
+    _READY.set(ready)

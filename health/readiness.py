@@ -1,0 +1,88 @@
+"""The readiness of this process: the one runner of its checks, what it tells the log and the metrics, and the report.
+
+A process starts no thread and opens no connection here before somebody asks.
+"""
+
+import logging
+import os
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from django.conf import settings
+
+from core.envelope import timestamp
+from health import draining, metrics, reasons
+from health.checks import checks
+from health.runner import Report, Runner
+
+log = structlog.stdlib.get_logger("voiceassist.readiness")
+
+
+@cache
+def runner() -> Runner:
+    return Runner(
+        checks(),
+        timeout=settings.HEALTH_TIMEOUT,
+        max_age=settings.HEALTH_MAX_AGE,
+        explain=explain,
+        observe=observe,
+    )
+
+
+# A worker that was forked after somebody asked has none of the parent's threads.
+os.register_at_fork(after_in_child=runner.cache_clear)
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Returns the reason and a detail without credentials."""
+    reason, detail = reasons.explain(error)
+    for secret in _secrets():
+        detail = detail.replace(secret, "***")
+    return reason, detail
+
+
+def _secrets() -> set[str]:
+    known = {
+        settings.DATABASES["default"].get("PASSWORD"),
+        urlsplit(settings.REDIS_URL).password,
+        settings.QDRANT_API_KEY,
+    }
+    return {str(secret) for secret in known if secret}
+
+
+def status(report: Report) -> str:
+    return "draining" if draining.begun() else report.status
+
+
+def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
+    """Returns the contract's report. What a failure was is only `for_staff`: an anonymous client gets the reason."""
+    return {
+        "status": status(report),
+        "dependencies": {
+            result.name: {
+                "status": result.status,
+                "critical": result.critical,
+                "latency_ms": result.latency_ms,
+                "reason": result.reason,
+                **({"detail": result.detail, "version": result.version} if for_staff else {}),
+            }
+            for result in report.results
+        },
+        "checked_at": timestamp(report.checked_at),
+    }
+
+
+def observe(before: Report | None, now: Report) -> None:
+    """Measures every report and logs what changed: a line a change, not a line a probe."""
+    metrics.measure(now)
+    known = {result.name: result for result in before.results} if before else {}
+    for result in now.results:
+        last = known.get(result.name)
+        if result.reason == (last.reason if last else None):
+            continue
+        was = last.status if last else "unknown"
+        state = f"unhealthy ({result.reason})" if result.reason else "healthy"
+        level = logging.ERROR if result.reason else logging.INFO
+        log.log(level, f"{result.name}: {was} → {state}", detail=result.detail)

@@ -1,0 +1,91 @@
+"""`/health`, `/ready` and `/metrics`: what probes and Prometheus ask."""
+
+import os
+import secrets
+
+import prometheus_client
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import extend_schema
+from prometheus_client.multiprocess import MultiProcessCollector
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.codes import ErrorCode
+from core.envelope import error
+from core.schema import envelope_of
+from health import draining, metrics, readiness
+from health.serializers import LivenessSerializer, ReportSerializer
+
+_FAILURE = envelope_of(None)
+
+
+class ProbeView(APIView):
+    """Open to all, to GET and HEAD, never cached."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    http_method_names = ["get", "head"]
+
+    @property
+    def default_response_headers(self) -> dict[str, str]:
+        return {**super().default_response_headers, "Cache-Control": "no-store"}
+
+
+class LivenessView(ProbeView):
+    """The process answers. Touches no dependency: a probe that did would restart every server with the database."""
+
+    @extend_schema(operation_id="health", tags=["probes"], responses={200: envelope_of(LivenessSerializer)})
+    def get(self, request: Request) -> Response:
+        return Response({"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION})
+
+
+class ReadinessView(ProbeView):
+    """May this server be given requests?"""
+
+    @extend_schema(
+        operation_id="ready",
+        tags=["probes"],
+        responses={200: envelope_of(ReportSerializer), 503: envelope_of(None, ReportSerializer)},
+    )
+    def get(self, request: Request) -> Response:
+        report = readiness.as_dict(readiness.runner().report())
+        if report["status"] in ("ready", "degraded"):
+            return Response(report)
+        if report["status"] == "draining":
+            metrics.set_ready(False)
+        message = "Draining." if draining.begun() else "A dependency is not healthy."
+        return Response(error(ErrorCode.NOT_READY, message, report), ErrorCode.NOT_READY.status)
+
+
+class MetricsView(ProbeView):
+    """Prometheus' text format, added up over all workers."""
+
+    @extend_schema(
+        operation_id="metrics",
+        tags=["probes"],
+        responses={(200, "text/plain"): str, 401: _FAILURE},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        if settings.METRICS_TOKEN:
+            self._authorize(request)
+        registry = prometheus_client.REGISTRY
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = prometheus_client.CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        text = prometheus_client.generate_latest(registry)
+        return HttpResponse(text, content_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
+
+    @staticmethod
+    def _authorize(request: Request) -> None:
+        given = request.headers.get("Authorization", "")
+        if not given:
+            raise NotAuthenticated
+        expected = f"Bearer {settings.METRICS_TOKEN}"
+        if not secrets.compare_digest(given.encode(), expected.encode()):
+            raise AuthenticationFailed
+
+    def get_authenticate_header(self, request: HttpRequest) -> str:
+        return "Bearer"
