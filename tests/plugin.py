@@ -1,0 +1,64 @@
+"""Starts the servers that all tests share, before Django's settings are read, and stops them at the end.
+
+pytest loads it by `-p tests.plugin`. It takes the environment away from the tests: what a developer has set there is
+theirs, not the tests'.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.qdrant_server import QdrantServer
+from tests.servers import Postgres, Valkey
+
+API_KEY = "tests-key"
+CONTRACT = Path(__file__).resolve().parent.parent / ".env.example"
+
+
+class Servers:
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-tests-"))
+        self.folder.chmod(0o755)  # PostgreSQL is another user when the tests are root's
+        self.postgres = Postgres(self.folder / "postgres")
+        self.redis = Valkey(self.folder / "redis")
+        self.qdrant = QdrantServer(api_key=API_KEY)
+
+    def start(self) -> None:
+        self.postgres.start()
+        self.redis.start()
+        self.qdrant.__enter__()
+        for line in CONTRACT.read_text().splitlines():
+            os.environ.pop(line.lstrip("# ").split("=")[0], None)
+        os.environ |= {
+            "DATABASE_URL": self.postgres.url,
+            "REDIS_URL": self.redis.url,
+            "QDRANT_URL": self.qdrant.url,
+            "QDRANT_API_KEY": API_KEY,
+            "HEALTH_MAX_AGE": "0",
+        }
+
+    def stop(self) -> None:
+        self.qdrant.__exit__()
+        self.redis.kill()
+        self.postgres.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    servers = Servers()
+    early_config.add_cleanup(servers.stop)
+    servers.start()
+    early_config.stash[SERVERS] = servers
+
+
+SERVERS = pytest.StashKey[Servers]()
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Servers:
+    """The servers that the application under test uses."""
+    return request.config.stash[SERVERS]

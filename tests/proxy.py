@@ -1,0 +1,142 @@
+"""A TCP proxy that breaks connections as networks and servers do. Its mode can be changed at any time."""
+
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+
+_HTML = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<html>Oh no</html>\r\n"
+
+MODES = {
+    "pass": "what comes is passed on",
+    "refuse": "nobody listens, and what was open is closed",
+    "silent": "connections are made, but nothing comes through any more, on open ones neither",
+    "reset": "connections are reset, open ones too",
+    "close": "connections are closed at once, open ones too",
+    "truncate": "the server's answer ends after `truncate_after` bytes",
+    "delay": "each piece is passed on `delay` seconds late",
+    "garbage": "bytes that are no protocol's",
+    "html": "an HTTP proxy's page",
+}
+
+
+class Proxy:
+    """Listens on a free loopback port and passes on to `target`'s port on loopback."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.delay = 0.5
+        self.truncate_after = 5
+        self._mode = "pass"
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self.accepted = 0
+        self.port = 0
+        self._listen()
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        assert mode in MODES
+        before, self._mode = self._mode, mode
+        if before == "refuse" and mode != "refuse":
+            self._listen()
+        if mode == "refuse":
+            self._hush()
+        if mode in ("refuse", "reset", "close"):
+            self._break_open(reset=mode == "reset")
+
+    @property
+    def open_connections(self) -> int:
+        with self._lock:
+            return len(self._open)
+
+    def _listen(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True)
+        self._thread.start()
+
+    def _hush(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._serve, args=(client,), name="proxy", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        server = socket.socket()
+        with self._lock:
+            self._open |= {client, server}
+        try:
+            if self.mode in ("reset", "close"):
+                _end(client, reset=self.mode == "reset")
+            elif self.mode in ("garbage", "html"):
+                client.recv(1)
+                client.sendall(_HTML if self.mode == "html" else bytes(range(255, 0, -1)) * 4)
+            else:
+                server.connect(("127.0.0.1", self.target))
+                back = threading.Thread(target=self._pump, args=(server, client, True), name="proxy", daemon=True)
+                back.start()
+                self._pump(client, server, False)
+                back.join()
+        except OSError:
+            pass
+        finally:
+            with self._lock:
+                self._open -= {client, server}
+            client.close()
+            server.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answer: bool) -> None:
+        """Passes on one direction. What was swallowed never comes through later."""
+        try:
+            while data := source.recv(65536):
+                if self.mode == "silent":
+                    continue
+                if self.mode == "delay":
+                    time.sleep(self.delay)
+                if self.mode == "truncate" and answer:
+                    sink.sendall(data[: self.truncate_after])
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            _end(source)
+            _end(sink)
+
+    def _break_open(self, *, reset: bool) -> None:
+        with self._lock:
+            for connection in self._open:
+                _end(connection, reset=reset)
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        if self.mode != "refuse":
+            self._hush()
+        self._break_open(reset=True)
+        end = time.monotonic() + 5
+        while self.open_connections and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def _end(connection: socket.socket, *, reset: bool = False) -> None:
+    with suppress(OSError):
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,186 @@
+"""A small server that answers as Qdrant's REST interface does, and that can be made to fail in every way.
+
+It knows what this phase asks: the probes, the key, and collections. It stores no points.
+"""
+
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+VERSION = "1.20.0"
+OPEN = {"/", "/healthz", "/livez", "/readyz"}  # need no key
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: "QdrantServer"
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None: ...
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open_connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.open_connections.discard(self.connection)
+        try:
+            super().finish()
+        except OSError:
+            return
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = FAULTS.get(self.server.fault)
+        try:
+            if fault:
+                fault(self)
+            elif (refusal := self._refusal()) is not None:
+                self.send(*refusal)
+            else:
+                self._route(json.loads(body or "null"))
+        except OSError:  # the client went away
+            self.close_connection = True
+
+    do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  # the names that http.server calls
+
+    def _refusal(self) -> tuple[int, str] | None:
+        path = self.path.split("?")[0]
+        if path in OPEN or not self.server.api_key:
+            return None
+        given = self.headers.get("api-key") or (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if not given:
+            return 401, "Must provide an API key or an Authorization bearer token"
+        if given == self.server.read_only_key and self.command in ("PUT", "DELETE"):
+            return 403, "Forbidden: the API key allows reading only"
+        return None if given in (self.server.api_key, self.server.read_only_key) else (401, "Invalid API key or JWT")
+
+    def _route(self, body: Any) -> None:
+        path = self.path.split("?")[0]
+        if path == "/":
+            self.send(200, {"title": "qdrant - vector search engine", "version": VERSION, "commit": "0" * 40})
+        elif path == "/readyz":
+            ready = self.server.shards_ready
+            self.send(200 if ready else 503, "all shards are ready" if ready else "some shards are not ready")
+        elif path in OPEN:
+            self.send(200, f"{path[1:]} check passed")
+        elif path == "/collections":
+            names = [{"name": name} for name in self.server.collections]
+            self.send(200, {"result": {"collections": names}, "status": "ok", "time": 1e-6})
+        elif path.startswith("/collections/") and path.count("/") == 2:
+            self._collection(path.split("/")[2], body)
+        else:
+            self.send(404, {"status": {"error": "Not found"}, "time": 0.0})
+
+    def _collection(self, name: str, body: Any) -> None:
+        known = self.server.collections
+        if self.command == "PUT":
+            known[name] = body
+        elif name not in known:
+            self.send(404, {"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}, "time": 0.0})
+            return
+        elif self.command == "DELETE":
+            del known[name]
+        self.send(200, {"result": True, "status": "ok", "time": 1e-6})
+
+    def send(self, status: int, content: Any, *, kind: str = "text/plain", length: int | None = None) -> None:
+        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind if isinstance(content, str) else "application/json")
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def endless(self, pause: float) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        while not self.server.stopping.wait(pause):
+            self.wfile.write(b" " * (1 if pause else 65536))
+        self.close_connection = True
+
+    def reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def truncated(self) -> None:
+        self.send(200, '{"result": ', length=1000)
+        self.close_connection = True
+
+    def silence(self) -> None:
+        self.server.stopping.wait(60)
+        self.close_connection = True
+
+    def raw(self, data: bytes) -> None:
+        self.wfile.write(data)
+        self.close_connection = True
+
+
+FAULTS: dict[str | None, Callable[[Handler], None]] = {
+    "500": lambda h: h.send(500, {"status": {"error": "Service internal error"}, "time": 0.0}),
+    "503": lambda h: h.send(503, "upstream connect error"),
+    "502 html": lambda h: h.send(502, "<html><h1>Bad Gateway</h1></html>", kind="text/html"),
+    "html": lambda h: h.send(200, "<html><h1>Please log in</h1></html>", kind="text/html"),
+    "text": lambda h: h.send(200, "hello"),
+    "wrong shape": lambda h: h.send(200, {"result": [1, 2, 3]}),
+    "list": lambda h: h.send(200, [1, 2, 3]),
+    "not utf-8": lambda h: h.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\xff\xfe\xfd"),
+    "redirect": lambda h: h.raw(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
+    "garbage": lambda h: h.raw(bytes(range(256))),
+    "truncated": Handler.truncated,
+    "reset": Handler.reset,
+    "closed": lambda h: h.raw(b""),
+    "silence": Handler.silence,
+    "endless": lambda h: h.endless(0.0),
+    "trickle": lambda h: h.endless(0.2),
+}
+
+
+class QdrantServer(ThreadingHTTPServer):
+    """`fault` is None or a key of FAULTS; it can be changed at any time."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self, *, api_key: str = "", read_only_key: str = "", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.api_key, self.read_only_key = api_key, read_only_key
+        self.port = self.server_address[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.fault: str | None = None
+        self.shards_ready = True
+        self.collections: dict[str, Any] = {}
+        self.open_connections: set[socket.socket] = set()
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="qdrant", daemon=True)
+
+    def handle_error(self, *args: object) -> None:
+        """A client that went away is no error here."""
+
+    def __enter__(self) -> "QdrantServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.open_connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self._thread.join(5)
+        end = time.monotonic() + 5
+        while self.open_connections and time.monotonic() < end:
+            time.sleep(0.01)

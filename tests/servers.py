@@ -1,0 +1,177 @@
+"""Real servers for tests, from the wheels, on free loopback ports and with passwords.
+
+They are started, stopped, killed and frozen as the tests need it, keep their port and their data over a restart, and
+end with the test process whatever ends that.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from voiceassist.embedded.servers import as_user_of, clean_environment, postgres_program, valkey_program
+
+PASSWORD = "se:cr@t/pass%word"
+QUOTED = "se%3Acr%40t%2Fpass%25word"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Server:
+    """A server process with its children, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        end = time.monotonic() + 30
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                with (self.folder / "log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
+                        start_new_session=True, preexec_fn=_die_with_parent,
+                    )  # fmt: skip
+            time.sleep(0.02)
+            if self.ready():
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f"does not start: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def _all(self) -> list[psutil.Process]:
+        assert self._process is not None
+        try:
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _signal(self, number: int) -> None:
+        for process in self._all():
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            processes = self._all()
+            self._signal(signal.SIGKILL)
+            psutil.wait_procs(processes, 10)
+            self._process.wait(10)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self.thaw()
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+
+
+class Postgres(Server):
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
+        """`tls` is the files of a certificate and its key; then connections without TLS are refused."""
+        super().__init__(folder)
+        self.data = folder / "data"
+        self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
+        as_user = as_user_of(self.data)
+        # Changing the user forgets what _die_with_parent asked for.
+        self._as_user = [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
+        self._initialise()
+        if tls:
+            self._enable_tls(*tls)
+
+    def _initialise(self) -> None:
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        run = {"check": True, "capture_output": True, "env": clean_environment()}
+        subprocess.run([*self._as_user, postgres_program("initdb"), "-D", self.data, "-U", "tester", "--no-sync",
+                        "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C",
+                        "--locale-provider=builtin", "--builtin-locale=C.UTF-8"], **run)  # type: ignore[call-overload]  # fmt: skip
+        subprocess.run([*self._as_user, postgres_program("postgres"), "--single", "-D", self.data, "postgres"],
+                       input=b"CREATE DATABASE tests", **run)  # type: ignore[call-overload]  # fmt: skip
+
+    def _enable_tls(self, certificate: Path, key: Path) -> None:
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            target = self.data / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)
+            owner = self.data.stat()
+            os.chown(target, owner.st_uid, owner.st_gid)
+        hba = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
+        (self.data / "pg_hba.conf").write_text(hba)
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.write("ssl = on\n")
+
+    def command(self) -> list[str]:
+        return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),
+                "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]  # fmt: skip
+
+    def ready(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2, sslmode="prefer").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+class Valkey(Server):
+    def __init__(self, folder: Path, *, replica_of: "Valkey | None" = None, options: tuple[str, ...] = ()) -> None:
+        super().__init__(folder)
+        self.url = f"redis://:{QUOTED}@127.0.0.1:{self.port}/0"
+        self._options = options
+        if replica_of:
+            self._options += ("--replicaof", f"127.0.0.1 {replica_of.port}", "--primaryauth", PASSWORD)
+
+    def command(self) -> list[str]:
+        return [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", PASSWORD,
+                "--dir", str(self.folder), "--save", "", "--appendonly", "yes", *self._options]  # fmt: skip
+
+    def ready(self) -> bool:
+        return b"PONG" in self.ask("PING")
+
+    def ask(self, command: str) -> bytes:
+        """Returns the raw answer to one command, b"" without one."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
+                connection.sendall(f"AUTH {PASSWORD}\r\n{command}\r\n".encode())
+                connection.shutdown(socket.SHUT_WR)
+                answer = b""
+                while chunk := connection.recv(4096):
+                    answer += chunk
+                return answer
+        except OSError:
+            return b""

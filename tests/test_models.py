@@ -1,0 +1,185 @@
+"""What the database itself refuses, and what the models promise."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import authenticate
+from django.db import IntegrityError, connection, models, transaction
+from django.utils import timezone
+
+from core.models import Message, Session, User
+
+pytestmark = pytest.mark.django_db
+
+CANARY = "canary of a patient"
+
+
+@pytest.fixture
+def user() -> User:
+    return User.objects.create_user("Ann.Lee@Example.org", "correct horse", full_name="Ann Lee")
+
+
+@pytest.fixture
+def session(user: User) -> Session:
+    return Session.objects.create(user=user, title=CANARY, context={"patient": CANARY})
+
+
+@pytest.fixture
+def message(session: Session) -> Message:
+    return Message.objects.create(session=session, role="user", content=CANARY, client_message_id="a")
+
+
+def columns(table: str) -> dict[str, str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s", [table])
+        return dict(cursor.fetchall())
+
+
+def test_tables() -> None:
+    both = {"id": "uuid", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}
+    assert columns("users") == both | {
+        "email": "character varying",
+        "full_name": "character varying",
+        "specialty": "character varying",
+        "password": "character varying",
+        "is_active": "boolean",
+        "is_staff": "boolean",
+        "is_superuser": "boolean",
+        "last_login": "timestamp with time zone",
+    }
+    assert columns("sessions") == both | {
+        "user_id": "uuid",
+        "title": "character varying",
+        "mode": "character varying",
+        "is_archived": "boolean",
+        "context": "jsonb",
+        "message_count": "integer",
+        "ended_at": "timestamp with time zone",
+    }
+    assert columns("messages") == both | {
+        "session_id": "uuid",
+        "role": "character varying",
+        "content": "text",
+        "audio_url": "character varying",
+        "model": "character varying",
+        "tokens": "integer",
+        "tool_calls": "jsonb",
+        "tool_results": "jsonb",
+        "metadata": "jsonb",
+        "contains_phi": "boolean",
+        "client_message_id": "character varying",
+    }
+
+
+def test_keys_are_ordered_by_time(session: Session) -> None:
+    keys = [Message.objects.create(session=session, role="user").pk for _ in range(200)]
+    assert keys == sorted(keys)
+    assert {key.version for key in keys} == {7}
+    assert all(type(key) is uuid.UUID for key in keys)
+
+
+# Users
+
+
+def test_login_by_email_whatever_its_case(user: User) -> None:
+    assert user.email == "ann.lee@example.org"
+    for email in ("Ann.Lee@Example.org", "ann.lee@example.org", "ANN.LEE@EXAMPLE.ORG"):
+        assert authenticate(username=email, password="correct horse") == user
+    assert authenticate(username="ann.lee@example.org", password="wrong") is None
+    assert User.objects.get(email="ANN.lee@example.org") == user
+    assert user.password.startswith("argon2$")
+
+
+def test_an_email_is_unique_whatever_its_case(user: User) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        User.objects.create_user("ANN.LEE@example.org")
+    sql = "INSERT INTO users (id, created_at, updated_at, email, full_name, specialty, password, is_active, is_staff, is_superuser) VALUES (%s, now(), now(), %s, '', '', '', true, false, false)"  # noqa: E501  # one statement
+    for email in ("ann.lee@example.org", "Ann.Lee@example.org"):
+        with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(sql, [uuid.uuid4(), email])
+
+
+def test_every_way_to_write_an_email_makes_it_lower_case(user: User) -> None:
+    User.objects.bulk_create([User(email="BULK@Example.org")])
+    User.objects.filter(pk=user.pk).update(email="New@Example.org")
+    assert User.objects.filter(email__in=["bulk@example.org", "NEW@example.org"]).count() == 2
+
+
+def test_superusers() -> None:
+    root = User.objects.create_superuser("root@example.org", "x")
+    assert root.is_staff
+    assert root.is_superuser
+    assert root.is_active
+    with pytest.raises(ValueError, match="email"):
+        User.objects.create_user("")
+
+
+# Constraints: by SQL, past everything that Django checks
+
+
+@pytest.mark.parametrize(
+    ("table", "assignment"),
+    [
+        ("messages", "role = 'doctor'"),
+        ("messages", "role = ''"),
+        ("messages", "tokens = -1"),
+        ("sessions", "mode = 'video'"),
+        ("sessions", "message_count = -1"),
+        ("sessions", "ended_at = created_at - interval '1 microsecond'"),
+    ],
+)
+def test_the_database_refuses(message: Message, table: str, assignment: str) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {table} SET {assignment}")
+
+
+@pytest.mark.parametrize(("model", "field"), [(Message, "role"), (Session, "mode")])
+def test_every_choice_is_taken(message: Message, model: type[models.Model], field: str) -> None:
+    column: Any = model._meta.get_field(field)
+    for value, _ in column.choices:
+        model._default_manager.update(**{field: value})
+
+
+def test_the_constraints_name_the_same_values_as_the_choices(message: Message) -> None:
+    assert Message.Role.values == ["user", "assistant", "system", "tool"]
+    assert Session.Mode.values == ["text", "voice", "case_workspace"]
+
+
+def test_a_client_message_id_is_stored_once_a_session(message: Message, user: User) -> None:
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Message.objects.create(session=message.session, role="user", client_message_id="a")
+    other = Session.objects.create(user=user)
+    Message.objects.create(session=other, role="user", client_message_id="a")
+    for _ in range(2):
+        Message.objects.create(session=other, role="user")
+
+
+def test_a_session_may_end_when_it_began(session: Session) -> None:
+    session.ended_at = session.created_at + timedelta(0)
+    session.save()
+
+
+def test_deletion_takes_what_belongs_to_it(message: Message, user: User) -> None:
+    user.delete()
+    assert not Session.objects.exists()
+    assert not Message.objects.exists()
+
+
+def test_defaults(message: Message) -> None:
+    message.refresh_from_db()
+    assert message.contains_phi is True
+    assert message.metadata == {}
+    assert message.session.mode == "text"
+    assert Session.objects.create(user=message.session.user).context == {}
+    assert timezone.now() - message.created_at < timedelta(minutes=1)
+
+
+def test_no_text_form_tells_anything(message: Message, user: User) -> None:
+    for row in (message, message.session, user):
+        for text in (str(row), repr(row), f"{row}", str([row])):
+            assert str(row.pk) in text
+            assert CANARY not in text
+            assert "ann" not in text.lower()
+            assert "lee" not in text.lower()
