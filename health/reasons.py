@@ -101,7 +101,8 @@ _WORDS = (
     (BAD_RESPONSE, "invalid response to SSL negotiation|expected authentication request|lost synchronization"),
     (BAD_RESPONSE, "unsupported frontend protocol|protocol error|illegal|malformed"),
     (TLS_FAILURE, r"\bSSL\b|\bTLS\b|certificate"),
-    (CONNECTION_LOST, r"closed the connection|connection (was )?(closed|reset|lost)|disconnected|broken pipe|\bEOF\b"),
+    (CONNECTION_LOST, r"closed (the )?connection|connection (was )?(closed|reset|lost)"),
+    (CONNECTION_LOST, r"disconnected|broken pipe|\bEOF\b"),
 )
 
 

@@ -1,12 +1,16 @@
 """A TCP proxy that breaks connections as networks and servers do. Its mode can be changed at any time."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
 from contextlib import suppress
 
-_HTML = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<html>Oh no</html>\r\n"
+_NONSENSE = {
+    "garbage": bytes(range(255, 127, -1)) + b"\r\n\r\n",
+    "html": b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<html>Oh no</html>\r\n",
+}
 
 MODES = {
     "pass": "what comes is passed on",
@@ -27,7 +31,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.delay = 0.5
-        self.truncate_after = 5
+        self.truncate_after = 3
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -84,8 +88,10 @@ class Proxy:
             if self.mode in ("reset", "close"):
                 _end(client, reset=self.mode == "reset")
             elif self.mode in ("garbage", "html"):
-                client.recv(1)
-                client.sendall(_HTML if self.mode == "html" else bytes(range(255, 0, -1)) * 4)
+                client.recv(65536)
+                client.sendall(_NONSENSE[self.mode])
+                while client.recv(65536):  # what is unread at the close would become a reset
+                    pass
             else:
                 server.connect(("127.0.0.1", self.target))
                 back = threading.Thread(target=self._pump, args=(server, client, True), name="proxy", daemon=True)
@@ -106,6 +112,8 @@ class Proxy:
             while data := source.recv(65536):
                 if self.mode == "silent":
                     continue
+                if self.mode in _NONSENSE and answer:
+                    data = _NONSENSE[self.mode]
                 if self.mode == "delay":
                     time.sleep(self.delay)
                 if self.mode == "truncate" and answer:
@@ -140,3 +148,47 @@ def _end(connection: socket.socket, *, reset: bool = False) -> None:
         if reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
+
+
+class TlsFront:
+    """Speaks TLS with clients and passes on in plain: the wheels' servers are built without TLS.
+
+    With `postgres` it first answers PostgreSQL's question for TLS, which is asked in plain.
+    """
+
+    def __init__(self, target: int, context: ssl.SSLContext, *, postgres: bool = False) -> None:
+        self._target, self._context, self._postgres = target, context, postgres
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, name="tls", daemon=True)
+
+    def __enter__(self) -> "TlsFront":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        _end(self._listener)  # wakes accept()
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), name="tls", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            if self._postgres:
+                client.recv(8)
+                client.sendall(b"S")
+            with self._context.wrap_socket(client, server_side=True) as secure:
+                secure.settimeout(0.01)
+                server.settimeout(0.01)
+                while True:
+                    for source, sink in ((secure, server), (server, secure)):
+                        with suppress(TimeoutError):
+                            data = source.recv(65536)
+                            if not data:
+                                return
+                            sink.sendall(data)

@@ -5,7 +5,6 @@ end with the test process whatever ends that.
 """
 
 import ctypes
-import os
 import signal
 import socket
 import subprocess
@@ -47,20 +46,22 @@ class Server:
     def ready(self) -> bool:
         raise NotImplementedError
 
+    def launch(self) -> None:
+        """Starts the process without waiting until it serves."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+
     def start(self) -> None:
         end = time.monotonic() + 30
-        while True:
+        while not self.ready():
             if self._process is None or self._process.poll() is not None:
-                with (self.folder / "log").open("ab") as log:
-                    self._process = subprocess.Popen(
-                        self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
-                        start_new_session=True, preexec_fn=_die_with_parent,
-                    )  # fmt: skip
-            time.sleep(0.02)
-            if self.ready():
-                return
+                self.launch()  # again, if the children of a killed one still held its memory
             if time.monotonic() > end:
                 raise RuntimeError(f"does not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
 
     def _all(self) -> list[psutil.Process]:
         assert self._process is not None
@@ -98,8 +99,7 @@ class Server:
 
 
 class Postgres(Server):
-    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
-        """`tls` is the files of a certificate and its key; then connections without TLS are refused."""
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.data = folder / "data"
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
@@ -107,8 +107,6 @@ class Postgres(Server):
         # Changing the user forgets what _die_with_parent asked for.
         self._as_user = [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
         self._initialise()
-        if tls:
-            self._enable_tls(*tls)
 
     def _initialise(self) -> None:
         password = self.folder / "password"
@@ -120,25 +118,13 @@ class Postgres(Server):
         subprocess.run([*self._as_user, postgres_program("postgres"), "--single", "-D", self.data, "postgres"],
                        input=b"CREATE DATABASE tests", **run)  # type: ignore[call-overload]  # fmt: skip
 
-    def _enable_tls(self, certificate: Path, key: Path) -> None:
-        for source, name in ((certificate, "server.crt"), (key, "server.key")):
-            target = self.data / name
-            target.write_bytes(source.read_bytes())
-            target.chmod(0o600)
-            owner = self.data.stat()
-            os.chown(target, owner.st_uid, owner.st_gid)
-        hba = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
-        (self.data / "pg_hba.conf").write_text(hba)
-        with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.write("ssl = on\n")
-
     def command(self) -> list[str]:
         return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),
                 "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]  # fmt: skip
 
     def ready(self) -> bool:
         try:
-            psycopg.connect(self.url, connect_timeout=2, sslmode="prefer").close()
+            psycopg.connect(self.url, connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True
@@ -152,13 +138,13 @@ class Valkey(Server):
     def __init__(self, folder: Path, *, replica_of: "Valkey | None" = None, options: tuple[str, ...] = ()) -> None:
         super().__init__(folder)
         self.url = f"redis://:{QUOTED}@127.0.0.1:{self.port}/0"
-        self._options = options
+        self.options = options
         if replica_of:
-            self._options += ("--replicaof", f"127.0.0.1 {replica_of.port}", "--primaryauth", PASSWORD)
+            self.options += ("--replicaof", f"127.0.0.1 {replica_of.port}", "--primaryauth", PASSWORD)
 
     def command(self) -> list[str]:
         return [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", PASSWORD,
-                "--dir", str(self.folder), "--save", "", "--appendonly", "yes", *self._options]  # fmt: skip
+                "--dir", str(self.folder), "--save", "", "--appendonly", "yes", *self.options]  # fmt: skip
 
     def ready(self) -> bool:
         return b"PONG" in self.ask("PING")

@@ -140,7 +140,7 @@ def test_a_report_is_reused_until_it_is_too_old() -> None:
     assert runner.report() is first
     time.sleep(0.55)
     assert runner.report() is not first
-    assert calls == [5, 5]
+    assert calls == [4.5, 4.5]
 
 
 def test_without_reuse_every_report_is_new() -> None:

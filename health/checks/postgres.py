@@ -1,35 +1,44 @@
 """Is PostgreSQL there, does it let us in, and can it be read and written?"""
 
-import math
 from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.db import connections
+from psycopg import waiting
+from psycopg.conninfo import make_conninfo
 
 from health import reasons
 from health.kept import Kept
 from health.reasons import CheckFailed
 from health.runner import Finding
 
+_INTERVAL = 0.1  # seconds between two looks for Ctrl-C
+
 
 class Connection(psycopg.Connection[Any]):
-    """psycopg bounds only the connecting. This bounds each question too: a frozen server would hold it for ever."""
+    """Bounds every question. psycopg bounds only the connecting, and a frozen server would hold a query for ever."""
 
     seconds: float | None = None
 
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+    def wait(self, gen: Any, interval: float = _INTERVAL, timeout: float | None = None) -> Any:
         return super().wait(gen, interval, timeout=self.seconds if timeout is None else timeout)
 
 
 def connect(seconds: float) -> Connection:
-    """Connects as the ORM does. libpq takes no less than two seconds for it; the runner's deadline is the outer one."""
+    """Connects as the ORM does, within `seconds`.
+
+    `psycopg.connect` would wait two seconds at the least, by libpq's rule for `connect_timeout`. This is the heart of
+    it: the same generator, waited for as long as we have.
+    """
     parameters = connections["default"].get_connection_params()
-    for for_the_orm in ("cursor_factory", "context", "prepare_threshold"):
+    for for_the_orm in ("cursor_factory", "context", "prepare_threshold", "connect_timeout"):
         parameters.pop(for_the_orm, None)
-    parameters["connect_timeout"] = max(2, math.ceil(seconds))
-    parameters["application_name"] = f"{settings.SERVICE} readiness"
-    return Connection.connect(**parameters, autocommit=True)
+    conninfo = make_conninfo(**parameters, application_name=f"{settings.SERVICE} readiness")
+    connection = waiting.wait_conn(Connection._connect_gen(conninfo), interval=_INTERVAL, timeout=seconds)
+    connection.seconds = seconds
+    connection.autocommit = True
+    return connection
 
 
 def _ask(connection: Connection, seconds: float) -> tuple[psycopg.ConnectionInfo, str]:
