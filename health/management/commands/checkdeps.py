@@ -43,7 +43,10 @@ class Command(BaseCommand):
             max_age=0,
             explain=readiness.explain,
         )
-        report = self._wait(runner, options["wait"])
+        try:
+            report = self._wait(runner, options["wait"])
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # 128 + SIGINT, as shells say it
         if options["format"] == "json":
             self.stdout.write(json.dumps(readiness.as_dict(report, for_staff=True), indent=2))
         else:
