@@ -57,5 +57,5 @@ format: .venv/installed ## put the code into shape
 		{ echo "make: $$python lacks venv: install it (Debian: apt-get install python3-venv), then try again" >&2; exit 1; }; \
 	echo "Installing into .venv with $$($$python --version) ..."; \
 	$$python -m venv --clear .venv && \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
 	@touch $@

@@ -4,9 +4,8 @@ from django.urls import path
 
 from health.views import LivenessView, MetricsView, ReadinessView
 
-PROBES = {
-    "health": LivenessView.as_view(),
-    "ready": ReadinessView.as_view(),
-    "metrics": MetricsView.as_view(),
-}
-urlpatterns = [path(name, view) for name, view in PROBES.items()]
+urlpatterns = [
+    path("health", LivenessView.as_view()),
+    path("ready", ReadinessView.as_view()),
+    path("metrics", MetricsView.as_view()),
+]

@@ -7,6 +7,9 @@ theirs, not the tests'.
 import os
 import shutil
 import tempfile
+import threading
+import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,13 @@ SERVERS = pytest.StashKey[Servers]()
 def servers(request: pytest.FixtureRequest) -> Servers:
     """The servers that the application under test uses."""
     return request.config.stash[SERVERS]
+
+
+def forget() -> None:
+    """Drops the connections that readiness keeps open, when no check is under way."""
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("check-") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    for module in ("postgres", "migrations", "redis", "qdrant"):
+        import_module(f"health.checks.{module}")._kept.drop()

@@ -20,11 +20,10 @@ from environ import Env
 from health import readiness
 from health.checks import checks
 from health.runner import Result, Runner
-from tests.plugin import API_KEY
+from tests.plugin import API_KEY, forget
 from tests.proxy import Proxy, TlsFront
 from tests.qdrant_server import QdrantServer
 from tests.servers import PASSWORD, QUOTED, Postgres, Valkey
-from tests.test_runner import soon
 
 TIMEOUT = 1.0
 NOISE = 1.0  # seconds that a busy machine may add
@@ -80,13 +79,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
 
     yield point
     forget()
-
-
-def forget() -> None:
-    """Drops what the checks keep open, when none of them is under way."""
-    assert soon(lambda: not any(thread.name.startswith("check-") for thread in threading.enumerate()))
-    for module in ("postgres", "migrations", "redis", "qdrant"):
-        import_module(f"health.checks.{module}")._kept.drop()
 
 
 @functools.cache

