@@ -1,0 +1,74 @@
+"""Our server, run as production runs it: gunicorn in processes of its own, on a free port."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.servers import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class App:
+    """Used as a context manager. `environment` is added to that of the tests."""
+
+    def __init__(self, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed at the exit
+        self._environment = {**os.environ, "LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", **environment}
+
+    def __enter__(self) -> "App":
+        command = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]
+        self.process = subprocess.Popen(
+            [sys.executable, *command, "--bind", f"127.0.0.1:{self.port}"],
+            env=self._environment,
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        end = time.monotonic() + 30
+        while True:
+            try:
+                self.get("/health")
+                return self
+            except OSError:
+                assert self.process.poll() is None, self.log()
+                assert time.monotonic() < end, self.log()
+                time.sleep(0.05)
+
+    def __exit__(self, *args: object) -> None:
+        if self.process.poll() is None:
+            for process in [*self.workers(), psutil.Process(self.process.pid)]:
+                process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self._log.close()
+
+    def get(
+        self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 10
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Asks on a connection of its own. Raises OSError or http.client.HTTPException if there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()

@@ -1,0 +1,231 @@
+"""The server as production runs it: start, several workers, draining, and what it logs."""
+
+import http.client
+import json
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugin import Servers
+from tests.proxy import Proxy
+from tests.server import App
+from tests.servers import Valkey
+from tests.test_http import check_envelope
+
+NOISE = 1.5  # seconds that a busy machine may add
+
+
+def state(app: App) -> str:
+    status, _, body = app.get("/ready")
+    envelope = json.loads(body)
+    check_envelope(envelope, status)
+    report = envelope["data"] or envelope["error"]["details"]
+    assert (status == 200) is (report["status"] in ("ready", "degraded"))
+    found: str = report["status"]
+    return found
+
+
+def dependencies(app: App) -> dict[str, Any]:
+    envelope = json.loads(app.get("/ready")[2])
+    found: dict[str, Any] = (envelope["data"] or envelope["error"]["details"])["dependencies"]
+    return found
+
+
+def messages(app: App) -> list[str]:
+    return [json.loads(line)["message"] for line in app.log().splitlines()]
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.fixture(scope="module")
+def app(servers: Servers) -> Iterator[App]:
+    with App(HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="3") as app:
+        yield app
+
+
+def test_ready_in_every_worker(app: App) -> None:
+    assert {state(app) for _ in range(30)} == {"degraded"}  # the tests' database is migrated under another name
+
+
+def test_head_has_no_body_and_the_same_length(app: App) -> None:
+    for path in ("/", "/health", "/ready/", "/metrics", "/nothing"):
+        with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
+            connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while data := connection.recv(65536):
+                answer += data
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert body == b"", path
+        assert b"content-length: " in head.lower(), path
+
+
+def test_counters_add_up_over_workers_and_gauges_have_one_series(app: App) -> None:
+    for _ in range(30):
+        app.get("/")
+    text = app.get("/metrics")[2].decode()
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(samples['django_http_responses_total_by_status_total{status="200"}']) >= 30
+    for name in ("voiceassist_ready", "voiceassist_build_info", 'voiceassist_dependency_up{dependency="redis"}'):
+        series = [sample for sample in samples if sample.startswith(name)]
+        assert len(series) == 1, series
+        assert float(samples[series[0]]) == 1
+    assert "pid=" not in text
+
+
+def test_a_malformed_request_line_makes_no_series(app: App) -> None:
+    for method in ("FOOA", "foo"):
+        assert app.get("/", method=method)[0] in (400, 405)
+    assert b"FOO" not in app.get("/metrics")[2].upper().replace(b"FOOTER", b"")
+
+
+def test_log_lines(app: App) -> None:
+    trace = "trace-of-this-test"
+    app.get("/secret-path?name=secret-query", headers={"X-Request-ID": trace})
+    app.get("/health", headers={"X-Request-ID": "quiet"})
+    app.get("/metrics", headers={"X-Request-ID": "quiet"})
+    assert within(5, lambda: trace in app.log())
+    lines = [json.loads(line) for line in app.log().splitlines()]
+    for line in lines:
+        assert {"timestamp", "level", "service", "logger", "message"} <= set(line), line
+        assert line["service"] == "voiceassist"
+    (line,) = [line for line in lines if line.get("trace_id") == trace]
+    assert (line["method"], line["status"], line["route"]) == ("GET", 404, None)
+    assert "secret" not in app.log()
+    assert not [line for line in lines if line.get("trace_id") == "quiet"]
+
+
+def test_a_server_comes_up_by_itself_when_its_dependencies_do(servers: Servers) -> None:
+    with Proxy(servers.postgres.port) as proxy:
+        proxy.mode = "refuse"
+        url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
+        with App(DATABASE_URL=url, HEALTH_OPTIONAL="migrations") as app:
+            assert app.get("/health")[0] == 200
+            assert dependencies(app)["postgres"]["reason"] == "connection_refused"
+            assert state(app) == "not_ready"
+            proxy.mode = "pass"
+            assert state(app) == "degraded"
+
+
+def test_everything_else_goes_on_while_a_dependency_hangs(servers: Servers, tmp_path: Path) -> None:
+    frozen = Valkey(tmp_path / "valkey")
+    frozen.start()
+    try:
+        with App(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
+            state(app)
+            frozen.freeze()
+            slow = threading.Thread(target=state, args=(app,))
+            slow.start()
+            for _ in range(20):
+                began = time.monotonic()
+                assert app.get("/health")[0] == 200
+                assert time.monotonic() - began < NOISE / 2
+            slow.join()
+            began = time.monotonic()
+            assert dependencies(app)["redis"]["reason"] == "timeout"
+            assert time.monotonic() - began < 1 + 0.25 + NOISE
+            assert [message for message in messages(app) if message.startswith("redis:")] == [
+                "redis: healthy → unhealthy (timeout)"
+            ]
+            frozen.thaw()
+            assert within(5, lambda: dependencies(app)["redis"]["reason"] is None)
+            assert messages(app).count("redis: unhealthy → healthy") == 1
+    finally:
+        frozen.kill()
+
+
+# Draining
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_draining(workers: str) -> None:
+    with App(WEB_CONCURRENCY=workers, DRAIN_SECONDS="3") as app:
+        state(app)
+        began = time.monotonic()
+        app.terminate()
+        assert within(NOISE, lambda: state(app) == "draining")
+        drained = 0
+        while time.monotonic() - began < 2:
+            assert state(app) == "draining"
+            assert app.get("/")[0] == 200
+            assert app.get("/health")[0] == 200
+            drained += 1
+        assert drained > 10
+        assert app.process.wait(10) == 0
+        assert 3 <= time.monotonic() - began < 3 + 5
+        with pytest.raises((OSError, http.client.HTTPException)):
+            app.get("/health")
+
+
+def test_what_is_in_flight_is_finished(servers: Servers) -> None:
+    """A probe of a frozen server is the slowest request there is."""
+    with Proxy(servers.redis.port) as proxy:
+        url = servers.redis.url.replace(f":{servers.redis.port}", f":{proxy.port}")
+        with App(DRAIN_SECONDS="0", REDIS_URL=url, HEALTH_TIMEOUT="3", WEB_CONCURRENCY="1") as app:
+            state(app)
+            proxy.mode = "silent"
+            answers: list[int] = []
+            slow = threading.Thread(target=lambda: answers.append(app.get("/ready")[0]))
+            slow.start()
+            time.sleep(0.5)
+            app.terminate()
+            slow.join(15)
+            assert answers == [503]
+            assert app.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_now(second: signal.Signals) -> None:
+    with App(DRAIN_SECONDS="60") as app:
+        app.terminate()
+        assert within(5, lambda: state(app) == "draining")
+        began = time.monotonic()
+        app.process.send_signal(second)
+        assert app.process.wait(10) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_sigint_stops_now() -> None:
+    with App(DRAIN_SECONDS="60") as app:
+        app.process.send_signal(signal.SIGINT)
+        assert app.process.wait(10) == 0
+
+
+def test_a_worker_that_is_born_while_draining_drains_too() -> None:
+    with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="8") as app:
+        app.terminate()
+        assert within(5, lambda: state(app) == "draining")
+        (worker,) = app.workers()
+        worker.kill()
+
+        def answers() -> bool:
+            try:
+                return state(app) == "draining"
+            except (OSError, http.client.HTTPException):
+                return False
+
+        assert within(5, answers)
+        assert app.workers()[0].pid != worker.pid
+
+
+def test_metric_files_do_not_outlive_the_server() -> None:
+    def folders() -> set[Path]:
+        return set(Path(tempfile.gettempdir()).glob("voiceassist-metrics-*"))
+
+    before = folders()
+    with App(DRAIN_SECONDS="0") as app:
+        assert len(folders() - before) == 1
+        app.terminate()
+        assert app.process.wait(10) == 0
+    assert folders() - before == set()
