@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,10 @@ class App:
     def __init__(self, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed at the exit
-        self._environment = {**os.environ, "LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", **environment}
+        self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
+        self._log = (self.folder / "log").open("w+")
+        ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
+        self._environment = {**os.environ, **ours, **environment}
 
     def __enter__(self) -> "App":
         command = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]
@@ -50,6 +53,7 @@ class App:
                 process.send_signal(signal.SIGKILL)
         self.process.wait(10)
         self._log.close()
+        shutil.rmtree(self.folder)
 
     def get(
         self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 10

@@ -105,7 +105,11 @@ class Server:
             return False
         process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown, Valkey's orderly one
         process.send_signal(signal.SIGCONT)  # if it was frozen
-        process.wait(_SECONDS)
+        end = time.monotonic() + _SECONDS
+        while self.process() is not None:
+            if time.monotonic() > end:
+                raise EmbeddedServerError(f"{self.name} does not stop: see {self.log}")
+            time.sleep(0.02)
         return True
 
 
@@ -172,8 +176,12 @@ class Valkey(Server):
 
 
 def socket_folder(var: Path) -> Path:
+    """Returns `var/run`, or a folder in the temp directory where that path is too long for a socket.
+
+    Or holds a comma: to libpq that is a list of hosts.
+    """
     folder = var / "run"
-    if len(os.fsencode(folder / Postgres.socket_name)) <= _LONGEST_PATH:
+    if len(os.fsencode(folder / Postgres.socket_name)) <= _LONGEST_PATH and "," not in str(folder):
         return folder
     name = hashlib.sha256(os.fsencode(var)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"voiceassist-{os.geteuid()}-{name}"
