@@ -6,7 +6,7 @@ MANAGE := $(PYTHON) manage.py
 UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test check stop lock format
+.PHONY: help run test benchmark check stop lock format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,9 @@ run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
 test: .venv/installed ## run every test
 	@$(PYTHON) -m pytest
 
+benchmark: .venv/installed ## measure readiness against what one would take instead
+	@$(PYTHON) -m tests.benchmarks.readiness
+
 check: .venv/installed ## lint, types, import rules, migrations, deployment
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -42,6 +45,7 @@ stop: ## stop the development servers under var/
 lock: .venv/installed ## lock the requirements again, with hashes
 	$(UV_COMPILE) --upgrade requirements/base.in --output-file requirements/base.txt
 	$(UV_COMPILE) --upgrade requirements/dev.in --output-file requirements/dev.txt
+	$(UV_COMPILE) --upgrade tests/benchmarks/peers.in --output-file tests/benchmarks/peers.txt
 
 format: .venv/installed ## put the code into shape
 	$(PYTHON) -m ruff check --fix .

@@ -1,6 +1,6 @@
 """From the exception of a failed check to one of the contract's reasons, and from a reason to a hint.
 
-An exception is looked at with all that caused it: redis-py and httpx wrap the operating system's. libpq gives no
+An exception is looked at with all that caused it: redis-py wraps the operating system's. libpq gives no
 SQLSTATE for what fails while connecting, so there its words decide (the client's are English: the wheel has no others).
 """
 
@@ -9,8 +9,8 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from http.client import HTTPException
 
-import httpx
 import psycopg
 import redis.exceptions
 
@@ -52,7 +52,7 @@ class CheckFailed(Exception):
 # The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
 _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((socket.gaierror,), DNS_FAILURE),
-    ((TimeoutError, redis.exceptions.TimeoutError, httpx.TimeoutException), TIMEOUT),
+    ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
     ((psycopg.errors.ConnectionTimeout, psycopg.errors._WaitTimeout), TIMEOUT),
     (
         (
@@ -74,7 +74,7 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((ConnectionRefusedError, FileNotFoundError), CONNECTION_REFUSED),
     ((ConnectionError,), CONNECTION_LOST),
     ((ssl.SSLError,), TLS_FAILURE),
-    ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError), BAD_RESPONSE),
+    ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError, HTTPException), BAD_RESPONSE),
 )
 
 _SQLSTATES = {
@@ -136,6 +136,4 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     for reason, pattern in _WORDS:
         if re.search(pattern, words, re.IGNORECASE):
             return reason
-    if isinstance(chain[0], httpx.RemoteProtocolError):
-        return BAD_RESPONSE
     return ERROR

@@ -20,6 +20,7 @@ OPEN = {"/", "/healthz", "/livez", "/readyz"}  # need no key
 class Handler(BaseHTTPRequestHandler):
     server: "QdrantServer"
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body go in two pieces: the second would wait for an acknowledgement
 
     def log_message(self, *args: object) -> None: ...
 

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class App:
     """Used as a context manager. `environment` is added to that of the tests."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *, python: str | Path = sys.executable, **environment: str) -> None:
+        self._python = python
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
@@ -31,7 +32,7 @@ class App:
     def __enter__(self) -> "App":
         command = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]
         self.process = subprocess.Popen(
-            [sys.executable, *command, "--bind", f"127.0.0.1:{self.port}"],
+            [self._python, *command, "--bind", f"127.0.0.1:{self.port}"],
             env=self._environment,
             cwd=ROOT,
             stdout=self._log,

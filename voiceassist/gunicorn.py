@@ -3,6 +3,7 @@
 Read by gunicorn's master before it forks a worker. A setting that is wrong ends it here, in one line.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -62,6 +63,9 @@ def when_ready(server: Any) -> None:
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGALRM, stop)
+    # What is loaded by now stays: the collector of a worker need not write to these pages, which they all share.
+    gc.collect()
+    gc.freeze()
 
 
 def child_exit(server: Any, worker: Any) -> None:
