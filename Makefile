@@ -6,7 +6,7 @@ MANAGE := $(PYTHON) manage.py
 UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test benchmark check stop lock format
+.PHONY: help run test benchmark soak check stop lock format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,9 @@ test: .venv/installed ## run every test
 
 benchmark: .venv/installed ## measure readiness against what one would take instead
 	@$(PYTHON) -m tests.benchmarks.readiness
+
+soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
+	@$(PYTHON) -m tests.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
 
 check: .venv/installed ## lint, types, import rules, migrations, deployment
 	$(PYTHON) -m ruff check .

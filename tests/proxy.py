@@ -82,14 +82,15 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         server = socket.socket()
+        mode = self.mode  # as it is now: it can change while we wait
         with self._lock:
             self._open |= {client, server}
         try:
-            if self.mode in ("reset", "close"):
-                _end(client, reset=self.mode == "reset")
-            elif self.mode in ("garbage", "html"):
+            if mode in ("reset", "close"):
+                _end(client, reset=mode == "reset")
+            elif mode in _NONSENSE:
                 client.recv(65536)
-                client.sendall(_NONSENSE[self.mode])
+                client.sendall(_NONSENSE[mode])
                 while client.recv(65536):  # what is unread at the close would become a reset
                     pass
             else:
@@ -110,13 +111,14 @@ class Proxy:
         """Passes on one direction. What was swallowed never comes through later."""
         try:
             while data := source.recv(65536):
-                if self.mode == "silent":
+                mode = self.mode
+                if mode == "silent":
                     continue
-                if self.mode in _NONSENSE and answer:
-                    data = _NONSENSE[self.mode]
-                if self.mode == "delay":
+                if mode in _NONSENSE and answer:
+                    data = _NONSENSE[mode]
+                if mode == "delay":
                     time.sleep(self.delay)
-                if self.mode == "truncate" and answer:
+                if mode == "truncate" and answer:
                     sink.sendall(data[: self.truncate_after])
                     break
                 sink.sendall(data)

@@ -124,6 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 FAULTS: dict[str | None, Callable[[Handler], None]] = {
+    "403": lambda h: h.send(403, "Forbidden"),
     "500": lambda h: h.send(500, {"status": {"error": "Service internal error"}, "time": 0.0}),
     "503": lambda h: h.send(503, "upstream connect error"),
     "502 html": lambda h: h.send(502, "<html><h1>Bad Gateway</h1></html>", kind="text/html"),

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class App:
     """Used as a context manager. `environment` is added to that of the tests."""
 
-    def __init__(self, *, python: str | Path = sys.executable, **environment: str) -> None:
+    def __init__(self, *, python: str | Path = sys.executable, port: int = 0, **environment: str) -> None:
         self._python = python
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
         self._log = (self.folder / "log").open("w+")

@@ -372,6 +372,7 @@ def test_redis_that_is_still_loading(use: Use, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
+        ("403", "auth_failed"),
         ("500", "bad_response"),
         ("503", "not_ready"),
         ("502 html", "bad_response"),

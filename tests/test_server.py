@@ -224,3 +224,14 @@ def test_metric_files_do_not_outlive_the_server() -> None:
         app.terminate()
         assert app.process.wait(10) == 0
         assert list(app.folder.glob("voiceassist-metrics-*")) == []
+
+
+@pytest.mark.parametrize("behind", ["false", "true"])
+def test_what_a_client_says_of_https_counts_only_behind_a_proxy(behind: str) -> None:
+    with App(HTTPS_ONLY="true", BEHIND_PROXY=behind) as app:
+        for headers in ({}, {"X-Forwarded-Proto": "http"}, {"X-Forwarded-Ssl": "on"}, {"X-Forwarded-Protocol": "ssl"}):
+            assert app.get("/", headers=headers)[0] == 301, headers
+        status, found, _ = app.get("/", headers={"X-Forwarded-Proto": "https"})
+        assert status == (200 if behind == "true" else 301)
+        assert ("Strict-Transport-Security" in found) is (behind == "true")
+        assert app.get("/health")[0] == 200

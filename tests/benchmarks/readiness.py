@@ -17,6 +17,7 @@ import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -117,7 +118,7 @@ class Table:
 
 
 def measure(table: Table, postgres: Postgres, redis: Valkey) -> None:
-    environment = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
+    environment: dict[str, Any] = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
     with (
         App(python=peers_python(), **environment) as ours,
         App(python=peers_python(), **environment, HEALTH_MAX_AGE="0") as fresh,

@@ -1,0 +1,41 @@
+"""`core.qdrant.client()` over the network: one client for the process, with our key. Local mode: test_embedded.py."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.models import Distance, VectorParams
+
+from core import qdrant
+from tests.plugin import API_KEY
+from tests.qdrant_server import QdrantServer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantServer]:
+    with QdrantServer(api_key=API_KEY, read_only_key="read-only") as server:
+        monkeypatch.setattr(settings, "QDRANT_URL", server.url)
+        qdrant._network_client.cache_clear()
+        yield server
+    qdrant._network_client.cache_clear()
+
+
+def test_collections(server: QdrantServer) -> None:
+    with qdrant.client() as client:
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+        assert [collection.name for collection in client.get_collections().collections] == ["notes"]
+    with qdrant.client() as again:
+        assert again is client
+        assert again.delete_collection("notes")
+        assert again.get_collections().collections == []
+
+
+@pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("read-only", 403)])
+def test_a_key_that_is_not_enough(server: QdrantServer, monkeypatch: pytest.MonkeyPatch, key: str, status: int) -> None:
+    monkeypatch.setattr(settings, "QDRANT_API_KEY", key)
+    with qdrant.client() as client, pytest.raises(UnexpectedResponse) as raised:
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+    assert raised.value.status_code == status
