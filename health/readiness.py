@@ -5,9 +5,8 @@ A process starts no thread and opens no connection here before somebody asks.
 
 import logging
 import os
-from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from django.conf import settings
@@ -20,21 +19,6 @@ from health.runner import Report, Runner
 log = structlog.stdlib.get_logger("voiceassist.readiness")
 
 
-@cache
-def runner() -> Runner:
-    return Runner(
-        checks(),
-        timeout=settings.HEALTH_TIMEOUT,
-        max_age=settings.HEALTH_MAX_AGE,
-        explain=explain,
-        observe=observe,
-    )
-
-
-# A worker that was forked after somebody asked has none of the parent's threads.
-os.register_at_fork(after_in_child=runner.cache_clear)
-
-
 def explain(error: Exception) -> tuple[str, str]:
     """Returns the reason and a detail without credentials."""
     reason, detail = reasons.explain(error)
@@ -44,11 +28,8 @@ def explain(error: Exception) -> tuple[str, str]:
 
 
 def _secrets() -> set[str]:
-    known = {
-        settings.DATABASES["default"].get("PASSWORD"),
-        urlsplit(settings.REDIS_URL).password,
-        settings.QDRANT_API_KEY,
-    }
+    in_url = urlsplit(settings.REDIS_URL).password or ""
+    known = {settings.DATABASES["default"].get("PASSWORD"), in_url, unquote(in_url), settings.QDRANT_API_KEY}
     return {str(secret) for secret in known if secret}
 
 
@@ -86,3 +67,25 @@ def observe(before: Report | None, now: Report) -> None:
         state = f"unhealthy ({result.reason})" if result.reason else "healthy"
         level = logging.ERROR if result.reason else logging.INFO
         log.log(level, f"{result.name}: {was} → {state}", detail=result.detail)
+
+
+def _make() -> Runner:
+    timeout, max_age = settings.HEALTH_TIMEOUT, settings.HEALTH_MAX_AGE
+    return Runner(checks(), timeout=timeout, max_age=max_age, explain=explain, observe=observe)
+
+
+_runner = _make()
+
+
+def runner() -> Runner:
+    """Returns the one of this process."""
+    return _runner
+
+
+def _renew() -> None:
+    global _runner
+    _runner = _make()
+
+
+# A process that was forked after somebody asked has none of its parent's threads, and may have its lock.
+os.register_at_fork(after_in_child=_renew)

@@ -1,6 +1,7 @@
 """Each dependency with each fault, injected for real: the reason that is told, in time, and the recovery after it."""
 
 import functools
+import os
 import ssl
 import threading
 import time
@@ -471,3 +472,14 @@ def test_no_detail_holds_a_credential(use: Use, database: Postgres, cache: Valke
         assert not result.healthy
         assert PASSWORD not in result.detail
         assert QUOTED not in result.detail
+
+
+@pytest.mark.django_db
+def test_a_process_that_was_forked_has_a_runner_of_its_own() -> None:
+    parent = readiness.runner()
+    assert parent.report().status == "ready"
+    child = os.fork()
+    if child == 0:
+        own = readiness.runner()
+        os._exit(0 if own is not parent and own.latest is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
