@@ -35,7 +35,7 @@ class Proxy:
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self.accepted = 0
+        self.accepted = self.swallowed = 0  # connections, bytes
         self.port = 0
         self._listen()
 
@@ -113,6 +113,7 @@ class Proxy:
             while data := source.recv(65536):
                 mode = self.mode
                 if mode == "silent":
+                    self.swallowed += len(data)
                     continue
                 if mode in _NONSENSE and answer:
                     data = _NONSENSE[mode]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from voiceassist.embedded.servers import as_user_of, clean_environment, postgres_program, valkey_program
+from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, valkey_program
 
 PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"

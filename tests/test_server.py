@@ -177,7 +177,7 @@ def test_what_is_in_flight_is_finished(servers: Servers) -> None:
             answers: list[int] = []
             slow = threading.Thread(target=lambda: answers.append(app.get("/ready")[0]))
             slow.start()
-            time.sleep(0.5)
+            assert within(5, lambda: proxy.swallowed > 0)  # its check is under way
             app.terminate()
             slow.join(15)
             assert answers == [503]

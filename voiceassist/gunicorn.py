@@ -45,7 +45,7 @@ def on_starting(server: Any) -> None:
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 
-        embedded.start(settings.EMBEDDED_SERVERS)
+        embedded.start_or_exit(settings.EMBEDDED_SERVERS)
 
 
 def when_ready(server: Any) -> None:

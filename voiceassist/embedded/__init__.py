@@ -15,13 +15,15 @@ and Docker allows that capability where it allows no user namespace). No right o
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from voiceassist.embedded.servers import DATABASE, EmbeddedServerError, Postgres, Server, Valkey, socket_folder
+from voiceassist.embedded.programs import EmbeddedServerError
+from voiceassist.embedded.servers import DATABASE, Postgres, Server, Valkey, socket_folder
 
 VAR = Path(__file__).resolve().parent.parent.parent / "var"
 
@@ -54,6 +56,11 @@ def start_for_command(argv: list[str], names: Collection[str]) -> None:
     wants_help = len(argv) < 2 or {"-h", "--help", "--version"} & set(argv)
     if wants_help or (argv[1] in _COMMANDS_WITHOUT and "--database" not in argv):
         return
+    start_or_exit(names)
+
+
+def start_or_exit(names: Collection[str]) -> None:
+    """Starts them, or ends the process with one line."""
     try:
         start(names)
     except EmbeddedServerError as error:
@@ -75,7 +82,9 @@ def _turn(var: Path) -> Iterator[None]:
         var.mkdir(parents=True, exist_ok=True)
         folder = socket_folder(var)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o077 or folder.is_symlink():
+        if folder.stat().st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "not ours", str(folder))
+        if folder.stat().st_mode & 0o077 or folder.is_symlink():
             raise EmbeddedServerError(f"{folder} is not private to this user: remove it")
         with (var / "embedded.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,3 +93,5 @@ def _turn(var: Path) -> Iterator[None]:
         raise EmbeddedServerError(
             f"{error.filename} belongs to another user: use it as that one, or remove it"
         ) from None
+    except OSError as error:
+        raise EmbeddedServerError(f"the servers under {var}: {error.filename}: {error.strerror}") from None

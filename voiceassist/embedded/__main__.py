@@ -3,7 +3,7 @@
 import sys
 
 from voiceassist.embedded import stop
-from voiceassist.embedded.servers import EmbeddedServerError
+from voiceassist.embedded.programs import EmbeddedServerError
 
 if sys.argv[1:] != ["stop"]:
     raise SystemExit("usage: python -m voiceassist.embedded stop")
