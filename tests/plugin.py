@@ -24,7 +24,6 @@ CONTRACT = Path(__file__).resolve().parent.parent / ".env.example"
 class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-tests-"))
-        self.folder.chmod(0o755)  # PostgreSQL is another user when the tests are root's
         self.postgres = Postgres(self.folder / "postgres")
         self.redis = Valkey(self.folder / "redis")
         self.qdrant = QdrantServer(api_key=API_KEY)

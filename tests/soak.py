@@ -173,7 +173,6 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{options.seconds:.0f} s, seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="voiceassist-soak-") as folder:
-        Path(folder).chmod(0o755)
         return soak(options.seconds, options.seed, Path(folder))
 
 

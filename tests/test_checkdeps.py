@@ -172,9 +172,6 @@ def test_wait_does_not_wait_for_optional_ones(migrated: dict[str, str]) -> None:
 
 def test_it_ends_soon_after_its_answer_though_a_check_is_frozen(tmp_path: Path) -> None:
     """The tail is measured in the process: from the last line of its answer to its end."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
     frozen = Postgres(tmp_path / "frozen")
     frozen.start()
     frozen.freeze()

@@ -1,5 +1,6 @@
 """The development servers, as the commands of a checkout start, share, lose and stop them."""
 
+import json
 import os
 import pwd
 import shutil
@@ -312,11 +313,7 @@ def test_local_qdrant_takes_turns(tmp_path: Path) -> None:
         for name in "ab"
     ]
     assert [process.wait(60) for process in processes] == [0, 0]
-    from qdrant_client import QdrantClient
-
-    client = QdrantClient(path=str(tmp_path / "qdrant"))
-    assert len(client.get_collections().collections) == 10
-    client.close()
+    assert len(json.loads((tmp_path / "qdrant" / "meta.json").read_text())["collections"]) == 10
 
 
 def test_starting_what_runs_is_quick_to_say(var: Path) -> None:

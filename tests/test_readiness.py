@@ -34,10 +34,7 @@ Use = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("servers")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # PostgreSQL is another user when the tests are root's
-    return folder
+    return tmp_path_factory.mktemp("servers")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ medians of the rounds are compared. Exits 1 if a target is missed.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -174,7 +175,6 @@ def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess
 
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="voiceassist-benchmark-"))
-    folder.chmod(0o755)
     postgres, redis = Postgres(folder / "postgres"), Valkey(folder / "redis")
     qdrant = subprocess.Popen(
         [sys.executable, "-c", f"from {QdrantServer.__module__} import QdrantServer as Q\n"
@@ -199,6 +199,7 @@ def main() -> int:
         qdrant.kill()
         redis.kill()
         postgres.kill()
+        shutil.rmtree(folder)
     return int(table.missed)
 
 
