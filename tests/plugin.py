@@ -6,6 +6,7 @@ theirs, not the tests'.
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -51,6 +52,8 @@ class Servers:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    # Whoever is started in a shell's background ignores Ctrl-C, and hands that on to what the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     servers = Servers()
     early_config.add_cleanup(servers.stop)
     servers.start()
