@@ -5,6 +5,7 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from voiceassist import __version__
@@ -64,6 +65,8 @@ DATABASES = {
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 
 REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
+# redis-py imports OpenTelemetry's SDK wherever that is installed: 50 ms and 8 MB of each process for nothing.
+sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
