@@ -1,0 +1,195 @@
+"""Writing and reading conversations: what every later phase calls, and the admin too.
+
+append_message     stores a message once, however often and by how many at once it is sent
+read_messages      a page of a session's messages, by cursor
+end_session        no message is appended any more
+archive_session    out of sight, not ended
+delete_user, delete_sessions, delete_messages    with all that belongs to them, without loading it
+
+Each raises ApiError with the code that a client is to see.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import DataError, IntegrityError, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Greatest
+from django.utils import timezone
+from uuid_utils.compat import uuid7
+
+from core import paging
+from core.codes import ErrorCode
+from core.errors import ApiError
+from core.models import Message, Session, User
+
+MOST_PER_PAGE = 200
+# What a message that is sent again has to agree on with the stored one.
+_SENT = ("role", "content", "audio_url", "model", "tokens", "tool_calls", "tool_results", "metadata", "contains_phi")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    messages: list[Message]
+    next_cursor: str | None  # None: there are no more
+
+
+def append_message(
+    session_id: UUID,
+    *,
+    role: str,
+    content: str = "",
+    client_message_id: str | None = None,
+    audio_url: str = "",
+    model: str = "",
+    tokens: int | None = None,
+    tool_calls: Any = None,
+    tool_results: Any = None,
+    metadata: dict[str, Any] | None = None,
+    contains_phi: bool = True,
+) -> Message:
+    """Appends a message to a session and returns it, or the stored one if this `client_message_id` was appended before.
+
+    The messages of a session are appended one after another, so that their order by time is that of their appearance:
+    who reads on from a cursor misses none. Raises ApiError: NOT_FOUND without such a session, CONFLICT if it has ended
+    or if the `client_message_id` is that of a message with other content, VALIDATION_ERROR with the refused fields.
+    """
+    message = Message(
+        session_id=session_id,
+        role=role,
+        content=content,
+        client_message_id=client_message_id,
+        audio_url=audio_url,
+        model=model,
+        tokens=tokens,
+        tool_calls=tool_calls,
+        tool_results=tool_results,
+        metadata={} if metadata is None else metadata,
+        contains_phi=contains_phi,
+    )
+    _validate(message)
+    try:
+        with transaction.atomic():
+            if not _count_one_more(message):
+                return _stored(message) or _refuse(session_id)
+            message.save(force_insert=True)
+    except IntegrityError:
+        if not (stored := _stored(message)):
+            raise
+        return stored
+    except (DataError, UnicodeEncodeError):  # NUL, half a surrogate pair, a JSON number that isn't one
+        raise ApiError(ErrorCode.VALIDATION_ERROR, "Some characters can't be stored.") from None
+    return message
+
+
+def _validate(message: Message) -> None:
+    if message.client_message_id == "":
+        raise ApiError(ErrorCode.VALIDATION_ERROR, details={"client_message_id": ["blank"]})
+    try:
+        message.clean_fields(exclude={"id", "session"})
+    except ValidationError as error:
+        # The messages of Django's validators quote the refused value; their codes don't.
+        details = {field: [e.code for e in errors] for field, errors in error.error_dict.items()}
+        raise ApiError(ErrorCode.VALIDATION_ERROR, details=details) from None
+
+
+def _count_one_more(message: Message) -> bool:
+    """Takes the session's turn, then gives the message its time. Returns False if there is no such open session."""
+    open_session = Session.objects.filter(pk=message.session_id, ended_at=None)
+    counted = open_session.update(message_count=F("message_count") + 1, updated_at=timezone.now())
+    message.pk, message.created_at = uuid7(), timezone.now()
+    return counted == 1
+
+
+def _stored(message: Message) -> Message | None:
+    """Returns the message that was stored under this client's id. Raises CONFLICT if it says something else."""
+    if message.client_message_id is None:
+        return None
+    same_id = Message.objects.filter(session_id=message.session_id, client_message_id=message.client_message_id)
+    stored = same_id.first()
+    if stored and any(getattr(stored, field) != getattr(message, field) for field in _SENT):
+        raise ApiError(ErrorCode.CONFLICT, "This client_message_id was sent before, with other content.")
+    return stored
+
+
+def _refuse(session_id: UUID) -> Message:
+    if Session.objects.filter(pk=session_id).exists():
+        raise ApiError(ErrorCode.CONFLICT, "The session has ended: start another.")
+    raise ApiError(ErrorCode.NOT_FOUND, "There is no such session.")
+
+
+def read_messages(session_id: UUID, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50) -> Page:
+    """Returns up to `limit` messages (1 to 200) from where `cursor`, the `next_cursor` of the page before, left off.
+
+    One query, whose time depends neither on the size of the table nor on how deep the page is. Raises ApiError:
+    BAD_REQUEST for a cursor that isn't one, VALIDATION_ERROR for the limit, NOT_FOUND without such a session.
+    """
+    if not 1 <= limit <= MOST_PER_PAGE:
+        raise ApiError(ErrorCode.VALIDATION_ERROR, f"limit must be from 1 to {MOST_PER_PAGE}.")
+    messages = Message.objects.filter(session_id=session_id).order_by(*paging.order(newest_first))
+    if cursor is not None:
+        try:
+            messages = messages.filter(paging.beyond(cursor, newest_first))
+        except ValueError:
+            raise ApiError(ErrorCode.BAD_REQUEST, "The cursor is not one.") from None
+    found = list(messages[: limit + 1])
+    if not found and cursor is None and not Session.objects.filter(pk=session_id).exists():
+        raise ApiError(ErrorCode.NOT_FOUND, "There is no such session.")
+    more = len(found) > limit
+    return Page(found[:limit], paging.cursor(found[limit - 1]) if more else None)
+
+
+def end_session(session_id: UUID) -> Session:
+    """Ends a session: it takes no more messages. One that has ended stays as it is. Raises ApiError NOT_FOUND."""
+    now = timezone.now()
+    # Its beginning may come from a clock that is ahead of ours.
+    Session.objects.filter(pk=session_id, ended_at=None).update(ended_at=Greatest("created_at", now), updated_at=now)
+    return _session(session_id)
+
+
+def archive_session(session_id: UUID, *, archived: bool = True) -> Session:
+    """Puts a session out of sight, or back. Raises ApiError NOT_FOUND."""
+    changed = Session.objects.filter(pk=session_id).exclude(is_archived=archived)
+    changed.update(is_archived=archived, updated_at=timezone.now())
+    return _session(session_id)
+
+
+def _session(session_id: UUID) -> Session:
+    session = Session.objects.filter(pk=session_id).first()
+    if session is None:
+        raise ApiError(ErrorCode.NOT_FOUND, "There is no such session.")
+    return session
+
+
+@transaction.atomic
+def delete_sessions(sessions: QuerySet[Session]) -> None:
+    """Deletes sessions with their messages: statements over sets, nothing but keys is loaded."""
+    for keys in _batches(sessions.select_for_update().values_list("pk", flat=True)):
+        Message.objects.filter(session__in=keys).delete()
+        Session.objects.filter(pk__in=keys).delete()
+
+
+@transaction.atomic
+def delete_user(user: User) -> None:
+    """Deletes a user with their sessions and messages. Who appends meanwhile waits, and then finds no session."""
+    User.objects.select_for_update().get(pk=user.pk)  # no new session from here on
+    delete_sessions(Session.objects.filter(user=user))
+    user.delete()
+
+
+@transaction.atomic
+def delete_messages(messages: QuerySet[Message]) -> None:
+    """Deletes messages and keeps the counts of their sessions right."""
+    for session_id in sorted(set(messages.values_list("session_id", flat=True))):
+        session = Session.objects.filter(pk=session_id)
+        session.select_for_update().get()
+        deleted, _ = messages.filter(session_id=session_id).delete()
+        session.update(message_count=F("message_count") - deleted, updated_at=timezone.now())
+
+
+def _batches(keys: Iterable[UUID], size: int = 1000) -> Iterable[list[UUID]]:
+    every = list(keys)
+    return (every[start : start + size] for start in range(0, len(every), size))
