@@ -1,6 +1,16 @@
 from django.apps import AppConfig
+from django.contrib.admin import apps
 
 
 class CoreConfig(AppConfig):
+    default = True
     name = "core"
     verbose_name = "VoiceAssist"
+
+    def ready(self) -> None:
+        from core import audit, phi  # noqa: F401  # receivers of signals, system checks
+
+
+class AdminConfig(apps.AdminConfig):
+    default = False
+    default_site = "core.admin_site.AdminSite"

@@ -3,8 +3,10 @@
     User 1 ─── * Session 1 ─── * Message
 
 `Session` is a conversation, not a web session. Keys are UUIDv7, so rows lie in the order in which they were made; such
-a key tells when that was. PHI: a message's content, audio address, tool calls and results and metadata; a session's
-title and context. Personal data: a user's email and name. Neither is in any `str()` or `repr()`.
+a key tells when that was.
+
+Each model says of each of its columns what it may hold: `PHI`, `PERSONAL`, `SECRET` or `PLAIN`, see `core.phi`. None of
+the first three is in any `str()` or `repr()`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.indexes import OpClass
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Lower
+from django.db.models.functions import Lower, Upper
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
@@ -22,12 +25,18 @@ from uuid_utils.compat import uuid7
 class Row(models.Model):
     """What every table has. `created_at` can be given, so that imported rows keep their time."""
 
+    PHI: tuple[str, ...] = ()
+    PERSONAL: tuple[str, ...] = ()
+    SECRET: tuple[str, ...] = ()
+    PLAIN: tuple[str, ...] = ()
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         abstract = True
+        ordering = ("-created_at", "-id")
 
     def __str__(self) -> str:
         """Names the row by its key alone: the admin's history stores this, logs and tracebacks print it."""
@@ -68,6 +77,10 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(Row, AbstractBaseUser, PermissionsMixin):
+    PERSONAL = ("email", "full_name")
+    SECRET = ("password",)
+    PLAIN = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
+
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
     specialty = models.CharField(max_length=100, blank=True)
@@ -79,7 +92,11 @@ class User(Row, AbstractBaseUser, PermissionsMixin):
 
     class Meta:
         db_table = "users"
-        ordering = ("-id",)
+        ordering = ("-created_at", "-id")
+        indexes = (
+            models.Index(fields=("created_at", "id"), name="users_time"),
+            models.Index(OpClass(Upper("full_name"), "text_pattern_ops"), name="users_name_beginning"),
+        )
         constraints = (
             models.CheckConstraint(
                 condition=Q(email=Lower("email")),
@@ -103,7 +120,10 @@ class Session(Row):
         VOICE = "voice"
         CASE_WORKSPACE = "case_workspace"
 
-    # Its index is the first column of sessions_user_recent.
+    PHI = ("title", "context")
+    PLAIN = ("user", "mode", "is_archived", "message_count", "ended_at")
+
+    # Its index is the first column of sessions_user_time.
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
     title = models.CharField(max_length=200, blank=True)
     mode = models.CharField(max_length=20, choices=Mode, default=Mode.TEXT)
@@ -114,8 +134,12 @@ class Session(Row):
 
     class Meta:
         db_table = "sessions"
-        ordering = ("-id",)
-        indexes = (models.Index(fields=("user", "-created_at"), name="sessions_user_recent"),)
+        ordering = ("-created_at", "-id")
+        indexes = (
+            models.Index(fields=("user", "created_at", "id"), name="sessions_user_time"),
+            models.Index(fields=("created_at", "id"), name="sessions_time"),
+        )
+        permissions = (("view_phi", "Can reveal PHI, each time with an audit record"),)
         constraints = (
             models.CheckConstraint(
                 condition=Q(mode__in=("text", "voice", "case_workspace")), name="sessions_mode_known"
@@ -135,6 +159,9 @@ class Message(Row):
         SYSTEM = "system"
         TOOL = "tool"
 
+    PHI = ("content", "audio_url", "tool_calls", "tool_results", "metadata")
+    PLAIN = ("session", "role", "model", "tokens", "contains_phi", "client_message_id")
+
     # Its index is the first column of messages_session_time.
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="messages", db_index=False)
     role = models.CharField(max_length=10, choices=Role)
@@ -153,13 +180,67 @@ class Message(Row):
 
     class Meta:
         db_table = "messages"
-        ordering = ("-id",)
-        # One index for "the latest of a session": two, on session and on time, made the planner walk the whole
-        # table's time index for a session of 10,000 messages.
-        indexes = (models.Index(fields=("session", "created_at", "id"), name="messages_session_time"),)
+        ordering = ("-created_at", "-id")
+        indexes = (
+            # One index for "the latest of a session": two, on session and on time, made the planner walk the whole
+            # table's time index for a session of 10,000 messages.
+            models.Index(fields=("session", "created_at", "id"), name="messages_session_time"),
+            # Pages and time ranges over all sessions.
+            models.Index(fields=("created_at", "id"), name="messages_time"),
+        )
         constraints = (
             models.CheckConstraint(
                 condition=Q(role__in=("user", "assistant", "system", "tool")), name="messages_role_known"
             ),
-            models.UniqueConstraint(fields=("session", "client_message_id"), name="messages_client_message_id_once"),
+            # The client's id comes first, so that the index also finds a message whose session isn't known.
+            models.UniqueConstraint(
+                fields=("client_message_id", "session"),
+                condition=Q(client_message_id__isnull=False),
+                name="messages_client_message_id_once",
+            ),
         )
+
+
+class AuditEvent(models.Model):
+    """Who did what to which row, when, from where. Written by the database's triggers and by `core.audit`.
+
+    The database refuses to change or delete one. There is no foreign key: the trail outlives whom and what it names.
+    """
+
+    class Action(models.TextChoices):
+        CREATE = "create"
+        CHANGE = "change"
+        DELETE = "delete"
+        REVEAL = "reveal"
+        LOGIN = "login"
+        LOGIN_FAILED = "login_failed"
+        LOGOUT = "logout"
+
+    PERSONAL = ("actor_email", "address", "changes")
+    PLAIN = ("action", "table", "object_id", "actor_id", "trace_id")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    action = models.CharField(max_length=20, choices=Action)
+    table = models.CharField(max_length=63, blank=True)
+    object_id = models.CharField(max_length=64, blank=True)
+    actor_id = models.UUIDField(null=True)
+    actor_email = models.CharField(max_length=254, blank=True)
+    address = models.GenericIPAddressField(null=True)
+    trace_id = models.CharField(max_length=128, blank=True)
+    changes = models.JSONField(default=dict)  # {column: [before, after]}, PHI and secrets masked
+
+    class Meta:
+        db_table = "audit_events"
+        ordering = ("-created_at", "-id")
+        default_permissions = ("view",)
+        indexes = (
+            models.Index(fields=("created_at", "id"), name="audit_events_time"),
+            models.Index(fields=("object_id", "created_at", "id"), name="audit_events_object"),
+            models.Index(fields=("actor_id", "created_at", "id"), name="audit_events_actor"),
+            models.Index(fields=("trace_id",), name="audit_events_trace"),
+            models.Index(fields=("address", "created_at", "id"), name="audit_events_address"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self._meta.verbose_name} {self.pk}"

@@ -94,11 +94,12 @@ WEB_THREADS = env.count("WEB_THREADS", 4)
 INSTALLED_APPS = [
     "core",
     "health",
-    "django.contrib.admin",
+    "core.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "django.contrib.postgres",
     "django.contrib.staticfiles",
     "django_prometheus",
     "rest_framework",
@@ -125,6 +126,8 @@ ROOT_URLCONF = "voiceassist.urls"
 WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
 CSRF_FAILURE_VIEW = "core.errors.csrf_failure"
+DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
 
 TEMPLATES = [
     {
