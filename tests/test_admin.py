@@ -39,11 +39,9 @@ def pages(message: Message) -> dict[str, str]:
 
 def test_every_page_opens_and_none_shows_phi(admin_client: Client, pages: dict[str, str], message: Message) -> None:
     more = [
-        f"/admin/core/user/{message.session.user_id}/history/",
         f"/admin/core/user/{message.session.user_id}/delete/",
-        f"/admin/core/session/{message.session_id}/history/",
         f"/admin/core/session/{message.session_id}/delete/",
-        f"/admin/core/message/{message.pk}/history/",
+        "/admin/core/auditevent/",
         f"/admin/core/message/{message.pk}/delete/",
         "/admin/core/user/add/",
         "/admin/",
@@ -82,7 +80,7 @@ def test_links_lead_from_user_to_sessions_to_messages_and_back(admin_client: Cli
     ("page", "term", "found"),
     [
         ("users", "ANN@example", 1),
-        ("users", "lee", 1),
+        ("users", "ann l", 1),
         ("users", "nobody", 0),
         ("sessions", "ANN@example.org", 1),
         ("sessions", "{session}", 1),
@@ -107,7 +105,6 @@ def test_search(
     ("page", "query"),
     [
         ("users", "is_staff__exact=1"),
-        ("users", "specialty=cardiology"),
         ("sessions", "mode__exact=voice"),
         ("sessions", "is_archived__exact=0"),
         ("messages", "role__exact=tool"),

@@ -1,0 +1,121 @@
+"""Sessions and their messages, masked."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from core import conversations
+from core.admin.change_list import TimeFilter
+from core.admin.find import as_key, link, some
+from core.admin.reveal import Reveal, masked
+from core.models import Message, Session, User
+
+_LATEST = 10  # messages on a session's page
+
+
+@admin.register(Session)
+class SessionAdmin(Reveal):
+    list_display = ("id", "user_link", "mode", "is_archived", "message_count", "created_at", "ended_at", "messages")
+    list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
+    list_select_related = ("user",)
+    search_help_text = "id of a session or of its user, or the user's email"
+    actions = ("end", "archive")
+    fields = (
+        ("id", "user_link", "messages"),
+        ("mode", "is_archived", "message_count"),
+        ("masked_title", "masked_context"),
+        ("created_at", "updated_at", "ended_at"),
+        "latest_messages",
+    )
+    readonly_fields = ("user_link", "messages", "masked_title", "masked_context", "latest_messages")
+    masked_title = masked("title")
+    masked_context = masked("context")
+
+    @admin.display(description="user")
+    def user_link(self, session: Session) -> SafeString:
+        return link(session.user.email, "user_change", session.user_id)
+
+    @admin.display(description="messages")
+    def messages(self, session: Session) -> SafeString:
+        return link("messages", "message_changelist", session__id__exact=session.pk)
+
+    @admin.display(description="latest messages")
+    def latest_messages(self, session: Session) -> SafeString:
+        page = conversations.read_messages(session.pk, limit=_LATEST)
+        rows = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{:%Y-%m-%d %H:%M:%S}</td><td>{}</td><td>{}</td></tr>",
+            ((link(str(m.pk), "message_change", m.pk), m.created_at, m.role, m.model or "–") for m in page.messages),
+        )
+        every = link(f"All {session.message_count:,}", "message_changelist", session__id__exact=session.pk)
+        heads = SafeString("<tr><th>id</th><th>created at</th><th>role</th><th>model</th></tr>")
+        return format_html("<table><thead>{}</thead><tbody>{}</tbody></table><p>{}</p>", heads, rows, every)
+
+    def find(self, sessions: QuerySet, term: str) -> QuerySet:
+        if key := as_key(term):
+            one = sessions.filter(pk=key)
+            return one if one.exists() else sessions.filter(user=key)
+        user = User.objects.filter(email=term).only("pk").first()
+        return sessions.filter(user=user) if user else sessions.none()
+
+    @admin.action(description="End selected sessions", permissions=["manage"])
+    def end(self, request: HttpRequest, sessions: QuerySet) -> None:
+        for key in sessions.values_list("pk", flat=True):
+            conversations.end_session(key)
+
+    @admin.action(description="Archive selected sessions", permissions=["manage"])
+    def archive(self, request: HttpRequest, sessions: QuerySet) -> None:
+        for key in sessions.values_list("pk", flat=True):
+            conversations.archive_session(key)
+
+    def has_manage_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("core.change_session")
+
+    def what_goes(self, sessions: QuerySet) -> dict[type[Model], int]:
+        return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
+
+    def delete_model(self, request: HttpRequest, session: Any) -> None:
+        conversations.delete_sessions(Session.objects.filter(pk=session.pk))
+
+    def delete_queryset(self, request: HttpRequest, sessions: QuerySet) -> None:
+        conversations.delete_sessions(Session.objects.filter(pk__in=sessions.values("pk")))
+
+
+@admin.register(Message)
+class MessageAdmin(Reveal):
+    list_display = ("id", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id", "created_at")
+    list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
+    search_help_text = "id of a message or of its session, or the client's message id"
+    fields = (
+        ("id", "session_link", "client_message_id"),
+        ("role", "model", "tokens", "contains_phi"),
+        ("masked_content", "masked_audio_url"),
+        ("masked_tool_calls", "masked_tool_results", "masked_metadata"),
+        ("created_at", "updated_at"),
+    )
+    readonly_fields = ("session_link", *(name for group in fields for name in group if name.startswith("masked_")))
+    masked_content = masked("content")
+    masked_audio_url = masked("audio_url")
+    masked_tool_calls = masked("tool_calls")
+    masked_tool_results = masked("tool_results")
+    masked_metadata = masked("metadata")
+
+    @admin.display(description="session")
+    def session_link(self, message: Message) -> SafeString:
+        return link(str(message.session_id), "session_change", message.session_id)
+
+    def find(self, messages: QuerySet, term: str) -> QuerySet:
+        if key := as_key(term):
+            one = messages.filter(pk=key)
+            return one if one.exists() else messages.filter(session=key)
+        return some(messages.filter(client_message_id=term))
+
+    def delete_model(self, request: HttpRequest, message: Any) -> None:
+        conversations.delete_messages(Message.objects.filter(pk=message.pk))
+
+    def delete_queryset(self, request: HttpRequest, messages: QuerySet) -> None:
+        conversations.delete_messages(Message.objects.filter(pk__in=messages.values("pk")))

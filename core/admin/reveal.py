@@ -1,0 +1,67 @@
+"""PHI on a page: masked, and shown only by an explicit act that was recorded before."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_POST
+
+from core import audit, phi
+from core.admin.find import Inspect
+from core.models import AuditEvent
+
+
+def masked(field: str) -> Callable[[Any, Model], str]:
+    """Returns a column for a PHI field: its size instead of its value."""
+
+    @admin.display(description=field.replace("_", " "))
+    def column(_admin: Any, row: Model) -> str:
+        return phi.masked(getattr(row, field))
+
+    return column
+
+
+class Reveal(Inspect):
+    """Adds the page that shows the PHI of one row, to who may, after a POST, once."""
+
+    change_form_template = "admin/core/masked_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Lists show no PHI, so they don't fetch it: a message may be long."""
+        return super().get_queryset(request).defer(*self.model.PHI)
+
+    def get_urls(self) -> list[Any]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}_reveal"
+        view = self.admin_site.admin_view(self.reveal_view)
+        return [path("<path:object_id>/reveal/", view, name=name), *super().get_urls()]
+
+    @method_decorator(require_POST)
+    def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Shows it after the transaction of `AdminSite.admin_view` has committed the record of it, else not at all."""
+        row = self.get_object(request, unquote(object_id))
+        if not (request.user.has_perm("core.view_phi") and self.has_view_permission(request, row)):
+            raise PermissionDenied
+        if row is None:
+            raise Http404
+        audit.record(AuditEvent.Action.REVEAL, request, user=request.user, of=row)
+        values = {name.replace("_", " "): self._readable(getattr(row, name)) for name in self.model.PHI}
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"PHI of {row}",
+            "opts": self.opts,
+            "original": row,
+            "values": values,
+        }
+        return TemplateResponse(request, "admin/core/reveal.html", context)
+
+    @staticmethod
+    def _readable(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
