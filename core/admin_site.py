@@ -14,6 +14,7 @@ class AdminSite(admin.AdminSite):
     site_header = site_title = "VoiceAssist"
     index_title = "Inspect"
     empty_value_display = "–"
+    enable_nav_sidebar = False  # few models, wide tables
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:
         """Every view that changes something is one transaction, whose changes are recorded as those of the user."""

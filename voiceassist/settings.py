@@ -172,6 +172,7 @@ X_FRAME_OPTIONS = "DENY"
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
+FORMAT_MODULE_PATH = "voiceassist.formats"
 USE_I18N = False
 USE_TZ = True
 

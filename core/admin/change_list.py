@@ -72,9 +72,9 @@ class ChangeList(main.ChangeList):
 
     def get_filters(self, request: HttpRequest) -> Any:
         """Puts aside the active filters that have no index."""
-        specs, *rest = super().get_filters(request)
-        self.scanning = [s for s in specs if self._scans(s)]
-        return [s for s in specs if s not in self.scanning], *rest
+        self.all_specs, *rest = super().get_filters(request)
+        self.scanning = [spec for spec in self.all_specs if self._scans(spec)]
+        return [spec for spec in self.all_specs if spec not in self.scanning], *rest
 
     @staticmethod
     def _scans(spec: Any) -> bool:
@@ -88,7 +88,7 @@ class ChangeList(main.ChangeList):
         queryset = self.by_index
         for spec in self.scanning:
             queryset = spec.queryset(request, queryset)
-        self.filter_specs = [*self.filter_specs, *self.scanning]
+        self.filter_specs = self.all_specs  # as the page shows them
         return queryset
 
     def get_results(self, request: HttpRequest) -> None:

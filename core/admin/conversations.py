@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils.formats import localize
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -19,14 +20,14 @@ _LATEST = 10  # messages on a session's page
 
 @admin.register(Session)
 class SessionAdmin(Reveal):
-    list_display = ("id", "user_link", "mode", "is_archived", "message_count", "created_at", "ended_at", "messages")
+    list_display = ("id", "created_at", "user_link", "messages", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
     search_help_text = "id of a session or of its user, or the user's email"
     actions = ("end", "archive")
     fields = (
         ("id", "user_link", "messages"),
-        ("mode", "is_archived", "message_count"),
+        ("mode", "is_archived"),
         ("masked_title", "masked_context"),
         ("created_at", "updated_at", "ended_at"),
         "latest_messages",
@@ -41,19 +42,23 @@ class SessionAdmin(Reveal):
 
     @admin.display(description="messages")
     def messages(self, session: Session) -> SafeString:
-        return link("messages", "message_changelist", session__id__exact=session.pk)
+        return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
     def latest_messages(self, session: Session) -> SafeString:
         page = conversations.read_messages(session.pk, limit=_LATEST)
         rows = format_html_join(
             "",
-            "<tr><td>{}</td><td>{:%Y-%m-%d %H:%M:%S}</td><td>{}</td><td>{}</td></tr>",
-            ((link(str(m.pk), "message_change", m.pk), m.created_at, m.role, m.model or "–") for m in page.messages),
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (
+                (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
+                for m in page.messages
+            ),
         )
-        every = link(f"All {session.message_count:,}", "message_changelist", session__id__exact=session.pk)
         heads = SafeString("<tr><th>id</th><th>created at</th><th>role</th><th>model</th></tr>")
-        return format_html("<table><thead>{}</thead><tbody>{}</tbody></table><p>{}</p>", heads, rows, every)
+        return format_html(
+            "<table><thead>{}</thead><tbody>{}</tbody></table><p>All {}</p>", heads, rows, self.messages(session)
+        )
 
     def find(self, sessions: QuerySet, term: str) -> QuerySet:
         if key := as_key(term):
@@ -87,7 +92,7 @@ class SessionAdmin(Reveal):
 
 @admin.register(Message)
 class MessageAdmin(Reveal):
-    list_display = ("id", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id", "created_at")
+    list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
     search_help_text = "id of a message or of its session, or the client's message id"
     fields = (

@@ -57,8 +57,7 @@ class AtAnySize(admin.ModelAdmin):
             return queryset, False
         found = self.find(self.model._default_manager.all(), term)
         if not found.exists():
-            what = self.opts.verbose_name_plural
-            text = f"No {what} found by {self.search_help_text}. Any other search would read the whole table: not done."
+            text = f"Not found by {self.search_help_text}. Anything else would need the whole table read: not done."
             messages.warning(request, text)
             return queryset.none(), False
         return queryset & found, False
