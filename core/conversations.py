@@ -9,13 +9,14 @@ delete_user, delete_sessions, delete_messages    with all that belongs to them, 
 Each raises ApiError with the code that a client is to see.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
@@ -73,7 +74,7 @@ def append_message(
     _validate(message)
     try:
         with transaction.atomic():
-            if not _count_one_more(message):
+            if not _take_turn(message):
                 return _stored(message) or _refuse(session_id)
             message.save(force_insert=True)
     except IntegrityError:
@@ -96,12 +97,22 @@ def _validate(message: Message) -> None:
         raise ApiError(ErrorCode.VALIDATION_ERROR, details=details) from None
 
 
-def _count_one_more(message: Message) -> bool:
-    """Takes the session's turn, then gives the message its time. Returns False if there is no such open session."""
-    open_session = Session.objects.filter(pk=message.session_id, ended_at=None)
-    counted = open_session.update(message_count=F("message_count") + 1, updated_at=timezone.now())
-    message.pk, message.created_at = uuid7(), timezone.now()
-    return counted == 1
+def _take_turn(message: Message) -> bool:
+    """Counts the message and gives it its time, later than that of all before. Returns False without an open session.
+
+    The time is the database's: the clocks of the servers that append differ.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE sessions SET message_count = message_count + 1,"
+            " updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')"
+            " WHERE id = %s AND ended_at IS NULL RETURNING updated_at",
+            [message.session_id],
+        )
+        row = cursor.fetchone()
+    if row:
+        message.pk, message.created_at = uuid7(), row[0]
+    return row is not None
 
 
 def _stored(message: Message) -> Message | None:
@@ -110,7 +121,8 @@ def _stored(message: Message) -> Message | None:
         return None
     same_id = Message.objects.filter(session_id=message.session_id, client_message_id=message.client_message_id)
     stored = same_id.first()
-    if stored and any(getattr(stored, field) != getattr(message, field) for field in _SENT):
+    # As JSON, which is what was stored: a tuple came back as a list.
+    if stored and any(getattr(stored, field) != json.loads(json.dumps(getattr(message, field))) for field in _SENT):
         raise ApiError(ErrorCode.CONFLICT, "This client_message_id was sent before, with other content.")
     return stored
 
@@ -144,17 +156,22 @@ def read_messages(session_id: UUID, *, newest_first: bool = True, cursor: str | 
 
 def end_session(session_id: UUID) -> Session:
     """Ends a session: it takes no more messages. One that has ended stays as it is. Raises ApiError NOT_FOUND."""
-    now = timezone.now()
     # Its beginning may come from a clock that is ahead of ours.
-    Session.objects.filter(pk=session_id, ended_at=None).update(ended_at=Greatest("created_at", now), updated_at=now)
+    end = Greatest("created_at", _touched())
+    Session.objects.filter(pk=session_id, ended_at=None).update(ended_at=end, updated_at=_touched())
     return _session(session_id)
 
 
 def archive_session(session_id: UUID, *, archived: bool = True) -> Session:
     """Puts a session out of sight, or back. Raises ApiError NOT_FOUND."""
     changed = Session.objects.filter(pk=session_id).exclude(is_archived=archived)
-    changed.update(is_archived=archived, updated_at=timezone.now())
+    changed.update(is_archived=archived, updated_at=_touched())
     return _session(session_id)
+
+
+def _touched() -> Greatest:
+    """A session's new `updated_at`: it never goes back, also if another server's clock was ahead of ours."""
+    return Greatest("updated_at", timezone.now())
 
 
 def _session(session_id: UUID) -> Session:
@@ -187,7 +204,7 @@ def delete_messages(messages: QuerySet[Message]) -> None:
         session = Session.objects.filter(pk=session_id)
         session.select_for_update().get()
         deleted, _ = messages.filter(session_id=session_id).delete()
-        session.update(message_count=F("message_count") - deleted, updated_at=timezone.now())
+        session.update(message_count=F("message_count") - deleted, updated_at=_touched())
 
 
 def _batches(keys: Iterable[UUID], size: int = 1000) -> Iterable[list[UUID]]:

@@ -3,6 +3,7 @@
 audit_changes(before, after, shown)   what differs, column by column; the value of a column that isn't `shown` is masked
 audit_row()                           records one row that was created, changed or deleted
 audit_is_kept()                       refuses to change or delete what was recorded
+audit_is_not_passed()                 refuses TRUNCATE, which would delete rows and record none
 
 `SHOWN` repeats what `core.models` declares as PLAIN or PERSONAL: a migration may not change with the models. Tests
 compare both. A column that is named nowhere is masked.
@@ -89,18 +90,32 @@ BEGIN
     RAISE EXCEPTION 'audit_events can only be added to' USING ERRCODE = 'insufficient_privilege';
 END $$;
 
-CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events
+CREATE FUNCTION audit_is_not_passed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% can not be truncated, for that would not be audited: delete rows', TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE ON audit_events
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_kept();
 -- Also for who sets session_replication_role.
 ALTER TABLE audit_events ENABLE ALWAYS TRIGGER audit_is_kept;
 """
 
 
-def trigger(table: str, operations: str, row_id: str, shown: str, ignored: str) -> migrations.RunSQL:
+def audited(table: str, operations: str, row_id: str, shown: str, ignored: str) -> migrations.RunSQL:
     return migrations.RunSQL(
         f"CREATE TRIGGER audit AFTER {operations} ON {table} "
         f"FOR EACH ROW EXECUTE FUNCTION audit_row('{row_id}', '{shown}', '{ignored}')",
         f"DROP TRIGGER audit ON {table}",
+    )
+
+
+def not_truncated(table: str) -> migrations.RunSQL:
+    return migrations.RunSQL(
+        f"CREATE TRIGGER audit_is_not_passed BEFORE TRUNCATE ON {table} "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_not_passed()",
+        f"DROP TRIGGER audit_is_not_passed ON {table}",
     )
 
 
@@ -173,7 +188,9 @@ class Migration(migrations.Migration):
         migrations.RunSQL(
             FUNCTIONS,
             "DROP TRIGGER audit_is_kept ON audit_events;"
-            "DROP FUNCTION audit_is_kept(); DROP FUNCTION audit_row(); DROP FUNCTION audit_changes(jsonb, jsonb, text[])",
+            "DROP FUNCTION audit_is_kept(); DROP FUNCTION audit_is_not_passed(); "
+            "DROP FUNCTION audit_row(); DROP FUNCTION audit_changes(jsonb, jsonb, text[])",
         ),
-        *(trigger(table, *columns) for table, columns in AUDITED.items()),
+        *(audited(table, *columns) for table, columns in AUDITED.items()),
+        *(not_truncated(table) for table in (*AUDITED, "audit_events")),
     ]
