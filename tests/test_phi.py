@@ -1,0 +1,172 @@
+"""The PHI boundary: one declaration at the model, and nothing beyond it in what is printed, reported or sent away."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+import sentry_sdk
+from django.apps import apps
+from django.db import IntegrityError, models, transaction
+from django.test import RequestFactory, override_settings
+from django.test.utils import isolate_apps
+from django.views.debug import get_exception_reporter_class, technical_500_response
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+from sentry_sdk.utils import event_from_exception
+
+from core import phi
+from core.models import Message, Row, Session, User
+
+CANARY = "canary-of-a-patient"
+
+
+@pytest.fixture
+def message(db: None) -> Message:
+    user = User.objects.create_user("ann@example.org", full_name=CANARY)
+    session = Session.objects.create(user=user, title=CANARY, context={"patient": CANARY})
+    return Message.objects.create(session=session, role="user", content=CANARY, metadata={"patient": CANARY})
+
+
+# The declaration
+
+
+def test_every_column_is_declared() -> None:
+    assert phi.every_column_is_declared(None) == []
+    assert {model.__name__ for model in apps.get_app_config("core").get_models()} >= {"User", "Session", "Message"}
+
+
+def test_what_is_phi() -> None:
+    assert phi.columns(Message, "PHI") == ["content", "audio_url", "tool_calls", "tool_results", "metadata"]
+    assert phi.columns(Session, "PHI") == ["title", "context"]
+    assert phi.columns(User, "PERSONAL", "SECRET") == ["password", "email", "full_name"]
+
+
+@isolate_apps("core")
+def test_a_new_column_that_is_not_declared_is_refused() -> None:
+    class Note(Row):
+        PHI = ("text",)
+        PLAIN = ("text", "kind")
+        text = models.TextField()
+        kind = models.TextField()
+        diagnosis = models.TextField()
+
+        class Meta:
+            app_label = "core"
+
+    both, none = sorted(phi.undeclared(Note), key=lambda error: str(error.msg), reverse=True)
+    assert "core.Note.text is declared in PHI and PLAIN" in both.msg
+    assert "core.Note.diagnosis is declared in none" in none.msg
+    assert none.id == "core.E001"
+    assert "PHI, unless you know better" in str(none.hint)
+
+
+# What is shown instead
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("", "(empty)"),
+        (None, "(empty)"),
+        ({}, "(empty)"),
+        ("abc", "●●●●●● (3 characters)"),
+        ({"a": "ä"}, "●●●●●● (10 characters)"),
+        ([1, 2], "●●●●●● (6 characters)"),
+    ],
+)
+def test_masks(value: Any, shown: str) -> None:
+    assert phi.masked(value) == shown
+
+
+def test_rows_print_as_their_key(message: Message) -> None:
+    for row in (message, message.session, message.session.user):
+        for text in (str(row), repr(row), f"{row!r:>80}", repr([row]), repr({"row": row})):
+            assert CANARY not in text
+            assert "ann@" not in text
+            assert str(row.pk) in text
+
+
+# Django's error reports
+
+
+def broken(canary: str) -> Any:
+    """Returns the exc_info of an exception that quotes a row, below frames whose variables hold it."""
+    local = {"patient": canary}
+    try:
+        with transaction.atomic():
+            Message.objects.create(session=Session.objects.get(), role="doctor", content=local["patient"])
+    except IntegrityError as error:
+        try:
+            raise ValueError(canary) from error
+        except ValueError as outer:
+            outer.add_note(canary)
+            return sys.exc_info()
+
+
+@pytest.mark.parametrize("form", ["text", "html"])
+def test_an_error_report_tells_where_and_no_value(message: Message, rf: RequestFactory, form: str) -> None:
+    request = rf.post(f"/{CANARY}?q={CANARY}", {"content": CANARY}, headers={"x-patient": CANARY})
+    request.COOKIES["patient"] = CANARY
+    request.user = message.session.user
+    exc_info = broken(CANARY)
+    assert "canary" in str(exc_info[1].__cause__)  # it is there to be leaked
+    reporter_class: Any = get_exception_reporter_class(request)
+    reporter = reporter_class(request, *exc_info, is_email=form == "html")
+    report = reporter.get_traceback_text() if form == "text" else reporter.get_traceback_html()
+    assert CANARY not in report
+    assert "ann@" not in report
+    assert "ValueError" in report
+    assert "test_phi.py" in report
+
+
+@override_settings(DEBUG=True)
+def test_the_page_of_a_developer(message: Message, rf: RequestFactory) -> None:
+    request = rf.get(f"/{CANARY}")
+    page = technical_500_response(request, *broken(CANARY)).content.decode()
+    assert "IntegrityError" in page
+    assert CANARY not in page
+
+
+# Sentry's events
+
+
+def events(**options: Any) -> list[dict[str, Any]]:
+    """What leaves for Sentry when `broken` is captured."""
+    sent: list[Envelope] = []
+
+    class Kept(Transport):
+        def capture_envelope(self, envelope: Envelope) -> None:
+            sent.append(envelope)
+
+    client = sentry_sdk.Client(
+        "https://key@sentry.example.org/1",
+        transport=Kept,
+        default_integrations=False,
+        include_local_variables=True,
+        **options,
+    )
+    with sentry_sdk.isolation_scope() as scope:
+        scope.set_client(client)
+        scope.set_user({"email": "ann@example.org"})
+        scope.set_tag("patient", CANARY)
+        scope.set_extra("patient", CANARY)
+        scope.set_transaction_name(f"/{CANARY}")
+        scope.add_breadcrumb(message=CANARY)
+        event, hint = event_from_exception(broken(CANARY), client_options=client.options)
+        event["request"] = {"url": CANARY, "data": {"content": CANARY}}
+        event["logentry"] = {"message": CANARY}
+        scope.capture_event(event, hint)
+        client.flush()
+    return [json.loads(item.get_bytes()) for envelope in sent for item in envelope.items]
+
+
+def test_a_sentry_event_holds_no_value(message: Message) -> None:
+    assert CANARY in json.dumps(events())  # else the test below would show nothing
+    (event,) = events(before_send=phi.before_send)
+    text = json.dumps(event)
+    assert CANARY not in text
+    assert "ann@" not in text
+    assert {e["type"] for e in event["exception"]["values"]} >= {"ValueError", "IntegrityError", "CheckViolation"}
+    frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
+    assert any(frame["function"] == "broken" for frame in frames)
