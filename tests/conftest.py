@@ -6,7 +6,10 @@ import pytest
 import pytest_django
 from django.db import connection
 
+from tests.browser import browser
 from tests.plugin import forget
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")
