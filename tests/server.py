@@ -20,8 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 class App:
     """Used as a context manager. `environment` is added to that of the tests."""
 
-    def __init__(self, *, python: str | Path = sys.executable, port: int = 0, **environment: str) -> None:
+    def __init__(
+        self,
+        *,
+        python: str | Path = sys.executable,
+        port: int = 0,
+        config: str = "voiceassist/gunicorn.py",
+        **environment: str,
+    ) -> None:
         self._python = python
+        self._config = config
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
@@ -30,7 +38,7 @@ class App:
         self._environment = {**os.environ, **ours, **environment}
 
     def __enter__(self) -> "App":
-        command = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]
+        command = ["-m", "gunicorn", "-c", self._config, "voiceassist.wsgi:application"]
         self.process = subprocess.Popen(
             [self._python, *command, "--bind", f"127.0.0.1:{self.port}"],
             env=self._environment,

@@ -201,6 +201,20 @@ def test_sigint_stops_now() -> None:
         assert app.process.wait(10) == 0
 
 
+def test_a_signal_to_stop_is_not_lost_on_a_worker_that_is_just_born(tmp_path: Path) -> None:
+    slow = tmp_path / "gunicorn.py"
+    slow.write_text(
+        "import time\n"
+        "from voiceassist.gunicorn import *\n"
+        "def post_fork(server, worker):\n"
+        "    if worker.age == 2: time.sleep(2)\n"
+    )
+    with App(config=str(slow)) as app:
+        assert within(5, lambda: len(app.workers()) == 2)
+        app.process.send_signal(signal.SIGINT)
+        assert app.process.wait(10) == 0
+
+
 def test_a_worker_that_is_born_while_draining_drains_too() -> None:
     with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="8") as app:
         app.terminate()

@@ -68,6 +68,20 @@ def when_ready(server: Any) -> None:
     gc.freeze()
 
 
+# A worker has its master's handlers until it has made its own: a signal that tells it to stop in that moment would be
+# lost, and the master would wait for it for `graceful_timeout`. So it is born with these kept back.
+_STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING))
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+def post_worker_init(worker: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
 def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
