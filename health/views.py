@@ -2,11 +2,12 @@
 
 import os
 import secrets
+from datetime import UTC, datetime
 
 import prometheus_client
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from prometheus_client.multiprocess import MultiProcessCollector
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.request import Request
@@ -15,11 +16,21 @@ from rest_framework.views import APIView
 
 from core.codes import ErrorCode
 from core.envelope import error
-from core.schema import envelope_of
+from core.schema import ALWAYS, failure_of, success_of
 from health import draining, metrics, readiness
+from health.runner import Report, Result
 from health.serializers import LivenessSerializer, ReportSerializer
 
-_FAILURE = envelope_of(None)
+_ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
+
+
+def _example(**reasons: str) -> dict[str, object]:
+    """Returns a report for the documentation: all is healthy but what has a reason here."""
+    latencies = {"postgres": 0.8, "redis": 0.4, "qdrant": 1.9, "migrations": 0.7}
+    results = (
+        Result(name, True, 1800.4 if name in reasons else ms, reasons.get(name)) for name, ms in latencies.items()
+    )
+    return readiness.as_dict(Report(tuple(results), datetime(2026, 1, 31, 12, 34, 56, 789000, UTC), 0.0))
 
 
 class ProbeView(APIView):
@@ -37,9 +48,14 @@ class ProbeView(APIView):
 class LivenessView(ProbeView):
     """The process answers. Touches no dependency: a probe that did would restart every server with the database."""
 
-    @extend_schema(operation_id="health", tags=["probes"], responses={200: envelope_of(LivenessSerializer)})
+    @extend_schema(
+        operation_id="health",
+        summary="Liveness",
+        tags=["probes"],
+        responses={200: success_of(LivenessSerializer, _ALIVE), **ALWAYS},
+    )
     def get(self, request: Request) -> Response:
-        return Response({"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION})
+        return Response(_ALIVE)
 
 
 class ReadinessView(ProbeView):
@@ -47,8 +63,13 @@ class ReadinessView(ProbeView):
 
     @extend_schema(
         operation_id="ready",
+        summary="Readiness",
         tags=["probes"],
-        responses={200: envelope_of(ReportSerializer), 503: envelope_of(None, ReportSerializer)},
+        responses={
+            200: success_of(ReportSerializer, _example()),
+            503: failure_of(ErrorCode.NOT_READY, details=ReportSerializer, example=_example(redis="timeout")),
+            **ALWAYS,
+        },
     )
     def get(self, request: Request) -> Response:
         report = readiness.as_dict(readiness.runner().report())
@@ -61,12 +82,20 @@ class ReadinessView(ProbeView):
 
 
 class MetricsView(ProbeView):
-    """Prometheus' text format, added up over all workers."""
+    """Prometheus' text format, added up over all workers. Wants the token only where METRICS_TOKEN is set."""
 
     @extend_schema(
         operation_id="metrics",
+        summary="Metrics",
         tags=["probes"],
-        responses={(200, "text/plain"): str, 401: _FAILURE},
+        auth=[{}, {"metricsToken": []}],  # type: ignore[list-item]  # each is an alternative, the first: none
+        responses={
+            (200, "text/plain"): OpenApiResponse(
+                str, "Success.", [OpenApiExample("SUCCESS", "voiceassist_ready 1.0\n", media_type="text/plain")]
+            ),
+            401: failure_of(ErrorCode.AUTH_REQUIRED),
+            **ALWAYS,
+        },
     )
     def get(self, request: Request) -> HttpResponse:
         if settings.METRICS_TOKEN:

@@ -194,7 +194,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.envelope.AlwaysTheEnvelope",
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "core.schema.AutoSchema",
     "EXCEPTION_HANDLER": "core.errors.exception_handler",
     "DEFAULT_THROTTLE_CLASSES": [],
 }
@@ -202,6 +202,9 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "VoiceAssist",
     "DESCRIPTION": "Backend of a voice assistant for clinicians. Every answer comes in one envelope.",
     "VERSION": VERSION,
+    "OAS_VERSION": "3.1.1",
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # our choices say it themselves
+    "APPEND_COMPONENTS": {"securitySchemes": {"metricsToken": {"type": "http", "scheme": "bearer"}}},
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -7,7 +7,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.schema import envelope_of
+from core.codes import ErrorCode
+from core.schema import ALWAYS, failure_of, success_of
 
 LINKS = {
     "health": "/health",
@@ -17,6 +18,7 @@ LINKS = {
     "schema": "/api/schema/",
     "docs": "/api/docs/",
 }
+INDEX = {"service": settings.SERVICE, "version": settings.VERSION, "links": LINKS}
 
 
 class IndexSerializer(serializers.Serializer):
@@ -29,6 +31,12 @@ class IndexView(APIView):
     authentication_classes = ()
     permission_classes = ()
 
-    @extend_schema(operation_id="index", responses={200: envelope_of(IndexSerializer)})
+    @extend_schema(
+        operation_id="index",
+        summary="What this is, and where to go on",
+        tags=["index"],
+        responses={200: success_of(IndexSerializer, INDEX), 400: failure_of(ErrorCode.BAD_REQUEST), **ALWAYS},
+    )
     def get(self, request: Request) -> Response:
-        return Response({"service": settings.SERVICE, "version": settings.VERSION, "links": LINKS})
+        """GET and HEAD. A Host that is not one of ALLOWED_HOSTS is a bad request."""
+        return Response(INDEX)
