@@ -1,0 +1,105 @@
+"""What clinicians and the assistant say in demo data: a few templates, filled from a small vocabulary.
+
+No sentence is of or about anybody, and none is advice. Names are those of trees and birds.
+"""
+
+import json
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+GIVEN = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kit", "Lena", "Max", "Nora", "Otis")
+FAMILY = ("Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch")
+MODEL = "demo-model-1"
+_DIFFERENT = 500  # turns of a specialty
+
+
+@dataclass(frozen=True)
+class Specialty:
+    topics: tuple[str, ...]
+    findings: tuple[str, ...]
+    drugs: tuple[str, ...]
+
+
+SPECIALTIES = {
+    "cardiology": Specialty(
+        ("Chest pain", "New atrial fibrillation", "Heart failure, fluid", "Before the catheter"),
+        (
+            "chest pain on exertion",
+            "an irregular pulse of 128",
+            "swollen ankles",
+            "a pressure of 92/58",
+            "palpitations",
+        ),
+        ("bisoprolol", "apixaban", "furosemide", "ramipril"),
+    ),
+    "emergency medicine": Specialty(
+        ("Fall on the stairs", "Fever without a source", "Burn of the hand", "Short of breath"),
+        ("a temperature of 39.4", "a laceration of the forearm", "saturation of 88 %", "confusion since the evening"),
+        ("paracetamol", "salbutamol", "tetanus vaccine", "ceftriaxone"),
+    ),
+    "oncology": Specialty(
+        ("Third cycle", "Nausea at home", "Low neutrophils", "Talk about the scan"),
+        ("neutrophils of 0.4", "nausea for three days", "pain of 7/10 at night", "a weight loss of 6 kg"),
+        ("ondansetron", "filgrastim", "morphine", "dexamethasone"),
+    ),
+    "paediatrics": Specialty(
+        ("Croup at night", "Weight below the curve", "Rash after antibiotics", "Vaccines due"),
+        ("a barking cough", "a rash on the trunk", "poor feeding since yesterday", "an ear that hurts"),
+        ("ibuprofen", "dexamethasone", "amoxicillin", "oral rehydration"),
+    ),
+}
+_ASKED = (
+    "{age} years old, {finding}. Is {drug} still right?",
+    "Bed {bed}: {finding} since {hour}:{minute}. What did we do the last time?",
+    "Please note for bed {bed}: {drug} given at {hour}:{minute}, {finding} before that.",
+    "What speaks against {drug} with {finding} and a creatinine of {creatinine}?",
+    "Draft the handover for bed {bed}. Main problem: {finding}.",
+    "Again, please, and shorter.",
+)
+_ANSWERED = (
+    "For {finding} the local guideline asks first for a full set of vital signs and a look at the list of medicines.",
+    "The record shows {drug} since {hour}:{minute}; no interaction with the other entries is known to me.",
+    "With a creatinine of {creatinine} the dose of {drug} is to be checked by the pharmacist before the next round.",
+    "Last documented: {finding}, seen at {hour}:{minute}, unchanged at the following check.",
+    "I have put {finding} at the top of the handover, then the plan for {drug}, then what the family was told.",
+    "This is a summary of what was entered. It replaces neither an examination nor your judgement.",
+    "If {finding} gets worse, the escalation plan of the ward applies: call the senior on duty.",
+)
+_TOOLS = ("find_guideline", "list_medicines", "latest_results")
+
+# The columns of a message that its turn decides: role, content, model, tokens, tool_calls, tool_results, contains_phi.
+Said = tuple[str, str, str, int | None, str | None, str | None, bool]
+
+
+def full_name(number: int) -> tuple[str, str]:
+    return GIVEN[number % len(GIVEN)], FAMILY[number // len(GIVEN) % len(FAMILY)]
+
+
+def turns(specialty: str, random: Random) -> list[list[Said]]:
+    """Returns exchanges: what was asked, sometimes a tool's call and its result, what was answered."""
+    return [_turn(SPECIALTIES[specialty], random) for _ in range(_DIFFERENT)]
+
+
+def _turn(specialty: Specialty, random: Random) -> list[Said]:
+    words: dict[str, Any] = {
+        "age": random.randint(1, 97),
+        "bed": random.randint(1, 30),
+        "hour": random.randint(0, 23),
+        "minute": f"{random.randint(0, 59):02}",
+        "creatinine": round(random.uniform(0.6, 3.4), 1),
+        "finding": random.choice(specialty.findings),
+        "drug": random.choice(specialty.drugs),
+    }
+    asked = random.choice(_ASKED).format(**words)
+    answered = " ".join(random.sample(_ANSWERED, random.randint(1, 5))).format(**words)
+    said: list[Said] = [("user", asked, "", None, None, None, True)]
+    if random.random() < 0.15:
+        tool = random.choice(_TOOLS)
+        calls = json.dumps([{"name": tool, "arguments": {"bed": words["bed"], "drug": words["drug"]}}])
+        results = json.dumps({"name": tool, "found": random.randint(0, 4), "of": words["finding"]})
+        said.append(("assistant", "", MODEL, 12, calls, None, True))
+        said.append(("tool", "", "", None, None, results, True))
+    # Has somebody looked, and found nothing of a patient in it?
+    said.append(("assistant", answered, MODEL, len(answered) // 4, None, None, random.random() < 0.7))
+    return said
