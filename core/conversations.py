@@ -11,6 +11,7 @@ Each raises ApiError with the code that a client is to see.
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,6 @@ from django.db import DataError, IntegrityError, connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
-from uuid_utils.compat import uuid7
 
 from core import paging
 from core.codes import ErrorCode
@@ -30,6 +30,16 @@ from core.models import Message, Session, User
 MOST_PER_PAGE = 200
 # What a message that is sent again has to agree on with the stored one.
 _SENT = ("role", "content", "audio_url", "model", "tokens", "tool_calls", "tool_results", "metadata", "contains_phi")
+_GIVEN = [field for field in Message._meta.concrete_fields if field.name not in ("created_at", "updated_at")]
+_INSERT = f"""
+WITH turn AS (
+    UPDATE sessions SET message_count = message_count + 1,
+        updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
+    WHERE id = %s AND ended_at IS NULL RETURNING updated_at
+)
+INSERT INTO messages (created_at, updated_at, {", ".join(field.column for field in _GIVEN)})
+SELECT updated_at, updated_at, {", ".join(["%s"] * len(_GIVEN))} FROM turn RETURNING created_at
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +83,10 @@ def append_message(
     )
     _validate(message)
     try:
-        with transaction.atomic():
-            if not _take_turn(message):
+        # By itself the statement is a transaction; inside of one, a refused statement is not to be the end of that.
+        with nullcontext() if connection.get_autocommit() else transaction.atomic():
+            if not _insert(message):
                 return _stored(message) or _refuse(session_id)
-            message.save(force_insert=True)
     except IntegrityError:
         if not (stored := _stored(message)):
             raise
@@ -97,21 +107,19 @@ def _validate(message: Message) -> None:
         raise ApiError(ErrorCode.VALIDATION_ERROR, details=details) from None
 
 
-def _take_turn(message: Message) -> bool:
-    """Counts the message and gives it its time, later than that of all before. Returns False without an open session.
+def _insert(message: Message) -> bool:
+    """Counts the message and stores it with a time later than that of all before. Returns False without an open session.
 
-    The time is the database's: the clocks of the servers that append differ.
+    The time is the database's: the clocks of the servers that append differ. It is one statement, because nobody
+    else appends to the session until it has ended.
     """
+    values = [field.get_db_prep_save(getattr(message, field.attname), connection) for field in _GIVEN]
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE sessions SET message_count = message_count + 1,"
-            " updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')"
-            " WHERE id = %s AND ended_at IS NULL RETURNING updated_at",
-            [message.session_id],
-        )
+        cursor.execute(_INSERT, [message.session_id, *values])
         row = cursor.fetchone()
     if row:
-        message.pk, message.created_at = uuid7(), row[0]
+        message.created_at = message.updated_at = row[0]
+        message._state.adding, message._state.db = False, connection.alias
     return row is not None
 
 
