@@ -5,7 +5,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
 
 from core.audit import acting
 
@@ -13,6 +13,7 @@ from core.audit import acting
 class AdminSite(admin.AdminSite):
     site_header = site_title = "VoiceAssist"
     index_title = "Inspect"
+    index_template = "admin/core/index.html"
     empty_value_display = "–"
     enable_nav_sidebar = False  # few models, wide tables
 
@@ -27,3 +28,7 @@ class AdminSite(admin.AdminSite):
                 return view(request, *args, **kwargs)  # type: ignore[no-any-return]
 
         return super().admin_view(attributed, cacheable)
+
+    def autocomplete_view(self, request: HttpRequest) -> Any:
+        """No page of ours asks it for anything, and it counts whole tables."""
+        raise Http404

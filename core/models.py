@@ -238,8 +238,10 @@ class AuditEvent(models.Model):
             models.Index(fields=("created_at", "id"), name="audit_events_time"),
             models.Index(fields=("object_id", "created_at", "id"), name="audit_events_object"),
             models.Index(fields=("actor_id", "created_at", "id"), name="audit_events_actor"),
-            models.Index(fields=("trace_id",), name="audit_events_trace"),
+            models.Index(fields=("actor_email", "created_at", "id"), name="audit_events_email"),
+            models.Index(fields=("trace_id", "created_at", "id"), name="audit_events_trace"),
             models.Index(fields=("address", "created_at", "id"), name="audit_events_address"),
+            models.Index(fields=("action", "created_at", "id"), name="audit_events_action"),
         )
 
     def __str__(self) -> str:

@@ -10,55 +10,18 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views import main
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.dateparse import parse_date, parse_datetime
-from django.utils.timezone import is_naive, make_aware
 
 from core import paging
+from core.admin.filters import NEWER, OLDER, IndexedFilter, TimeFilter
 
-OLDER, NEWER = "older_than", "newer_than"
 MOST_LOOKED_AT = 10_000
 _WAYS = ("created_at", "-created_at")
 _OLDEST = paging.encode(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
-
-
-class TimeFilter(admin.DateFieldListFilter):
-    """Django's ranges, and one of one's own, in UTC."""
-
-    template = "admin/core/time_filter.html"
-
-    def __init__(self, field: Any, request: HttpRequest, params: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(field, request, params, *args, **kwargs)
-        self.used_parameters: dict[str, Any]
-        for key in (self.lookup_kwarg_since, self.lookup_kwarg_until):
-            if key in self.used_parameters:
-                self.used_parameters[key] = [_moment(value) for value in self.used_parameters[key]]
-        self.since = self._shown(self.lookup_kwarg_since)
-        self.until = self._shown(self.lookup_kwarg_until)
-        own = (self.lookup_kwarg_since, self.lookup_kwarg_until, OLDER, NEWER, main.ERROR_FLAG)
-        self.others = [(key, value) for key, value in request.GET.items() if key not in own]
-
-    def _shown(self, key: str) -> str:
-        """The form that <input type="datetime-local"> takes."""
-        values = self.used_parameters.get(key)
-        return values[0].strftime("%Y-%m-%dT%H:%M") if values else ""
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = parse_datetime(value)
-        if moment is None and (day := parse_date(value)):
-            moment = datetime(day.year, day.month, day.day)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise IncorrectLookupParameters
-    return make_aware(moment, UTC) if is_naive(moment) else moment.astimezone(UTC)
 
 
 class ChangeList(main.ChangeList):
@@ -66,26 +29,37 @@ class ChangeList(main.ChangeList):
     looked_back_to: datetime | None = None
     most_looked_at = f"{MOST_LOOKED_AT:,}"
     scanning: list[Any]
+    model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
         return list(paging.order(newest_first=True))
 
     def get_filters(self, request: HttpRequest) -> Any:
-        """Puts aside the active filters that have no index."""
-        self.all_specs, *rest = super().get_filters(request)
-        self.scanning = [spec for spec in self.all_specs if self._scans(spec)]
+        """Puts aside the active filters that no index serves: one index can't serve what another has found already."""
+        found_by = [*filter(None, [self.query]), *self.links_followed]
+        parts = {part for part in ("year", "month", "day") if f"{self.date_hierarchy}__{part}" in self.params}
+        repeated = any(len(values) > 1 for values in self.filter_params.values())
+        if len(found_by) > 1 or repeated or (parts and "year" not in parts):
+            raise IncorrectLookupParameters
+        try:
+            self.all_specs, *rest = super().get_filters(request)
+        except (ValueError, OverflowError) as error:  # Django goes on to a year 10000
+            raise IncorrectLookupParameters from error
+        active = [spec for spec in self.all_specs if spec.used_parameters]
+        by_index = (TimeFilter,) if found_by else (TimeFilter, IndexedFilter)
+        self.scanning = [spec for spec in active if not isinstance(spec, by_index)]
         return [spec for spec in self.all_specs if spec not in self.scanning], *rest
 
-    @staticmethod
-    def _scans(spec: Any) -> bool:
-        return bool(spec.used_parameters) and not isinstance(spec, TimeFilter)
+    @property
+    def links_followed(self) -> list[str]:
+        return [lookup for lookup in self.model_admin.links if lookup in self.params]
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
         for key in (OLDER, NEWER):  # else taken for filters, and kept by the links to others
             self.params.pop(key, None)
             self.filter_params.pop(key, None)
         self.by_index = super().get_queryset(request, exclude_parameters)
-        queryset = self.by_index
+        queryset = self.by_index.defer(*getattr(self.model, "PHI", ()))  # not shown, and a message may be long
         for spec in self.scanning:
             queryset = spec.queryset(request, queryset)
         self.filter_specs = self.all_specs  # as the page shows them
@@ -147,6 +121,12 @@ class ChangeList(main.ChangeList):
             ("Oldest »", {NEWER: _OLDEST}, self.older),
         ]
         return [(words, self.get_query_string(parameters)) for words, parameters, there in moves if there]
+
+    @property
+    def kept_by_search(self) -> list[tuple[str, str]]:
+        """A search starts from the whole table again, but for the filters."""
+        dropped = (main.SEARCH_VAR, *self.links_followed)
+        return [(key, value) for key, value in self.params.items() if key not in dropped]
 
     @property
     def is_narrowed(self) -> bool:

@@ -1,17 +1,19 @@
 """Sessions and their messages, masked."""
 
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.formats import localize
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations
-from core.admin.change_list import TimeFilter
-from core.admin.find import as_key, link, some
+from core.admin.filters import TimeFilter
+from core.admin.find import as_key, link, some, table
 from core.admin.reveal import Reveal, masked
 from core.models import Message, Session, User
 
@@ -20,19 +22,20 @@ _LATEST = 10  # messages on a session's page
 
 @admin.register(Session)
 class SessionAdmin(Reveal):
-    list_display = ("id", "created_at", "user_link", "messages", "mode", "is_archived", "ended_at")
+    list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
+    links = ("user__id__exact",)
     search_help_text = "id of a session or of its user, or the user's email"
     actions = ("end", "archive")
     fields = (
-        ("id", "user_link", "messages"),
+        ("id", "user_link", "messages_link"),
         ("mode", "is_archived"),
         ("masked_title", "masked_context"),
         ("created_at", "updated_at", "ended_at"),
         "latest_messages",
     )
-    readonly_fields = ("user_link", "messages", "masked_title", "masked_context", "latest_messages")
+    readonly_fields = ("user_link", "messages_link", "masked_title", "masked_context", "latest_messages")
     masked_title = masked("title")
     masked_context = masked("context")
 
@@ -41,26 +44,20 @@ class SessionAdmin(Reveal):
         return link(session.user.email, "user_change", session.user_id)
 
     @admin.display(description="messages")
-    def messages(self, session: Session) -> SafeString:
+    def messages_link(self, session: Session) -> SafeString:
         return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
     def latest_messages(self, session: Session) -> SafeString:
         page = conversations.read_messages(session.pk, limit=_LATEST)
-        rows = format_html_join(
-            "",
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            (
-                (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
-                for m in page.messages
-            ),
+        rows = (
+            (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
+            for m in page.messages
         )
-        heads = SafeString("<tr><th>id</th><th>created at</th><th>role</th><th>model</th></tr>")
-        return format_html(
-            "<table><thead>{}</thead><tbody>{}</tbody></table><p>All {}</p>", heads, rows, self.messages(session)
-        )
+        latest = table(("id", "created at", "role", "model"), rows)
+        return format_html("{}<p>All {}</p>", latest, self.messages_link(session))
 
-    def find(self, sessions: QuerySet, term: str) -> QuerySet:
+    def find(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
         if key := as_key(term):
             one = sessions.filter(pk=key)
             return one if one.exists() else sessions.filter(user=key)
@@ -69,13 +66,17 @@ class SessionAdmin(Reveal):
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
-        for key in sessions.values_list("pk", flat=True):
-            conversations.end_session(key)
+        self._each(request, sessions, conversations.end_session, "ended")
 
     @admin.action(description="Archive selected sessions", permissions=["manage"])
     def archive(self, request: HttpRequest, sessions: QuerySet) -> None:
-        for key in sessions.values_list("pk", flat=True):
-            conversations.archive_session(key)
+        self._each(request, sessions, conversations.archive_session, "archived")
+
+    def _each(self, request: HttpRequest, sessions: QuerySet, act: Callable[[UUID], Session], done: str) -> None:
+        locked = list(sessions.select_for_update(of=("self",)))  # none goes meanwhile
+        for session in locked:
+            act(session.pk)
+        self.message_user(request, f"Sessions {done}: {len(locked)}.", messages.SUCCESS)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("core.change_session")
@@ -94,6 +95,7 @@ class SessionAdmin(Reveal):
 class MessageAdmin(Reveal):
     list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
+    links = ("session__id__exact",)
     search_help_text = "id of a message or of its session, or the client's message id"
     fields = (
         ("id", "session_link", "client_message_id"),
@@ -113,11 +115,18 @@ class MessageAdmin(Reveal):
     def session_link(self, message: Message) -> SafeString:
         return link(str(message.session_id), "session_change", message.session_id)
 
-    def find(self, messages: QuerySet, term: str) -> QuerySet:
+    def find(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
         if key := as_key(term):
             one = messages.filter(pk=key)
             return one if one.exists() else messages.filter(session=key)
-        return some(messages.filter(client_message_id=term))
+        return some(request, messages.filter(client_message_id=term))
+
+    def not_found(self, term: str) -> str:
+        by = {"pk": key} if (key := as_key(term)) else {"email": term}
+        if user := User.objects.filter(**by).only("pk").first():
+            way = link("by their sessions", "session_changelist", user__id__exact=user.pk)
+            return format_html("This is a user. No index leads from there to messages: go {}.", way)
+        return super().not_found(term)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         conversations.delete_messages(Message.objects.filter(pk=message.pk))

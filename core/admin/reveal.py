@@ -8,11 +8,9 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path
-from django.utils.decorators import method_decorator
-from django.views.decorators.http import require_POST
+from django.urls import path, reverse
 
 from core import audit, phi
 from core.admin.find import Inspect
@@ -34,18 +32,21 @@ class Reveal(Inspect):
 
     change_form_template = "admin/core/masked_form.html"
 
-    def get_queryset(self, request: HttpRequest) -> Any:
-        """Lists show no PHI, so they don't fetch it: a message may be long."""
-        return super().get_queryset(request).defer(*self.model.PHI)
-
     def get_urls(self) -> list[Any]:
-        name = f"{self.opts.app_label}_{self.opts.model_name}_reveal"
         view = self.admin_site.admin_view(self.reveal_view)
-        return [path("<path:object_id>/reveal/", view, name=name), *super().get_urls()]
+        return [path("<path:object_id>/reveal/", view, name=f"{self._page}_reveal"), *super().get_urls()]
 
-    @method_decorator(require_POST)
+    @property
+    def _page(self) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}"
+
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Shows it after the transaction of `AdminSite.admin_view` has committed the record of it, else not at all."""
+        """Shows it after the transaction of `AdminSite.admin_view` has committed the record of it, else not at all.
+
+        Who comes here by GET has logged in again, or typed the address: they get the masked page.
+        """
+        if request.method != "POST":
+            return HttpResponseRedirect(reverse(f"admin:{self._page}_change", args=[object_id]))
         row = self.get_object(request, unquote(object_id))
         if not (request.user.has_perm("core.view_phi") and self.has_view_permission(request, row)):
             raise PermissionDenied
@@ -64,4 +65,4 @@ class Reveal(Inspect):
 
     @staticmethod
     def _readable(value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+        return value if isinstance(value, str) or not value else json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,18 +1,25 @@
-"""Users: made, changed and deleted here."""
+"""Users and their groups: made, changed and deleted here.
+
+What leads to PHI is for superusers to give: permissions, and the accounts of staff, whose password opens what they may.
+"""
 
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from core import conversations
-from core.admin.find import AtAnySize, as_key, link, some
+from core.admin.filters import TimeFilter
+from core.admin.find import AtAnySize, Recorded, as_key, link, some
 from core.models import Message, Session, User
 
 _SHORTEST_BEGINNING = 3  # letters; fewer would mean too many
+_OPENS_DOORS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
 @admin.register(User)
@@ -20,29 +27,46 @@ class UserAdmin(AtAnySize, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login")}),
+        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "acts")}),
     )
     add_fieldsets = (
         (None, {"fields": ("email", "full_name", "specialty", "usable_password", "password1", "password2")}),
     )
     list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
-    list_filter = ("is_active", "is_staff", "is_superuser")
+    list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
     search_fields = ("id",)
     search_help_text = "id, email, or the beginning of an email or a name (3 letters or more)"
     ordering = ("-created_at", "-id")
-    readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions")
+    readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "acts")
 
     @admin.display(description="sessions")
     def sessions(self, user: User) -> SafeString:
         return link("sessions", "session_changelist", user__id__exact=user.pk)
 
-    def find(self, users: QuerySet, term: str) -> QuerySet:
+    @admin.display(description="what they did")
+    def acts(self, user: User) -> SafeString:
+        return link("audit events", "auditevent_changelist", actor_id__exact=user.pk)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else _OPENS_DOORS))
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+
+    @staticmethod
+    def _may_touch(request: HttpRequest, user: User | None) -> bool:
+        return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
+
+    def find(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
         if key := as_key(term):
             return users.filter(pk=key)
         if len(term) < _SHORTEST_BEGINNING:
             return users.filter(email=term)
-        by_email = some(users.filter(email__startswith=term.lower()))
-        return by_email | some(users.filter(full_name__istartswith=term))
+        by_email = some(request, users.filter(email__startswith=term.lower()))
+        return by_email | some(request, users.filter(full_name__istartswith=term))
 
     def what_goes(self, users: QuerySet) -> dict[type[Model], int]:
         return {
@@ -51,9 +75,23 @@ class UserAdmin(AtAnySize, DjangoUserAdmin):
             Message: Message.objects.filter(session__user__in=users).count(),
         }
 
+    def called(self, user: Any) -> str:
+        return f"{user.email} ({user.pk})"
+
     def delete_model(self, request: HttpRequest, user: Any) -> None:
         conversations.delete_user(user)
 
     def delete_queryset(self, request: HttpRequest, users: QuerySet) -> None:
         for user in users:
             conversations.delete_user(user)
+
+
+admin.site.unregister(Group)
+
+
+@admin.register(Group)
+class GroupAdmin(Recorded, DjangoGroupAdmin):
+    """Django's would load and list every member of a group that is deleted."""
+
+    def what_goes(self, groups: QuerySet) -> dict[type[Model], int]:
+        return {Group: groups.count()}

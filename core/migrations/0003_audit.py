@@ -84,6 +84,8 @@ BEGIN
     );
     RETURN NULL;
 END $$;
+-- Else who makes a temporary table of this name would have the trail written there.
+DO $$ BEGIN EXECUTE format('ALTER FUNCTION audit_row() SET search_path = %I, pg_temp', current_schema()); END $$;
 
 CREATE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -114,7 +116,8 @@ def audited(table: str, operations: str, row_id: str, shown: str, ignored: str) 
 def not_truncated(table: str) -> migrations.RunSQL:
     return migrations.RunSQL(
         f"CREATE TRIGGER audit_is_not_passed BEFORE TRUNCATE ON {table} "
-        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_not_passed()",
+        f"FOR EACH STATEMENT EXECUTE FUNCTION audit_is_not_passed(); "
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER audit_is_not_passed",
         f"DROP TRIGGER audit_is_not_passed ON {table}",
     )
 
@@ -179,11 +182,19 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="auditevent",
-            index=models.Index(fields=["trace_id"], name="audit_events_trace"),
+            index=models.Index(fields=["actor_email", "created_at", "id"], name="audit_events_email"),
+        ),
+        migrations.AddIndex(
+            model_name="auditevent",
+            index=models.Index(fields=["trace_id", "created_at", "id"], name="audit_events_trace"),
         ),
         migrations.AddIndex(
             model_name="auditevent",
             index=models.Index(fields=["address", "created_at", "id"], name="audit_events_address"),
+        ),
+        migrations.AddIndex(
+            model_name="auditevent",
+            index=models.Index(fields=["action", "created_at", "id"], name="audit_events_action"),
         ),
         migrations.RunSQL(
             FUNCTIONS,
