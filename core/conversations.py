@@ -217,4 +217,5 @@ def delete_messages(messages: QuerySet[Message]) -> None:
         session = Session.objects.filter(pk=session_id)
         session.select_for_update().get()
         deleted, _ = messages.filter(session_id=session_id).delete()
-        session.update(message_count=F("message_count") - deleted, updated_at=_touched())
+        left = Greatest(F("message_count") - deleted, 0)  # rows that were imported may not have been counted
+        session.update(message_count=left, updated_at=_touched())

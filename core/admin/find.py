@@ -73,7 +73,8 @@ class Recorded(admin.ModelAdmin):
         allowed = {model: self.admin_site.get_model_admin(model).has_delete_permission(request) for model in counts}
         allowed[self.model] = all(self.has_delete_permission(request, row) for row in rows)
         named = {str(model._meta.verbose_name_plural): f"{count:,}" for model, count in counts.items()}
-        return [self.called(row) for row in rows], named, {m._meta.verbose_name for m, ok in allowed.items() if not ok}, []
+        refused = {model._meta.verbose_name for model, ok in allowed.items() if not ok}
+        return [self.called(row) for row in rows], named, refused, []
 
 
 class AtAnySize(Recorded):
