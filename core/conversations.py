@@ -108,7 +108,7 @@ def _validate(message: Message) -> None:
 
 
 def _insert(message: Message) -> bool:
-    """Counts the message and stores it with a time later than that of all before. Returns False without an open session.
+    """Counts the message and stores it with a time later than that of all before. False: there is no open session.
 
     The time is the database's: the clocks of the servers that append differ. It is one statement, because nobody
     else appends to the session until it has ended.
