@@ -6,6 +6,7 @@ import sys
 
 
 def main() -> None:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a server's: a command would leave files there that nobody merges
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
     from django.conf import settings
     from django.core.management import execute_from_command_line

@@ -7,15 +7,13 @@ from collections.abc import Callable
 import structlog
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
-from core import trace
+from core import metrics, trace
 from core.codes import ErrorCode
 from core.envelope import failure_response
 from core.errors import in_admin
 
 log = structlog.stdlib.get_logger("voiceassist.request")
-
-# RFC 9110 and 5789. Any other word is refused before a metric is labelled with it: each would be a new series.
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_MOST_DIGITS = 12  # of a body's length: what is longer overflows a metric, or stays in its sum for ever
 
 
 class RequestMiddleware:
@@ -39,15 +37,19 @@ class RequestMiddleware:
                 if request.method == "HEAD":
                     response.content = b""
             if response.status_code >= 400 or not getattr(request, "quiet_success", False):
-                self._log(request, response, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                metrics.observe(request, response, seconds)
+                self._log(request, response, seconds)
         finally:
             trace.end()
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
-        if request.method not in _METHODS:
-            allow = ", ".join(sorted(_METHODS))
+        if request.method not in metrics.METHODS:
+            allow = ", ".join(sorted(metrics.METHODS))
             return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": allow})
+        if len(request.META.get("CONTENT_LENGTH", "")) > _MOST_DIGITS:
+            return failure_response(ErrorCode.BAD_REQUEST)
         response = self.get_response(request)
         if isinstance(response, HttpResponseNotAllowed) and not in_admin(request):
             return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": response["Allow"]})
@@ -60,7 +62,7 @@ class RequestMiddleware:
         log.log(
             logging.ERROR if response.status_code >= 500 else logging.INFO,
             "request",
-            method=request.method if request.method in _METHODS else "other",
+            method=request.method if request.method in metrics.METHODS else "other",
             route=match.route if match else None,  # never the path: it may tell of a person
             status=response.status_code,
             duration_ms=round(seconds * 1000, 1),

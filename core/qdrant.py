@@ -4,14 +4,18 @@
 """
 
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 
+from core.metrics import QDRANT_CALLS
+
 if TYPE_CHECKING:
+    from httpx import Request, Response
     from qdrant_client import QdrantClient
 
 TIMEOUT = 5  # seconds that one call may take; the client knows whole seconds only
@@ -44,9 +48,23 @@ def _network_client() -> "QdrantClient":
     from qdrant_client import QdrantClient
 
     # Its check of versions would be a call of its own at every start.
-    return QdrantClient(
+    client = QdrantClient(
         url=settings.QDRANT_URL,
         api_key=settings.QDRANT_API_KEY,
         timeout=TIMEOUT,
         check_compatibility=False,
     )
+    client.http.client.add_middleware(_measured)
+    return client
+
+
+def _measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
+    outcome = "error"
+    began = time.perf_counter()
+    try:
+        response = send(request)
+        if response.status_code < 400:
+            outcome = "ok"
+        return response
+    finally:
+        QDRANT_CALLS.labels(request.method, outcome).observe(time.perf_counter() - began)

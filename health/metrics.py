@@ -12,7 +12,7 @@ _UP = Gauge(
     "voiceassist_dependency_up",
     "1 if the last check of the dependency found it healthy.",
     ["dependency"],
-    multiprocess_mode="livemostrecent",
+    multiprocess_mode="mostrecent",
 )
 _DURATION = Histogram(
     "voiceassist_dependency_check_duration_seconds",
@@ -28,7 +28,7 @@ _FAILURES = Counter(
 _READY = Gauge(
     "voiceassist_ready",
     "1 if the last report was ready or degraded.",
-    multiprocess_mode="livemostrecent",
+    multiprocess_mode="mostrecent",
 )
 Gauge(
     "voiceassist_build_info",

@@ -1,14 +1,15 @@
 """`/health`, `/ready` and `/metrics`: what probes and Prometheus ask."""
 
-import os
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import prometheus_client
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,7 +18,7 @@ from rest_framework.views import APIView
 from core.codes import ErrorCode
 from core.envelope import error
 from core.schema import ALWAYS, failure_of, success_of
-from health import draining, metrics, readiness
+from health import draining, metric_files, metrics, readiness
 from health.runner import Report, Result
 from health.serializers import LivenessSerializer, ReportSerializer
 
@@ -31,6 +32,11 @@ def _example(**reasons: str) -> dict[str, object]:
         Result(name, True, 1800.4 if name in reasons else ms, reasons.get(name)) for name, ms in latencies.items()
     )
     return readiness.as_dict(Report(tuple(results), datetime(2026, 1, 31, 12, 34, 56, 789000, UTC), 0.0))
+
+
+class _AllProcesses(Collector):
+    def collect(self) -> Iterable[Metric]:
+        return metric_files.read()
 
 
 class ProbeView(APIView):
@@ -100,11 +106,7 @@ class MetricsView(ProbeView):
     def get(self, request: Request) -> HttpResponse:
         if settings.METRICS_TOKEN:
             self._authorize(request)
-        registry = prometheus_client.REGISTRY
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = prometheus_client.CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        text = prometheus_client.generate_latest(registry)
+        text = prometheus_client.generate_latest(_AllProcesses() if metric_files.folder else prometheus_client.REGISTRY)
         return HttpResponse(text, content_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
 
     @staticmethod

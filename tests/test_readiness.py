@@ -67,7 +67,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
         if database:
             for key, value in Env.db_url_config(database).items():
                 monkeypatch.setitem(connections.settings["default"], key, value)
-            engine = "django_prometheus.db.backends.postgresql"
+            engine = "core.postgresql"
             monkeypatch.setitem(connections.settings["default"], "ENGINE", engine)
         if cache:
             monkeypatch.setattr(settings, "REDIS_URL", cache)

@@ -4,14 +4,13 @@ Read by gunicorn's master before it forks a worker. A setting that is wrong ends
 """
 
 import gc
+import logging
 import os
-import shutil
 import signal
-import tempfile
 from types import FrameType
 from typing import Any
 
-from health import draining
+from health import draining, metric_files
 from voiceassist import settings
 
 bind = "0.0.0.0:8000" if settings.PRODUCTION else "127.0.0.1:8000"
@@ -36,9 +35,7 @@ logconfig_dict = {
     },
 }
 
-# prometheus_client reads this at its first import. The folder is new: no earlier run has left files in it.
-_metrics_dir = tempfile.mkdtemp(prefix="voiceassist-metrics-")
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
+metric_files.create()
 
 
 def on_starting(server: Any) -> None:
@@ -78,15 +75,22 @@ def pre_fork(server: Any, worker: Any) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    from core.metrics import DATABASE_CONNECTIONS  # not before metric_files.create()
+
+    DATABASE_CONNECTIONS.labels("max").set(settings.WEB_THREADS)
+
+
 def post_worker_init(worker: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    try:
+        metric_files.merge(alive={os.getpid(), *server.WORKERS})
+    except Exception:  # it would end the master, and all workers with it
+        logging.getLogger("voiceassist.metrics").exception("metrics of a dead worker are not merged")
 
 
 def on_exit(server: Any) -> None:
-    shutil.rmtree(_metrics_dir, ignore_errors=True)
+    metric_files.remove()

@@ -57,7 +57,7 @@ if EMBEDDED_SERVERS:
 DATABASES = {
     "default": {
         **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
-        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "ENGINE": "core.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
     }
@@ -72,7 +72,7 @@ CACHES = {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": SERVICE,
-        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5, "REDIS_CLIENT_CLASS": "core.redis.Client"},
     }
 }
 
