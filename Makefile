@@ -25,8 +25,9 @@ run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
 test: .venv/installed ## run every test
 	@$(PYTHON) -m pytest
 
-benchmark: .venv/installed ## measure readiness against what one would take instead
+benchmark: .venv/installed ## measure readiness against what one would take instead, and what our middleware costs
 	@$(PYTHON) -m tests.benchmarks.readiness
+	@$(PYTHON) -m tests.benchmarks.middleware
 
 soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
 	@$(PYTHON) -m tests.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)

@@ -26,10 +26,11 @@ class App:
         python: str | Path = sys.executable,
         port: int = 0,
         config: str = "voiceassist/gunicorn.py",
+        application: str = "voiceassist.wsgi:application",
         **environment: str,
     ) -> None:
         self._python = python
-        self._config = config
+        self._config, self._application = config, application
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
@@ -38,7 +39,7 @@ class App:
         self._environment = {**os.environ, **ours, **environment}
 
     def __enter__(self) -> "App":
-        command = ["-m", "gunicorn", "-c", self._config, "voiceassist.wsgi:application"]
+        command = ["-m", "gunicorn", "-c", self._config, self._application]
         self.process = subprocess.Popen(
             [self._python, *command, "--bind", f"127.0.0.1:{self.port}"],
             env=self._environment,
