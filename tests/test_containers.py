@@ -4,7 +4,6 @@ docker-compose.yml, and the image's health check run against a server of the tes
 import json
 import re
 import subprocess
-import sys
 import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 REQUIRED = ("SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "QDRANT_API_KEY")
 FILLED = {name: f"value-of-{name}" for name in REQUIRED}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
+OBSERVERS = ("prometheus", "grafana")  # only with --profile observability
 
 
 def compose(*options: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -43,12 +43,16 @@ def read(*options: str, environment: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    return read(environment=FILLED)
+    return read(environment=FILLED | {"COMPOSE_PROFILES": "observability", "GRAFANA_PASSWORD": "of-grafana"})
 
 
 @pytest.fixture
 def services(config: Any) -> Any:
     return config["services"]
+
+
+def test_without_the_profile_nothing_observes_and_no_password_is_wanted() -> None:
+    assert set(read(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", "voiceassist-server"}
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -63,14 +67,14 @@ def test_no_secret_has_a_value_in_the_file() -> None:
     for service in raw["services"].values():
         for name, value in service["environment"].items():
             if value is not None and re.search("PASSWORD|SECRET|KEY|AUTH|TOKEN", name):
-                assert re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value), name
+                assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]+|-)\}", value), name
     assert "requirepass ${REDIS_PASSWORD:?" in raw["configs"]["redis"]["content"]
 
 
 def test_every_port_is_published_on_loopback_only(services: Any) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
-    assert {port["published"] for port in ports} == {"5432", "6379", "6333", "8000"}
+    assert {port["published"] for port in ports} == {"5432", "6379", "6333", "8000", "9090", "3000"}
 
 
 def test_data_services_meet_the_server_on_an_internal_network(config: Any, services: Any) -> None:
@@ -78,14 +82,18 @@ def test_data_services_meet_the_server_on_an_internal_network(config: Any, servi
     for name in DATA_SERVICES:
         assert set(services[name]["networks"]) == {"data", "published"}
     assert set(services["migrate"]["networks"]) == {"data"}
-    assert set(services["voiceassist-server"]["networks"]) == {"data", "server"}
+    assert set(services["voiceassist-server"]["networks"]) == {"data", "server", "metrics"}
+    # Those who observe reach the server, and neither the data nor the world.
+    assert config["networks"]["metrics"]["internal"] is True
+    for name in OBSERVERS:
+        assert set(services[name]["networks"]) == {"metrics", "published"}
     # The second network of the data services is there for their published port: no way out.
     options = config["networks"]["published"]["driver_opts"]
     assert options["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
 def test_images_are_pinned(services: Any) -> None:
-    foreign = {services[name]["image"] for name in DATA_SERVICES}
+    foreign = {services[name]["image"] for name in DATA_SERVICES + OBSERVERS}
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     assert len(bases) == 1
     for image in foreign | bases:
@@ -93,21 +101,25 @@ def test_images_are_pinned(services: Any) -> None:
 
 
 def test_every_server_has_a_health_check_and_comes_back(services: Any) -> None:
-    for name in DATA_SERVICES:
+    for name in (*DATA_SERVICES, *OBSERVERS, "voiceassist-server"):
         assert services[name]["healthcheck"]["test"]
-    assert "healthcheck" not in services["voiceassist-server"]  # the image's own holds
     restarts = {name: service["restart"] for name, service in services.items()}
     assert restarts.pop("migrate") == "no"
     assert set(restarts.values()) == {"unless-stopped"}
 
 
 def test_data_is_in_named_volumes_and_in_no_log(services: Any) -> None:
-    mounts = {name: services[name]["volumes"] for name in DATA_SERVICES}
-    assert {name: [(m["source"], m["target"]) for m in mounts[name]] for name in mounts} == {
+    mounts = {name: services[name]["volumes"] for name in DATA_SERVICES + OBSERVERS}
+    assert {name: [(m["source"], m["target"]) for m in mounts[name] if m["type"] == "volume"] for name in mounts} == {
         "postgres": [("postgres", "/var/lib/postgresql")],
         "redis": [("redis", "/data")],
         "qdrant": [("qdrant", "/qdrant/storage")],
+        "prometheus": [("prometheus", "/prometheus")],
+        "grafana": [("grafana", "/var/lib/grafana")],
     }
+    for mount in (mount for name in mounts for mount in mounts[name] if mount["type"] == "bind"):
+        assert mount["read_only"] is True
+        assert Path(mount["source"]).is_dir(), mount
     options = set(services["postgres"]["command"])
     assert {"log_error_verbosity=terse", "log_min_error_statement=panic"} <= options
 
@@ -122,8 +134,8 @@ def test_the_server_starts_last_and_has_time_to_drain(services: Any) -> None:
     assert int(server["stop_grace_period"].removesuffix("s")) > drain + graceful
 
 
-@pytest.mark.parametrize("name", ["migrate", "voiceassist-server"])
-def test_the_application_runs_without_privileges(services: Any, name: str) -> None:
+@pytest.mark.parametrize("name", ["migrate", "voiceassist-server", *OBSERVERS])
+def test_the_application_and_those_who_observe_it_run_without_privileges(services: Any, name: str) -> None:
     assert services[name]["read_only"] is True
     assert services[name]["cap_drop"] == ["ALL"]
     assert services[name]["security_opt"] == ["no-new-privileges:true"]
@@ -140,6 +152,7 @@ def test_env_example_describes_each_variable_of_compose_in_a_line_above() -> Non
 def test_each_variable_of_env_example_reaches_the_server() -> None:
     names = set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE))
     names -= {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}  # they do inside the URLs
+    names -= {"GRAFANA_PASSWORD"}  # nothing of the server's
     names -= {"VOICEASSIST_ENV"}  # the image has no packages for development
     given = {name: f"given-{name}" for name in names}
     server = read(environment=FILLED | given)["services"]["voiceassist-server"]
@@ -170,30 +183,80 @@ def test_the_image_holds_the_packages_alone_and_runs_as_an_ordinary_user() -> No
     assert DOCKERFILE.endswith(f"\nCMD {json.dumps(served.split())}\n")
 
 
-def image_health_check(port: int) -> int:
-    """Runs the Dockerfile's HEALTHCHECK against this port of the loopback; its exit code."""
+def entrypoint(service: Any, programs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a service's entrypoint and command as a shell here does, with programs and /tmp of the test's own."""
+    shell, option, script, *rest = [part.replace("$$", "$") for part in service["entrypoint"]]
+    assert (shell, option) == ("sh", "-c")
+    script = re.sub(r"/(bin/prometheus|run\.sh|tmp/)", rf"{programs}/\1", script)
+    (programs / "bin").mkdir()
+    (programs / "tmp").mkdir()
+    for program in (programs / "bin" / "prometheus", programs / "run.sh"):
+        program.write_text('#!/bin/sh\necho started "$@"\n')
+        program.chmod(0o755)
+    command = ["/bin/sh", "-c", script, *rest, *(service["command"] or [])]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("token", ["", "to $HOME %s"])
+def test_prometheus_gets_the_token_and_its_options(services: Any, tmp_path: Path, token: str) -> None:
+    started = entrypoint(services["prometheus"], tmp_path, METRICS_TOKEN=token)
+    assert started.stdout == f"started {' '.join(services['prometheus']['command'])}\n", started.stderr
+    kept = tmp_path / "tmp" / "metrics-token"
+    assert kept.read_text() == token
+    assert kept.stat().st_mode & 0o077 == 0
+    assert f"credentials_file: /{kept.relative_to(tmp_path)}\n" in (ROOT / "ops/prometheus/prometheus.yml").read_text()
+
+
+def test_grafana_starts_with_a_password_and_never_without_one(services: Any, tmp_path: Path) -> None:
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "of-grafana"
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    assert entrypoint(services["grafana"], tmp_path / "with", GF_SECURITY_ADMIN_PASSWORD="x").stdout == "started\n"
+    refused = entrypoint(services["grafana"], tmp_path / "without", GF_SECURITY_ADMIN_PASSWORD="")
+    assert refused.returncode != 0
+    assert "set GRAFANA_PASSWORD in .env" in refused.stderr
+
+
+def image_health_check() -> tuple[list[str], float]:
     found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s.*\\\n +CMD (\[.+\])$", DOCKERFILE, re.M)
     assert found, "no HEALTHCHECK in exec form"
-    program, *arguments = [part.replace("8000", str(port)) for part in json.loads(found[2])]
-    assert program == "python"
+    return json.loads(found[2]), float(found[1])
+
+
+def compose_health_check() -> tuple[list[str], float]:
+    check = read(environment=FILLED)["services"]["voiceassist-server"]["healthcheck"]
+    assert check["test"][0] == "CMD-SHELL"
+    return ["sh", "-c", *check["test"][1:]], float(check["timeout"].removesuffix("s"))
+
+
+HEALTH_CHECKS = {"/health": image_health_check, "/ready": compose_health_check}
+
+
+def health_check(path: str, port: int) -> int:
+    """Runs what asks this path against this port of the loopback; its exit code."""
+    command, seconds = HEALTH_CHECKS[path]()
+    command = [part.replace("8000", str(port)) for part in command]
+    programs = {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin"}  # with a `python`, as in the image
     began = time.monotonic()
-    process = subprocess.run([sys.executable, *arguments], capture_output=True, timeout=10)
-    assert time.monotonic() - began < int(found[1]), "an engine would have cut it off"
+    process = subprocess.run(command, env=programs, capture_output=True, timeout=10)
+    assert time.monotonic() - began < seconds, "an engine would have cut it off"
     return process.returncode
 
 
-@pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("301 Go", 1), ("500 No", 1), ("", 1)])
-def test_the_image_health_check_asks_health(status: str, code: int) -> None:
+@pytest.mark.parametrize("path", HEALTH_CHECKS)
+@pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("301 Go", 1), ("503 No", 1), ("", 1)])
+def test_the_image_asks_for_liveness_and_compose_for_readiness(path: str, status: str, code: int) -> None:
     with create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.settimeout(5)
-        check = pool.submit(image_health_check, listener.getsockname()[1])
+        check = pool.submit(health_check, path, listener.getsockname()[1])
         connection, _ = listener.accept()
         with connection:
-            assert connection.recv(1024).startswith(b"GET /health HTTP/1.")
+            assert connection.recv(1024).startswith(f"GET {path} HTTP/1.".encode())
             if status:  # else silence on an open connection
                 connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode())
             assert check.result() == code
 
 
-def test_the_image_health_check_fails_on_a_closed_port() -> None:
-    assert image_health_check(1) == 1  # tcpmux, which nobody serves
+@pytest.mark.parametrize("path", HEALTH_CHECKS)
+def test_a_health_check_fails_on_a_closed_port(path: str) -> None:
+    assert health_check(path, 1) == 1  # tcpmux, which nobody serves
