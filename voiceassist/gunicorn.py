@@ -37,6 +37,10 @@ logconfig_dict = {
 
 metric_files.create()
 
+# What no line of the log tells is not found out for each: https://docs.python.org/3/howto/logging.html#optimization
+logging._srcfile = None
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
 
 def on_starting(server: Any) -> None:
     if settings.EMBEDDED_SERVERS:

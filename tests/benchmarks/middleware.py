@@ -18,7 +18,7 @@ from typing import Any
 from tests.server import ROOT, App
 
 TARGET = 1.6
-ROUNDS, SECONDS = 9, 1
+ROUNDS, SECONDS = 21, 0.5
 DEAD_END = "127.0.0.1:1"  # the view asks nobody
 ENVIRONMENT: dict[str, Any] = {
     "VOICEASSIST_ENV": "production",
@@ -48,7 +48,7 @@ def served() -> bool:
             answer_time(app)
         rounds = [(answer_time(ours), answer_time(bare)) for _ in range(ROUNDS)]
     with_all, with_none = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratio: float = with_all / with_none
+    ratio = statistics.median(ours / bare for ours, bare in rounds)
     print(f"`/` as served, µs: {with_all:.0f} behind our middleware, {with_none:.0f} behind none: {ratio:.2f}"
           f" ≤ {TARGET} {'' if ratio <= TARGET else 'MISSED'}")  # fmt: skip
     return ratio <= TARGET
