@@ -122,3 +122,11 @@ def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
         response = client.get(f"/api/docs/{link}" if link.startswith("?") else link)
         response.close()
         assert response.status_code == 200, link
+
+
+@pytest.mark.parametrize("path", ["/", "/api/schema/", "/api/docs/"])
+@pytest.mark.parametrize("method", ["options", "post", "delete"])
+def test_other_methods_are_refused(client: Client, path: str, method: str) -> None:
+    response = getattr(client, method)(path)
+    assert response.status_code == 405
+    assert "GET" in response["Allow"]
