@@ -188,7 +188,8 @@ def test_no_alert_waits_for_a_metric_that_nobody_writes(prometheus: Prometheus, 
     rules = (OPS / "prometheus" / "alerts.yml").read_text()
     names = set(re.findall(r"\bvoiceassist_\w+", rules))
     assert len(names) > 5
-    assert within(10, lambda: all(prometheus.query(name) for name in names)), names
+    within(10, lambda: all(prometheus.query(name) for name in names))
+    assert {name for name in names if not prometheus.query(name)} == set()
 
 
 def test_a_duration_above_five_seconds_can_be_told_from_one_below(prometheus: Prometheus, traffic: None) -> None:
