@@ -6,11 +6,11 @@ MANAGE := $(PYTHON) manage.py
 UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test benchmark soak check stop lock format
+.PHONY: help run test benchmark benchmark-data soak check stop lock format
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
 	@$(PYTHON) -c 'import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(("127.0.0.1", 8000))' 2>/dev/null || \
@@ -28,6 +28,9 @@ test: .venv/installed ## run every test
 benchmark: .venv/installed ## measure readiness against what one would take instead, and what our middleware costs
 	@$(PYTHON) -m tests.benchmarks.readiness
 	@$(PYTHON) -m tests.benchmarks.middleware
+
+benchmark-data: .venv/installed ## measure conversations, admin and layout at MESSAGES=10000000, a quarter of an hour
+	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
 
 soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
 	@$(PYTHON) -m tests.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)

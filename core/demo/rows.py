@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from itertools import islice
+from itertools import accumulate, islice
 from random import Random
 from typing import Any
 
@@ -105,18 +105,21 @@ def _user(seed: int, number: int) -> tuple[Any, ...]:
 
 
 def _plan(random: Random, users: int, sessions: int, messages: int) -> Iterator[tuple[int, int, int]]:
-    """Yields for each session its user, when it begins, and how many messages it has."""
+    """Yields for each session its user, when it begins, and how many messages it has: most have few."""
     if not sessions:
         return
     long = messages // 100
+    each = min((messages - long) // sessions, 1)
+    rest = messages - long - each * sessions
     for first in range(0, sessions, _BATCH):
         number = min(_BATCH, sessions - first)
-        before, after = (done * (messages - long) // sessions for done in (first, first + number))
-        cuts = [before, *sorted(random.randint(before, after) for _ in range(number - 1)), after]
+        before, after = (done * rest // sessions for done in (first, first + number))
+        weights = list(accumulate((random.expovariate(1) ** 2 for _ in range(number)), initial=0.0))
+        cuts = [int((after - before) * weight / weights[-1]) for weight in weights]
         for index in range(number):
             at = first + index
             begins = _FROM + int((at + random.random()) * 364 * _DAY / sessions)
-            size = cuts[index + 1] - cuts[index] + (long if at == 0 else 0)
+            size = each + cuts[index + 1] - cuts[index] + (long if at == 0 else 0)
             yield random.randrange(users), begins, size
 
 
