@@ -5,7 +5,6 @@ takes turns, and medians are compared. Exits 1 if a target is missed.
 """
 
 import argparse
-import itertools
 import os
 import shutil
 import statistics
@@ -19,14 +18,13 @@ from typing import Any
 
 import psycopg
 
-from tests.benchmarks.table import Table, taking_turns
+from tests.benchmarks.table import Table
 from tests.servers import Postgres, Valkey
 from voiceassist.embedded.programs import postgres_program
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("users", "sessions", "messages")
 SMALL = {"users": 100, "sessions": 20_000, "messages": 100_000}  # so many that a day of sessions fills a page
-DEEP = 1000  # pages
 
 
 def numbers(messages: int) -> dict[str, int]:
@@ -112,79 +110,6 @@ def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> 
         databases.postgres.execute(f"DROP DATABASE {name}")
 
 
-def appending(table: Table, databases: Databases) -> None:
-    """append_message, against the statement that it sends by psycopg as its documentation has it: execute, commit."""
-    from django.db import connection
-    from uuid_utils.compat import uuid7
-
-    from core.conversations import append_message
-    from core.models import Message, Session
-
-    databases.choose("large")
-    turns = itertools.cycle(Session.objects.filter(ended_at=None).values_list("pk", flat=True)[:100])
-    content = "Bed 7: swollen ankles since 8:30. What did we do the last time? " * 2
-    sent: list[tuple[str, Any]] = []
-
-    def ours() -> None:
-        append_message(next(turns), role="user", content=content, client_message_id=str(uuid7()))
-
-    def listen(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        sent.append((sql, params))
-        return execute(sql, params, many, context)
-
-    with connection.execute_wrapper(listen):
-        ours()
-    [(statement, (_, *values))] = sent
-    fields = [field for field in Message._meta.concrete_fields if field.name not in ("created_at", "updated_at")]
-    same = {field.attname: value for field, value in zip(fields, values, strict=True)}
-
-    with psycopg.connect(databases.url("large")) as plain:
-
-        def theirs() -> None:
-            session = next(turns)
-            row = same | {"id": uuid7(), "session_id": session, "client_message_id": str(uuid7())}
-            cursor = plain.execute(statement, [session, *row.values()])
-            assert cursor.fetchone()
-            plain.commit()
-
-        for what, commit in (("", "on"), (", the disk not waited for", "off")):
-            for own in (connection.cursor(), plain):
-                own.execute(f"SET synchronous_commit = {commit}")
-            plain.commit()
-            taking_turns(ours, theirs, rounds=20)
-            mine, other = taking_turns(ours, theirs, rounds=1000)
-            table.row(f"append a message{what}, /s, against the same SQL by psycopg", 1000 / mine, 1000 / other, 0.6)
-
-
-def reading(table: Table, databases: Databases) -> None:
-    from core.conversations import read_messages
-    from core.models import Session
-
-    def latest(name: str, longest: bool) -> Callable[[], Any]:
-        databases.choose(name)
-        order = "-message_count" if longest else "pk"
-        enough = Session.objects.filter(message_count__gt=50).order_by(order).values_list("pk", flat=True)
-        keys = itertools.cycle(list(enough[: 1 if longest else 50]))
-        return databases.on(name, lambda: read_messages(next(keys)))
-
-    for longest, of in ((False, "of sessions"), (True, "of the longest session")):
-        calls = latest("large", longest), latest("small", longest)
-        taking_turns(*calls, rounds=60)
-        large, small = taking_turns(*calls, rounds=500)
-        table.row(f"latest 50 messages {of}, ms, against 100 thousand", large, small, 1.2, at_most=True)
-
-    databases.choose("large")
-    session = Session.objects.order_by("-message_count")[0]
-    depth, cursor = min(DEEP, session.message_count // 50 - 1), None
-    for _ in range(depth - 1):
-        cursor = read_messages(session.pk, cursor=cursor).next_cursor
-    assert len(read_messages(session.pk, cursor=cursor).messages) == 50
-    deep, first = taking_turns(
-        lambda: read_messages(session.pk, cursor=cursor), lambda: read_messages(session.pk), rounds=500
-    )
-    table.row(f"page {depth:,} of a session, ms, against page 1", deep, first, 1.2, at_most=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=10_000_000)
@@ -201,7 +126,7 @@ def main() -> int:
         import django
 
         django.setup()
-        from tests.benchmarks import pages
+        from tests.benchmarks import conversations, pages
 
         table = Table()
         seeding(table, databases, folder, options.seeding)
@@ -210,8 +135,8 @@ def main() -> int:
             # What autovacuum does in the course of time.
             with psycopg.connect(databases.url(name), autocommit=True) as connection:
                 connection.execute("VACUUM ANALYZE")
-        reading(table, databases)
-        appending(table, databases)
+        conversations.reading(table, databases)
+        conversations.appending(table, databases)
         pages.measure(table, databases)
     finally:
         redis.kill()

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from tests.benchmarks.table import Table
 from tests.qdrant_server import QdrantServer
 from tests.server import App
 from tests.servers import Postgres, Valkey, free_port
@@ -108,17 +109,6 @@ def probing(app: App) -> Iterator[None]:
     thread.join()
 
 
-class Table:
-    missed = False
-
-    def row(self, measure: str, ours: float, theirs: float, target: float, *, at_most: bool = False) -> None:
-        ratio = ours / theirs
-        good = ratio <= target if at_most else ratio >= target
-        self.missed |= not good
-        sign = "≤" if at_most else "≥"
-        print(f"{measure:<62} {ours:9.4g} {theirs:9.4g} {ratio:8.2f} {sign} {target:<5} {'' if good else 'MISSED'}")
-
-
 def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess.Popen[str]") -> None:
     environment: dict[str, Any] = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
     with (
@@ -193,7 +183,6 @@ def main() -> int:
             "QDRANT_API_KEY": "key",
         }
         subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, check=True)
-        print(f"{'measure':<62} {'ours':>9} {'theirs':>9} {'ratio':>8} target")
         measure(table, postgres, redis, qdrant)
     finally:
         qdrant.kill()
