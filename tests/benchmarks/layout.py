@@ -18,7 +18,7 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from tests.benchmarks.data import manage, numbers, seed
-from tests.benchmarks.storage import INDEXES, Storage, Tables
+from tests.benchmarks.storage import INDEXES, ROUNDS, Storage, Tables
 from tests.servers import Postgres
 
 KEYS = {  # the type, and whether the database makes it
@@ -27,7 +27,6 @@ KEYS = {  # the type, and whether the database makes it
     "UUIDv4 by PostgreSQL": ("uuid DEFAULT gen_random_uuid()", True),
     "bigint": ("bigint GENERATED ALWAYS AS IDENTITY", True),
 }
-ROUNDS = 3
 TEXT = "x" * 400
 
 
