@@ -10,7 +10,6 @@ Each raises ApiError with the code that a client is to see.
 """
 
 import json
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from core.errors import ApiError
 from core.models import Message, Session, User
 
 MOST_PER_PAGE = 200
+_BATCH = 1000  # sessions that are deleted at once
 # What a message that is sent again has to agree on with the stored one.
 _SENT = ("role", "content", "audio_url", "model", "tokens", "tool_calls", "tool_results", "metadata", "contains_phi")
 _GIVEN = [field for field in Message._meta.concrete_fields if field.name not in ("created_at", "updated_at")]
@@ -108,7 +108,7 @@ def _validate(message: Message) -> None:
 
 
 def _insert(message: Message) -> bool:
-    """Counts and stores the message, with a time later than that of all before. Returns False without an open session.
+    """Counts the message and stores it with a time later than that of all before. False: there is no open session.
 
     The time is the database's: the clocks of the servers that append differ. It is one statement, because nobody
     else appends to the session until it has ended.
@@ -190,16 +190,21 @@ def _session(session_id: UUID) -> Session:
 
 @transaction.atomic
 def delete_sessions(sessions: QuerySet[Session]) -> None:
-    """Deletes sessions with their messages: statements over sets, nothing but keys is loaded."""
-    for keys in _batches(sessions.select_for_update().values_list("pk", flat=True)):
+    """Deletes sessions with their messages: statements over sets, nothing but the keys of a batch is loaded."""
+    rows = sessions.order_by(*paging.order(newest_first=False)).only("id", "created_at").select_for_update(of=("self",))
+    batch = list(rows[:_BATCH])
+    while batch:
+        keys = [session.pk for session in batch]
         Message.objects.filter(session__in=keys).delete()
         Session.objects.filter(pk__in=keys).delete()
+        batch = list(rows.filter(paging.beyond(paging.cursor(batch[-1]), newest_first=False))[:_BATCH])
 
 
 @transaction.atomic
 def delete_user(user: User) -> None:
     """Deletes a user with their sessions and messages. Who appends meanwhile waits, and then finds no session."""
-    User.objects.select_for_update().get(pk=user.pk)  # no new session from here on
+    if not User.objects.select_for_update().filter(pk=user.pk):  # no new session from here on
+        return  # somebody else was faster
     delete_sessions(Session.objects.filter(user=user))
     user.delete()
 
@@ -211,9 +216,5 @@ def delete_messages(messages: QuerySet[Message]) -> None:
         session = Session.objects.filter(pk=session_id)
         session.select_for_update().get()
         deleted, _ = messages.filter(session_id=session_id).delete()
-        session.update(message_count=F("message_count") - deleted, updated_at=_touched())
-
-
-def _batches(keys: Iterable[UUID], size: int = 1000) -> Iterable[list[UUID]]:
-    every = list(keys)
-    return (every[start : start + size] for start in range(0, len(every), size))
+        left = Greatest(F("message_count") - deleted, 0)  # rows that were imported may not have been counted
+        session.update(message_count=left, updated_at=_touched())
