@@ -12,6 +12,7 @@ the first three is in any `str()` or `repr()`.
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.contrib.postgres.indexes import OpClass
@@ -201,6 +202,11 @@ class Message(Row):
         )
 
 
+# Always true. Only a query that says it is served by the index on time alone: else the planner walks through the whole
+# trail by that one for an actor or a request with much of it, long ago, instead of by theirs.
+EVERY_EVENT = Q(id__gt=UUID(int=0))
+
+
 class AuditEvent(models.Model):
     """Who did what to which row, when, from where. Written by the database's triggers and by `core.audit`.
 
@@ -235,7 +241,7 @@ class AuditEvent(models.Model):
         ordering = ("-created_at", "-id")
         default_permissions = ("view",)
         indexes = (
-            models.Index(fields=("created_at", "id"), name="audit_events_time"),
+            models.Index(fields=("created_at", "id"), name="audit_events_time", condition=EVERY_EVENT),
             models.Index(fields=("object_id", "created_at", "id"), name="audit_events_object"),
             models.Index(fields=("actor_id", "created_at", "id"), name="audit_events_actor"),
             models.Index(fields=("actor_email", "created_at", "id"), name="audit_events_email"),

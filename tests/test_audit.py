@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission
+from django.core.management import call_command
 from django.db import DatabaseError, connection, models, transaction
 from django.test import Client, RequestFactory
 
@@ -17,6 +19,7 @@ from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db
 
+SECURITY = Path(__file__).resolve().parent.parent / "docs" / "SECURITY_COMPLIANCE.md"
 CANARY = "canary-of-a-patient"
 PASSWORD = "correct horse battery"
 
@@ -207,6 +210,49 @@ def test_truncate_would_get_past_it(table: str) -> None:
         sql(f"TRUNCATE {table} CASCADE")
 
 
+def test_a_temporary_table_of_the_same_name_does_not_catch_it(session: Session) -> None:
+    before = AuditEvent.objects.count()
+    sql("CREATE TEMPORARY TABLE audit_events (LIKE public.audit_events) ON COMMIT DROP")
+    try:
+        sql("UPDATE sessions SET mode = 'voice'")
+    finally:
+        sql("DROP TABLE pg_temp.audit_events")
+    assert AuditEvent.objects.count() == before + 1
+
+
+def test_the_role_of_the_application_can_not_get_past_it(session: Session) -> None:
+    """By the statements that the documentation gives for production: it writes the trail, and nothing more."""
+    (grants,) = re.findall(r"```sql\n(.*?)```", SECURITY.read_text(), re.DOTALL)
+    sql(grants.replace("voiceassist_app LOGIN", "voiceassist_app").replace("voiceassist_migrate", "CURRENT_USER"))
+    sql("SET LOCAL ROLE voiceassist_app")
+    try:
+        message = append_message(session.pk, role="user", content=CANARY)
+        session.user.full_name = "Changed"
+        session.user.save()
+        session.user.groups.set([Group.objects.create(name="reviewers")])
+        session.user.delete()
+        assert latest(table="users").action == "delete"
+        for statement in (
+            "UPDATE audit_events SET actor_email = 'eve'",
+            "DELETE FROM audit_events",
+            "TRUNCATE audit_events",
+            "DROP TABLE audit_events",
+            "ALTER TABLE audit_events DISABLE TRIGGER ALL",
+            "DROP TRIGGER audit_is_kept ON audit_events",
+            "ALTER TABLE sessions DISABLE TRIGGER audit",
+            "TRUNCATE messages",
+            "SET LOCAL session_replication_role = replica",
+            "CREATE OR REPLACE FUNCTION public.audit_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TABLE public.other ()",
+            "SET LOCAL ROLE postgres",
+        ):
+            with pytest.raises(DatabaseError, match="denied|must be owner"):
+                sql(statement)
+    finally:
+        sql("RESET ROLE")
+    assert message.pk
+
+
 def test_the_orm_can_not_touch_it(session: Session) -> None:
     event = AuditEvent.objects.first()
     assert event
@@ -275,3 +321,67 @@ def test_a_failed_login_names_an_account_and_nothing_that_was_typed(
     assert (event.actor_id, event.actor_email, event.address) == (None, "", "192.0.2.7")
     for typed in (name, "wrong-canary"):
         assert typed not in json.dumps(list(AuditEvent.objects.filter(pk=event.pk).values()), default=str)
+
+
+# Finding it in the admin
+
+
+def found(client: Client, **query: Any) -> list[tuple[str, str]]:
+    rows = client.get("/admin/core/auditevent/", query).context["cl"].result_list
+    return [(event.action, event.table) for event in rows]
+
+
+def test_the_trail_is_searched_by_each_of_its_keys(admin_client: Client, admin_user: User, session: Session) -> None:
+    form = {"email": "ann@example.org", "full_name": "Ann Moe", "is_active": "on", "is_staff": "on"}
+    page = f"/admin/core/user/{session.user_id}/change/"
+    trace_id = admin_client.post(page, form, REMOTE_ADDR="2001:db8::7")["X-Request-ID"]
+    event = latest(table="users", action="change")
+    for term in (trace_id, "2001:DB8::7", "2001:db8:0::7", admin_user.email.upper(), str(event.pk)):
+        assert ("change", "users") in found(admin_client, q=term), term
+    assert ("change", "users") in found(admin_client, q=str(session.user_id))
+    history = admin_client.get(f"/admin/core/user/{session.user_id}/history/", follow=True)
+    assert str(event.pk) in history.content.decode()
+    assert found(admin_client, q="nobody@example.org") == []
+    assert found(admin_client, action__exact="change", q=trace_id) == [("change", "users")]
+
+
+def test_who_acted_is_found_when_they_are_gone(admin_client: Client, client: Client, session: Session) -> None:
+    ann = session.user
+    client.post("/admin/login/", {"username": "ann@example.org", "password": PASSWORD})
+    delete_user(ann)
+    assert ("login", "users") in found(admin_client, q="ann@example.org")
+    assert ("login", "users") in found(admin_client, actor_id__exact=str(ann.pk))
+    assert {("create", "users"), ("delete", "users")} <= set(found(admin_client, object_id__exact=str(ann.pk)))
+
+
+def test_an_events_page_says_what_changed_and_leads_on(admin_client: Client, session: Session) -> None:
+    permission = Permission.objects.get(codename="view_phi")
+    session.user.user_permissions.add(permission)
+    event = latest(table="users_user_permissions")
+    page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
+    assert "Can reveal PHI" in page  # not only its number
+    assert f"?object_id__exact={session.user_id}" in page
+    event = latest(table="sessions")
+    page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
+    assert f'href="/admin/core/session/{session.pk}/change/"' in page
+    assert phi.MASK in page
+    assert CANARY not in page
+
+
+def test_the_admin_neither_adds_nor_changes_nor_deletes_an_event(admin_client: Client, session: Session) -> None:
+    key = AuditEvent.objects.all()[0].pk
+    before = list(AuditEvent.objects.values())
+    for page in ("add/", f"{key}/change/", f"{key}/delete/"):
+        assert admin_client.post(f"/admin/core/auditevent/{page}", {"post": "yes"}).status_code == 403
+    form = {"action": "delete_selected", "_selected_action": [str(key)], "post": "yes"}
+    admin_client.post("/admin/core/auditevent/", form)
+    assert list(AuditEvent.objects.values()) == before
+
+
+def test_what_is_done_on_the_command_line_is_nobodys_and_seen(admin_client: Client) -> None:
+    call_command("createsuperuser", email="cli@example.org", interactive=False)
+    made = User.objects.get(email="cli@example.org")
+    event = latest(object_id=str(made.pk))
+    assert (event.action, event.actor_id, event.actor_email, event.address) == ("create", None, "", None)
+    assert event.changes["is_superuser"] == [None, True]
+    assert ("create", "users") in found(admin_client, q=str(made.pk))

@@ -190,4 +190,4 @@ def test_looking_leaving_and_coming_back(browser: Chrome, live_server: LiveServe
     row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr").text
     for told in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
         assert told in row
-    assert "Content Security Policy" not in str(browser.get_log("browser"))
+    assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]

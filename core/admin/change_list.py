@@ -29,6 +29,7 @@ class ChangeList(main.ChangeList):
     looked_back_to: datetime | None = None
     most_looked_at = f"{MOST_LOOKED_AT:,}"
     scanning: list[Any]
+    by_time: bool  # by no other index
     model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
@@ -48,6 +49,7 @@ class ChangeList(main.ChangeList):
         active = [spec for spec in self.all_specs if spec.used_parameters]
         by_index = (TimeFilter,) if found_by else (TimeFilter, IndexedFilter)
         self.scanning = [spec for spec in active if not isinstance(spec, by_index)]
+        self.by_time = not found_by and not any(isinstance(spec, IndexedFilter) for spec in active)
         return [spec for spec in self.all_specs if spec not in self.scanning], *rest
 
     @property
@@ -59,6 +61,8 @@ class ChangeList(main.ChangeList):
             self.params.pop(key, None)
             self.filter_params.pop(key, None)
         self.by_index = super().get_queryset(request, exclude_parameters)
+        if self.by_time:
+            self.by_index = self.by_index.filter(self.model_admin.every_row)
         queryset = self.by_index.defer(*getattr(self.model, "PHI", ()))  # not shown, and a message may be long
         for spec in self.scanning:
             queryset = spec.queryset(request, queryset)
@@ -150,7 +154,8 @@ class ChangeList(main.ChangeList):
         except ValueError:
             start = None
         if start is None:
-            first, last = (self.root_queryset.order_by(way).values_list(field, flat=True).first() for way in _WAYS)
+            rows = self.root_queryset.filter(self.model_admin.every_row).values_list(field, flat=True)
+            first, last = (rows.order_by(way).first() for way in _WAYS)
             years = range(first.year, last.year + 1) if first and last else ()
             return [(str(y), self.get_query_string({year: y}, [field])) for y in years]
         links = [("‹ All dates", self.get_query_string({}, [field]))]

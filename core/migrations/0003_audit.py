@@ -9,6 +9,8 @@ audit_is_not_passed()                 refuses TRUNCATE, which would delete rows 
 compare both. A column that is named nowhere is masked.
 """
 
+import uuid
+
 import django.utils.timezone
 import uuid_utils.compat
 from django.db import migrations, models
@@ -170,7 +172,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="auditevent",
-            index=models.Index(fields=["created_at", "id"], name="audit_events_time"),
+            index=models.Index(
+                condition=models.Q(("id__gt", uuid.UUID("00000000-0000-0000-0000-000000000000"))),
+                fields=["created_at", "id"],
+                name="audit_events_time",
+            ),
         ),
         migrations.AddIndex(
             model_name="auditevent",
