@@ -7,11 +7,15 @@ import gc
 import logging
 import os
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
 from health import draining, metric_files
 from voiceassist import settings
+from voiceassist.log import Lines, configure
 
 bind = "0.0.0.0:8000" if settings.PRODUCTION else "127.0.0.1:8000"
 worker_class = "gthread"
@@ -26,14 +30,16 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 control_socket_disable = True  # it would be made under the home directory, which may be read-only
 # X-Forwarded-Proto is Django's to read, and only under BEHIND_PROXY.
 secure_scheme_headers: dict[str, str] = {}
-accesslog = None  # core.middleware logs requests
-logconfig_dict = {
-    **settings.LOGGING,
-    "loggers": {
-        **settings.LOGGING["loggers"],
-        "gunicorn.error": {"handlers": [], "level": settings.LOG_LEVEL, "propagate": True},
-    },
-}
+settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # no other output needs it, as a command's does
+configure(settings.LOGGING)
+if settings.LOG_FORMAT == "json":
+    sys.stderr = Lines()
+logconfig_dict = settings.LOGGING
+
+
+class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
+    access_log_enabled = False  # core.middleware logs requests; this would format each and throw it away
+
 
 metric_files.create()
 

@@ -1,110 +1,121 @@
-"""The log: one line an event on stdout, JSON in production, readable in development.
+"""The log: one line an event, JSON in production, readable in development.
 
-Django's, gunicorn's and the libraries' own lines take the same way as ours (structlog's ProcessorFormatter). What a
-line never holds is the message of an exception: PostgreSQL quotes the refused row there, a ValueError the value.
+Everything takes this way: our lines, those of Django, gunicorn and the libraries, Python's warnings, exceptions that
+nobody caught, and what a server prints on stderr. `voiceassist.log_line` tells what a line holds.
+
+A command's lines go to stderr, for its stdout is what it was asked for; a server's go to stdout (voiceassist.gunicorn).
 """
 
+import io
+import logging
+import logging.config
 import sys
-import traceback
-from typing import Any
+import threading
+import warnings
+from types import TracebackType
+from typing import Any, TextIO
 
 import structlog
 from django.utils.log import CallbackFilter
-from structlog.typing import EventDict, Processor
 
-_MOST_FRAMES = 30  # innermost, enough to find the line
+from voiceassist.log_line import Formatter
 
-
-def safe_exception(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Replaces ``exc_info`` by what tells where it broke but no value: type, SQLSTATE, constraint, frames."""
-    exc_info = event.pop("exc_info", None)
-    if exc_info is True:
-        exc_info = sys.exc_info()
-    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
-    if not isinstance(error, BaseException):
-        return event
-    cause = error.__cause__ or error  # Django wraps the driver's exception, which knows more
-    frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
-    event["error"] = {
-        "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "sqlstate": getattr(cause, "sqlstate", None),
-        "constraint": getattr(getattr(cause, "diag", None), "constraint_name", None),
-        "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
-    }
-    return event
-
-
-def no_path(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Django's own line on an unhandled exception quotes the path; the line of the request has the route."""
-    if event.get("logger") == "django.request":
-        event["event"] = "unhandled exception"
-    return event
+log = structlog.stdlib.get_logger("voiceassist.python")
 
 
 def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
-    """Configures structlog and returns Django's ``LOGGING`` (a ``logging.config`` dictionary)."""
-
-    def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
-        return {"service": service, **event}
-
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.ExtraAdder(allow=()),
-        add_service,
-        no_path,
-        safe_exception,
-    ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(event_key="message", colors=sys.stdout.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    quiet = {"level": "WARNING"}  # a line for each call
+    """Returns Django's `LOGGING`, a dictionary for `configure`."""
+    never: dict[str, Any] = {"level": "CRITICAL"}  # quotes what the client sent, or the values of a statement
+    quiet: dict[str, Any] = {"level": "WARNING"}  # a line for each call
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
             "line": {
-                "()": structlog.stdlib.ProcessorFormatter,
-                "foreign_pre_chain": shared,
-                "processors": [
-                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                    structlog.processors.EventRenamer("message"),
-                    renderer,
-                ],
+                "()": Formatter,
+                "service": service,
+                "style": style,
+                "colors": sys.stdout.isatty() and sys.stderr.isatty(),
             },
         },
         "filters": {
             "exceptions": {"()": CallbackFilter, "callback": lambda record: bool(record.exc_info)},
         },
         "handlers": {
-            "stdout": {
-                "class": "logging.StreamHandler",
-                "formatter": "line",
-                "stream": "ext://sys.stdout",
-            },
+            "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
         },
-        "root": {"handlers": ["stdout"], "level": level},
+        "root": {"handlers": ["line"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
-            "django.server": {"handlers": [], "propagate": True},
             "django.request": {"filters": ["exceptions"]},  # the rest has the line of the request
-            "django.security": {"level": "CRITICAL"},  # quotes what the client sent
-            "httpx": quiet,
-            "httpcore": quiet,
-            "psycopg": quiet,
+            "django.server": {"handlers": [], "propagate": True, **never},
+            "django.security": never,
+            "django.db": quiet,
+            "django.template": quiet,
+            # At DEBUG it has each request's path.
+            "gunicorn.error": {"handlers": [], "level": "INFO" if level == "DEBUG" else level, "propagate": True},
+            "opentelemetry": never,  # voiceassist.tracing tells a change
+            **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
         },
     }
+
+
+def configure(config: dict[str, Any]) -> None:
+    """Django's `LOGGING_CONFIG`: sets logging, structlog and what Python would print by itself."""
+    logging.raiseExceptions = False  # a stream that can't be written is no reason to print the line elsewhere
+    logging.config.dictConfig(config)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    warnings.showwarning = _warning
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+    sys.unraisablehook = _ignored
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    log.warning(f"{category.__name__}: {message}", where=f"{filename}:{lineno}")
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    if sys.stderr.isatty():  # somebody sits there, who typed the command
+        sys.__excepthook__(kind, error, frames)
+    else:
+        log.critical("uncaught exception", exc_info=error)
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        thread = args.thread.name if args.thread else None
+        log.critical("uncaught exception in a thread", thread=thread, exc_info=args.exc_value)
+
+
+def _ignored(args: "sys.UnraisableHookArgs") -> None:
+    log.error("exception where nobody can catch it", exc_info=args.exc_value)
+
+
+class Lines(io.TextIOBase):
+    """A stream whose every line is a line of the log: what a server prints on stderr, such as why it can't start."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                log.error(line.strip())
+        return len(text)

@@ -214,6 +214,7 @@ SPECTACULAR_SETTINGS = {
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
+LOGGING_CONFIG = "voiceassist.log.configure"
 LOGGING = logging_config(level=LOG_LEVEL, style=LOG_FORMAT, service=SERVICE)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)
