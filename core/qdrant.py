@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
+from core import trace
 from core.metrics import QDRANT_CALLS
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ def _network_client() -> "QdrantClient":
         timeout=TIMEOUT,
         check_compatibility=False,
     )
-    client.http.client.add_middleware(_measured)
+    client.http.client.add_middleware(_call)
     return client
 
 
-def _measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
+def _call(request: "Request", send: "Callable[[Request], Response]") -> "Response":
+    """One call, with the trace id of the request that needs it, and measured."""
+    request.headers["traceparent"] = trace.traceparent()
     outcome = "error"
     began = time.perf_counter()
     try:

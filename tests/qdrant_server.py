@@ -37,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.traceparents += filter(None, [self.headers.get("traceparent")])
         fault = FAULTS.get(self.server.fault)
         try:
             if fault:
@@ -162,6 +163,7 @@ class QdrantServer(ThreadingHTTPServer):
         self.fault: str | None = None
         self.shards_ready = True
         self.collections: dict[str, Any] = {}
+        self.traceparents: list[str] = []  # of the calls that had one
         self.open_connections: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="qdrant", daemon=True)

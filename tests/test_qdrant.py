@@ -1,5 +1,6 @@
 """`core.qdrant.client()` over the network: one client for the process, with our key. Local mode: test_embedded.py."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ from django.conf import settings
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import Distance, VectorParams
 
-from core import qdrant
+from core import qdrant, trace
 from tests.plugin import API_KEY
 from tests.qdrant_server import QdrantServer
 
@@ -31,6 +32,19 @@ def test_collections(server: QdrantServer) -> None:
         assert again is client
         assert again.delete_collection("notes")
         assert again.get_collections().collections == []
+
+
+def test_calls_carry_the_trace_id(server: QdrantServer) -> None:
+    trace.begin("4bf92f35-77b3-4da6-a3ce-929d0e0e4736")
+    try:
+        with qdrant.client() as client:
+            client.get_collections()
+            client.get_collections()
+    finally:
+        trace.end()
+    first, second = server.traceparents
+    assert re.fullmatch(r"00-4bf92f3577b34da6a3ce929d0e0e4736-(?!0{16})[0-9a-f]{16}-01", first)
+    assert first != second
 
 
 @pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("read-only", 403)])

@@ -86,6 +86,7 @@ def test_production_does_not_start_without_what_it_requires(name: str, command: 
         ("BEHIND_PROXY", "maybe"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"grpc://{SECRET}"),
         ("WEB_CONCURRENCY", "0"),
         ("WEB_CONCURRENCY", "2.5"),
         ("WEB_THREADS", "many"),

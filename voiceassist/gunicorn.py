@@ -89,10 +89,21 @@ def post_fork(server: Any, worker: Any) -> None:
     from core.metrics import DATABASE_CONNECTIONS  # not before metric_files.create()
 
     DATABASE_CONNECTIONS.labels("max").set(settings.WEB_THREADS)
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from voiceassist import tracing
+
+        tracing.start()
 
 
 def post_worker_init(worker: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from voiceassist import tracing
+
+        tracing.stop()
 
 
 def child_exit(server: Any, worker: Any) -> None:

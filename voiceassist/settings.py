@@ -65,8 +65,11 @@ DATABASES = {
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 
 REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
-# redis-py imports OpenTelemetry's SDK wherever that is installed: 50 ms and 8 MB of each process for nothing.
-sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
+OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
+OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
+if not OTEL_EXPORTER_OTLP_ENDPOINT:
+    # redis-py imports OpenTelemetry wherever that is installed: 50 ms and 8 MB of each process for nothing.
+    sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
