@@ -145,6 +145,24 @@ def test_no_list_reads_more_than_its_page(admin_client: Client) -> None:
     assert not offenders, "\n".join(map(str, offenders))
 
 
+@pytest.mark.parametrize(
+    ("query", "by_time"),
+    [
+        ("", True),
+        (TIMES, True),
+        ("q=trace-1", False),
+        ("trace_id__exact=trace-1", False),
+        ("action__exact=create", False),
+    ],
+)
+def test_only_a_list_of_all_events_goes_by_the_index_on_time(admin_client: Client, query: str, by_time: bool) -> None:
+    """By it the planner would walk through the trail to find what a request did long ago, if that was much."""
+    zero = "'00000000000000000000000000000000'::uuid"
+    statements = asked(admin_client, f"/admin/core/auditevent/?{query}")
+    (rows,) = (sql for sql in statements if "LIMIT 51" in sql)
+    assert (f'"audit_events"."id" > {zero}' in rows) is by_time
+
+
 def test_object_pages_ask_little(admin_client: Client) -> None:
     session = Session.objects.latest("created_at")
     event = AuditEvent.objects.filter(object_id=str(session.pk)).first() or AuditEvent.objects.latest("created_at")
