@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponseBase
 
 from core.audit import acting
+from core.logins import LoginForm
 
 
 class AdminSite(admin.AdminSite):
@@ -16,6 +17,7 @@ class AdminSite(admin.AdminSite):
     index_template = "admin/core/index.html"
     empty_value_display = "–"
     enable_nav_sidebar = False  # few models, wide tables
+    login_form = LoginForm
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:
         """Every view that changes something is one transaction, whose changes are recorded as those of the user."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db import connection, transaction
 from django.db.models import Model
 from django.dispatch import receiver
@@ -63,8 +63,7 @@ def _logged_out(request: HttpRequest, user: User | None, **kwargs: Any) -> None:
         record(AuditEvent.Action.LOGOUT, request, user=user, of=user)
 
 
-@receiver(user_login_failed)
-def _login_failed(credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any) -> None:
+def login_failed(action: AuditEvent.Action, request: HttpRequest, credentials: dict[str, Any]) -> None:
     """Names the account if there is one. What else was typed is not kept: it may be a password."""
     account = User.objects.filter(email=str(credentials.get("username", ""))[:254]).first()
-    record(AuditEvent.Action.LOGIN_FAILED, request, user=None, of=account)
+    record(action, request, user=None, of=account)

@@ -220,7 +220,9 @@ class AuditEvent(models.Model):
         REVEAL = "reveal"
         LOGIN = "login"
         LOGIN_FAILED = "login_failed"
+        LOGIN_LOCKED = "login_locked"  # too many failures
         LOGOUT = "logout"
+        LOGOFF = "logoff"  # automatic, after a time
 
     PERSONAL = ("actor_email", "address", "changes")
     PLAIN = ("action", "table", "object_id", "actor_id", "trace_id")

@@ -4,12 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_django
+from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.db import connection
 
 from tests.browser import browser
 from tests.plugin import forget
 
 __all__ = ["browser"]
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2id, but for its price: that of production is 100 MiB and some tenths of a second for each login."""
+    for parameter, value in (("memory_cost", 64), ("time_cost", 1), ("parallelism", 1)):
+        monkeypatch.setattr(Argon2PasswordHasher, parameter, value)
 
 
 @pytest.fixture(scope="session")

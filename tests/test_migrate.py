@@ -48,7 +48,7 @@ def tables(database: str) -> set[str]:
 def test_forth_and_back_to_zero(fresh: str) -> None:
     assert run("migrate", database=fresh)[0] == 0
     assert {"users", "sessions", "messages"} <= tables(fresh)
-    for app in ("admin", "core", "auth", "sessions", "contenttypes"):
+    for app in ("axes", "admin", "core", "auth", "sessions", "contenttypes"):
         code, _, errors = run("migrate", app, "zero", database=fresh)
         assert code == 0, errors
     assert tables(fresh) == {"django_migrations"}

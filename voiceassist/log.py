@@ -54,6 +54,7 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
             "django.template": quiet,
             # At DEBUG it has each request's path.
             "gunicorn.error": {"handlers": [], "level": "INFO" if level == "DEBUG" else level, "propagate": True},
+            "axes": {"level": "ERROR"},  # several lines a login; core.logins has one that tells
             "opentelemetry": never,  # voiceassist.tracing tells a change
             **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
         },

@@ -1,0 +1,60 @@
+"""How long a login lasts: so long after the last request, and so long in all, whatever the browser does.
+
+The times stand in the session, on the server. When one is over, whoever asks for the request's user gets nobody.
+"""
+
+import time
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import middleware
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.signals import user_logged_in
+from django.contrib.sessions.backends.base import UpdateError
+from django.dispatch import receiver
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from core import audit
+from core.models import AuditEvent
+
+BEGAN, SEEN = "began", "seen"  # keys of the session; seconds since 1970
+_NOTED_EVERY = 60  # seconds; to store each request would be a write for each
+
+
+@receiver(user_logged_in)
+def _begin(request: HttpRequest, **kwargs: Any) -> None:
+    request.session[BEGAN] = request.session[SEEN] = int(time.time())
+
+
+class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
+    """Django's, with an end to each login."""
+
+    def process_request(self, request: Any) -> None:
+        super().process_request(request)
+        request.user = SimpleLazyObject(lambda: _user(request))
+
+
+def _user(request: Any) -> Any:
+    user = middleware.get_user(request)
+    if user.is_anonymous or _goes_on(request, user):
+        return user
+    request.session.flush()
+    request._cached_user = AnonymousUser()  # what Django and the log look at
+    return request._cached_user
+
+
+def _goes_on(request: Any, user: Any) -> bool:
+    session, now = request.session, int(time.time())
+    idle = now - session.get(SEEN, 0)
+    if idle >= settings.SESSION_IDLE_AGE or now - session.get(BEGAN, 0) >= settings.SESSION_COOKIE_AGE:
+        audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
+        return False
+    if idle >= _NOTED_EVERY:
+        session[SEEN] = now
+        try:
+            session.save()
+        except UpdateError:
+            return False  # the database knows it no more: it was ended while Redis was away, and came back with it
+        session.modified = False
+    return True
