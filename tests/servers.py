@@ -5,20 +5,26 @@ end with the test process whatever ends that.
 """
 
 import ctypes
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import psycopg
+import pytest
 
 from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, valkey_program
 
 PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"
+PGBOUNCER = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="no pgbouncer; CI has it")
 
 
 def free_port() -> int:
@@ -100,14 +106,19 @@ class Server:
             self._process.wait(30)
 
 
+def _not_as_root(data: Path) -> list[str]:
+    as_user = as_user_of(data)
+    # Changing the user forgets what _die_with_parent asked for.
+    return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
+
+
 class Postgres(Server):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
         super().__init__(folder)
         self.data = folder / "data"
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
-        as_user = as_user_of(self.data)
-        # Changing the user forgets what _die_with_parent asked for.
-        self._as_user = [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
+        self._as_user = _not_as_root(self.data)
+        self._options = [word for option in options for word in ("-c", option)]
         self._initialise()
 
     def _initialise(self) -> None:
@@ -122,7 +133,8 @@ class Postgres(Server):
 
     def command(self) -> list[str]:
         return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),
-                "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]  # fmt: skip
+                "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
+                *self._options]  # fmt: skip
 
     def ready(self) -> bool:
         try:
@@ -134,6 +146,44 @@ class Postgres(Server):
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+class PgBouncer(Server):
+    """In front of a PostgreSQL, in transaction mode: the connections take turns, each transaction gets the next one."""
+
+    def __init__(self, folder: Path, postgres: Postgres, *, pool: int = 2) -> None:
+        super().__init__(folder)
+        self._behind = postgres.port
+        self.url = self.before(postgres.url)
+        (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
+        (folder / "pgbouncer.ini").write_text(f"""
+            [databases]
+            * = host=127.0.0.1 port={postgres.port}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {self.port}
+            unix_socket_dir =
+            auth_type = scram-sha-256
+            auth_file = {folder / "users"}
+            pool_mode = transaction
+            default_pool_size = {pool}
+            server_round_robin = 1
+        """)
+
+    def before(self, url: str) -> str:
+        """Returns the URL by which this is in front of the database at `url`."""
+        return url.replace(f":{self._behind}/", f":{self.port}/")
+
+    def command(self) -> list[str]:
+        assert PGBOUNCER
+        return [*_not_as_root(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
+
+    def ready(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
 
 class Valkey(Server):

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,12 +13,13 @@ import pytest
 from tests.plugin import Servers
 
 ROOT = Path(__file__).resolve().parent.parent
+MIGRATING = "tests.migrating.settings"
 
 
-def command(*words: str, database: str) -> "subprocess.Popen[str]":
+def command(*words: str, database: str, settings: str = "voiceassist.settings") -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "manage.py", *words],
-        env={**os.environ, "DATABASE_URL": database},
+        env={**os.environ, "DATABASE_URL": database, "DJANGO_SETTINGS_MODULE": settings},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,30 +59,55 @@ def test_forth_and_back_to_zero(fresh: str) -> None:
     assert {"users", "sessions", "messages"} <= tables(fresh)
 
 
-def test_eight_at_once_take_turns(fresh: str) -> None:
-    processes = [command("migrate", database=fresh) for _ in range(8)]
+def rows(database: str) -> list[Any]:
+    """Returns what the migrations of tests.migrating have left: the rows of its table, and its indexes."""
+    indexes = (
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'migrating_row'::regclass AND indisvalid"
+    )
+    with psycopg.connect(database) as connection:
+        return connection.execute("SELECT text FROM migrating_row UNION ALL " + indexes).fetchall()
+
+
+WHOLE = [("once",), ("migrating_row_pkey",), ("rows_text",)]
+
+
+def migrate_at_once(many: int, *, url: str) -> None:
+    """A fresh database, a migration of data, and one that PostgreSQL makes wait for all snapshots."""
+    processes = [command("migrate", database=url, settings=MIGRATING) for _ in range(many)]
     ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0] * 8, ends
-    applied = [output for (output, _), _ in ends if "Applying core.0001_initial... OK" in output]
-    assert len(applied) == 1
-    waited = [errors for (_, errors), _ in ends if "waiting" in errors]
-    assert all(errors.count("\n") == 1 for errors in waited)
+    assert [code for _, code in ends] == [0] * many, ends
+    assert len([output for (output, _), _ in ends if "Applying core.0001_initial... OK" in output]) == 1
+    waited = {errors for (_, errors), _ in ends if errors}
+    assert waited <= {"Another migrate is running: waiting for its end.\n"}
+    assert rows(url) == WHOLE
+
+
+def test_eight_at_once_take_turns(fresh: str) -> None:
+    migrate_at_once(8, url=fresh)
 
 
 def test_a_killed_holder_does_not_keep_the_turn(fresh: str) -> None:
-    from core.management.commands.migrate import LOCK
-
-    with psycopg.connect(fresh, autocommit=True) as holder:
-        holder.execute("SELECT pg_advisory_lock(%s)", [LOCK])
-        waiting = command("migrate", database=fresh)
-        assert waiting.stderr
-        assert "waiting for its end" in waiting.stderr.readline()
-        assert tables(fresh) == set()
-        with psycopg.connect(fresh, autocommit=True) as killer:
-            killer.execute("SELECT pg_terminate_backend(%s)", [holder.info.backend_pid])
-        assert waiting.wait(60) == 0
-        waiting.communicate()
-    assert "messages" in tables(fresh)
+    """Killed in the middle of a migration, which PostgreSQL doesn't notice before it has something to answer."""
+    with psycopg.connect(fresh, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(1)")
+        holder = command("migrate", database=fresh, settings=MIGRATING)
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        end = time.monotonic() + 30
+        while gate.execute(waits).fetchall() != [(1,)]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        next_one = command("migrate", database=fresh, settings=MIGRATING)
+        assert next_one.stderr
+        assert "waiting for its end" in next_one.stderr.readline()
+        holder.kill()
+        holder.communicate()
+        while gate.execute(waits).fetchall() != [(2,)]:  # it has its turn, and does the same again
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        gate.execute("SELECT pg_advisory_unlock(1)")
+        output, errors = next_one.communicate(timeout=60)
+        assert next_one.returncode == 0, errors
+    assert rows(fresh) == WHOLE
 
 
 def test_any_two_commands_at_once(fresh: str) -> None:

@@ -61,9 +61,13 @@ DATABASES = {
         "ENGINE": "core.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
+        # A cursor on the server is one of its connection: behind a pooler the next page is asked of another one.
+        "DISABLE_SERVER_SIDE_CURSORS": True,
     }
 }
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+# Values go beside the statement, not in it: else PostgreSQL shows them in pg_stat_activity and in its log.
+DATABASES["default"]["OPTIONS"]["server_side_binding"] = True
 
 REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
 OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
@@ -138,6 +142,8 @@ MIDDLEWARE = [
 ROOT_URLCONF = "voiceassist.urls"
 WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
+# No page takes a file: of one that is sent nothing is written to disk.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 CSRF_FAILURE_VIEW = "core.errors.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"

@@ -38,6 +38,7 @@ def connect(seconds: float) -> Connection:
     connection = waiting.wait_conn(Connection._connect_gen(conninfo), interval=_INTERVAL, timeout=seconds)
     connection.seconds = seconds
     connection.autocommit = True
+    connection.prepare_threshold = None  # behind a pooler the next question is another connection's
     return connection
 
 
