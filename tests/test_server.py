@@ -89,6 +89,22 @@ def test_a_malformed_request_line_makes_no_series(app: App) -> None:
     assert b"FOO" not in app.get("/metrics")[2].upper().replace(b"FOOTER", b"")
 
 
+UNREADABLE = ("GET / HTTP/9.x", "b\x01d / HTTP/1.1", "GET / HTTP/1.1\r\na b: c", "GET /" + "x" * 9000)
+
+
+@pytest.mark.parametrize("line", UNREADABLE)
+def test_what_can_not_be_read_is_answered_in_the_envelope(app: App, line: str) -> None:
+    with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
+        connection.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        envelope = json.loads(response.read())
+    check_envelope(envelope, response.status)
+    assert envelope["error"]["code"] == "BAD_REQUEST"
+    assert response.headers["X-Request-ID"] == envelope["trace_id"]
+    assert within(5, lambda: envelope["trace_id"] in app.log())
+
+
 def test_log_lines(app: App) -> None:
     trace = "trace-of-this-test"
     app.get("/secret-path?name=secret-query", headers={"X-Request-ID": trace})

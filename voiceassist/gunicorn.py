@@ -11,14 +11,14 @@ import sys
 from types import FrameType
 from typing import Any
 
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger
 
 from health import draining, metric_files
 from voiceassist import settings
 from voiceassist.log import Lines, configure
 
 bind = "0.0.0.0:8000" if settings.PRODUCTION else "127.0.0.1:8000"
-worker_class = "gthread"
+worker_class = "voiceassist.worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
 preload_app = True  # workers share the master's memory, and a broken application ends the start

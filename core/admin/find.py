@@ -121,6 +121,8 @@ class AtAnySize(Recorded):
         """An action is for the rows that were ticked: never for all of a table."""
         form = request.POST.copy()
         form["select_across"] = "0"
+        # Django would look for what is no key, and break.
+        form.setlist("_selected_action", [key for key in form.getlist("_selected_action") if as_key(key)])
         request.POST = form  # type: ignore[assignment]
         return super().response_action(request, queryset, *args)
 
