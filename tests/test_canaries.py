@@ -68,7 +68,7 @@ class Place:
 
     def __init__(self, folder: Path, servers: Servers) -> None:
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-        options = [word for word in compose["services"]["postgres"]["command"] if "=" in word]
+        options = [word for word in compose["services"]["postgres"]["command"] if word.startswith("log_")]
         # What somebody turns on who looks for a slow statement or for who waits.
         curious = ["log_statement=all", "log_min_duration_statement=0", "log_lock_waits=on", "deadlock_timeout=50ms"]
         self.postgres = Postgres(folder / "postgres", options=[*options, *curious])
