@@ -37,6 +37,7 @@ class App:
         self._log = (self.folder / "log").open("w+")
         ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         self._environment = {**os.environ, **ours, **environment}
+        self._environment.pop("DJANGO_SETTINGS_MODULE", None)  # pytest's: production has none
 
     def __enter__(self) -> "App":
         command = ["-m", "gunicorn", "-c", self._config, self._application]

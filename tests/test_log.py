@@ -272,7 +272,7 @@ def test_gunicorns_lines_tell_nothing_of_a_request_it_can_not_read() -> None:
         assert app.get("/", headers={"X-Request-ID": "the-last"})[0] == 200
         assert within(5, lambda: "the-last" in app.log())
         told = [json.loads(line) for line in app.log().splitlines()]
-        assert len([line for line in told if line["message"] == "Invalid request"]) > 5
+        assert len([line for line in told if line["message"] == "malformed request"]) > 5
         assert canary not in app.log().lower()
 
 
