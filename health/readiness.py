@@ -5,6 +5,8 @@ A process starts no thread and opens no connection here before somebody asks.
 
 import logging
 import os
+import threading
+import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -12,11 +14,13 @@ import structlog
 from django.conf import settings
 
 from core.envelope import timestamp
-from health import draining, metrics, reasons
+from health import draining, history, metrics, reasons, workers
 from health.checks import checks
 from health.runner import Report, Runner
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
+
+_EVERY = 2.0  # seconds between two signs of life of a worker
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -58,6 +62,7 @@ def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
 def observe(before: Report | None, now: Report) -> None:
     """Measures every report and logs what changed: a line a change, not a line a probe."""
     metrics.measure(now)
+    _remember(now)
     known = {result.name: result for result in before.results} if before else {}
     for result in now.results:
         last = known.get(result.name)
@@ -67,6 +72,21 @@ def observe(before: Report | None, now: Report) -> None:
         state = f"unhealthy ({result.reason})" if result.reason else "healthy"
         level = logging.ERROR if result.reason else logging.INFO
         log.log(level, f"{result.name}: {was} → {state}", detail=result.detail)
+
+
+_forgetful = False
+
+
+def _remember(report: Report) -> None:
+    """A probe is answered whatever becomes of the history, and it tells the log of that once."""
+    global _forgetful
+    try:
+        history.record(report)
+        _forgetful = False
+    except Exception:
+        if not _forgetful:
+            log.exception("the status page's history can't be written")
+        _forgetful = True
 
 
 def _make() -> Runner:
@@ -82,9 +102,29 @@ def runner() -> Runner:
     return _runner
 
 
+def follow() -> None:
+    """In a worker of a server: from now on it gives signs of life, and checks while somebody looks at all workers.
+
+    It would otherwise tell the status page what it found when it was last probed, which may be long ago.
+    """
+    threading.Thread(target=_follow, name="follow", daemon=True).start()
+
+
+def _follow() -> None:
+    while True:
+        workers.beat()
+        try:
+            if workers.watched():
+                _runner.report()
+        except Exception:  # a probe that meets it answers 500; this goes on
+            log.exception("the checks for the status page failed")
+        time.sleep(_EVERY)
+
+
 def _renew() -> None:
     global _runner
     _runner = _make()
+    history.renew()
 
 
 # A process that was forked after somebody asked has none of its parent's threads, and may have its lock.

@@ -75,5 +75,5 @@ def forget() -> None:
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    for module in ("postgres", "migrations", "redis", "qdrant"):
-        import_module(f"health.checks.{module}")._kept.drop()
+    for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant", "passes"):
+        import_module(f"health.{module}")._kept.drop()

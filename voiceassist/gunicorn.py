@@ -14,6 +14,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from health import draining, metric_files
+from health import workers as seats
 from voiceassist import settings
 from voiceassist.log import Lines, configure
 
@@ -83,7 +84,12 @@ _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING))
 
 
+def nworkers_changed(server: Any, count: int, before: int | None) -> None:
+    seats.configure(count)
+
+
 def pre_fork(server: Any, worker: Any) -> None:
+    worker.seat = seats.reserve()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
 
@@ -98,6 +104,10 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
+    from health import readiness
+
+    seats.take(worker.seat)
+    readiness.follow()  # its thread keeps these signals blocked, so that they wake the main one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
@@ -109,6 +119,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
+    seats.leave(worker.seat)
     try:
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
     except Exception:  # it would end the master, and all workers with it

@@ -129,12 +129,13 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "core.pages.PageMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "health.middleware.StatusMiddleware",  # answers the status page past all that may need the database or Redis
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "core.web_sessions.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
     "core.prometheus.PrometheusAfterMiddleware",
 ]

@@ -4,11 +4,13 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from health.urls import status_urlpatterns
 from voiceassist.views import IndexView
 
 urlpatterns = [
     path("", IndexView.as_view()),
     path("", include("health.urls")),
+    path("", include(status_urlpatterns)),
     path("admin/", admin.site.urls),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema")),

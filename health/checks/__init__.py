@@ -11,11 +11,16 @@ from django.conf import settings
 
 from health.checks.migrations import migrations
 from health.checks.postgres import postgres
+from health.checks.postgres import where as where_postgres
 from health.checks.qdrant import qdrant
+from health.checks.qdrant import where as where_qdrant
 from health.checks.redis import redis
+from health.checks.redis import where as where_redis
 from health.runner import Check
 
 CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations}
+# Without credentials, and whether it is there or not.
+WHERE = {"postgres": where_postgres, "redis": where_redis, "qdrant": where_qdrant, "migrations": where_postgres}
 
 
 def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:

@@ -51,6 +51,16 @@ def _ask(connection: Connection, seconds: float) -> tuple[psycopg.ConnectionInfo
 _kept = Kept(connect)
 
 
+def where() -> str:
+    """Returns where the settings say that it is."""
+    parameters = connections["default"].get_connection_params()
+    return _where(parameters.get("host") or "localhost", parameters.get("port") or 5432, parameters["dbname"])
+
+
+def _where(host: str, port: object, database: str) -> str:
+    return f"{host if host.startswith('/') else f'{host}:{port}'}/{database}"
+
+
 def postgres(seconds: float) -> Finding:
     """Reads, and sees that it may write: a standby, or a primary set to read-only, is not ready."""
     info, read_only = _kept.ask(_ask, seconds)
@@ -58,5 +68,4 @@ def postgres(seconds: float) -> Finding:
         raise CheckFailed(reasons.NOT_READY, "it is read-only: a standby, or set so")
     # 180001 is 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
-    host = info.host if info.host.startswith("/") else f"{info.host}:{info.port}"
-    return Finding(f"{host}/{info.dbname}", version)
+    return Finding(_where(info.host, info.port, info.dbname), version)

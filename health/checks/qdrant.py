@@ -92,12 +92,19 @@ def _ask(client: Client, seconds: float) -> str | None:
 _kept = Kept(_connect)
 
 
+def where() -> str:
+    """Returns where the settings say that it is."""
+    if settings.QDRANT_URL is None:
+        return f"local mode in {settings.QDRANT_PATH}"
+    url = urlsplit(settings.QDRANT_URL)
+    return f"{url.scheme}://{url.hostname}:{url.port}"
+
+
 def qdrant(seconds: float) -> Finding:
     if settings.QDRANT_URL is None:
         return _local_mode()
     found = _kept.ask(_ask, seconds)
-    url = urlsplit(settings.QDRANT_URL)
-    return Finding(f"{url.scheme}://{url.hostname}:{url.port}", found)
+    return Finding(where(), found)
 
 
 def _local_mode() -> Finding:
@@ -109,4 +116,4 @@ def _local_mode() -> Finding:
     collections = folder / "meta.json"
     if collections.exists():
         json.loads(collections.read_text())
-    return Finding(f"local mode in {folder}", version("qdrant-client"))
+    return Finding(where(), version("qdrant-client"))

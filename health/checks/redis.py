@@ -47,8 +47,12 @@ def _version(client: Client) -> str | None:
 _kept = Kept(_connect)
 
 
+def where() -> str:
+    """Returns where the settings say that it is."""
+    url = urlsplit(settings.REDIS_URL)
+    return unquote(url.path) if url.scheme == "unix" else f"{url.hostname}:{url.port or 6379}"
+
+
 def redis(seconds: float) -> Finding:
     version = _kept.ask(_ask, seconds)
-    url = urlsplit(settings.REDIS_URL)
-    unix = url.scheme == "unix"
-    return Finding(unquote(url.path) if unix else f"{url.hostname}:{url.port or 6379}", version)
+    return Finding(where(), version)
