@@ -1,11 +1,15 @@
 """`manage.py checkdeps` as a user runs it: in a process of its own, against real servers that come and go."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +207,76 @@ def test_every_reason_has_a_hint() -> None:
     from health.reasons import HINTS
 
     assert set(HINTS) == REASONS
+
+
+# At a terminal
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def at_terminal(*arguments: str, columns: int, **environment: str) -> tuple[int, str]:
+    """Runs it in a pseudo-terminal. Returns the exit code and all that came to it, from stdout and stderr."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "checkdeps", *arguments],
+        env={**os.environ, "TERM": "xterm-256color", **environment},
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    output = b""
+    try:
+        while data := os.read(master, 65536):
+            output += data
+    except OSError:  # Linux says so when the other side is closed
+        pass
+    os.close(master)
+    return process.wait(10), output.decode().replace("\r\n", "\n")
+
+
+DOWN = {"REDIS_URL": "redis://127.0.0.1:1/0", "QDRANT_URL": "http://127.0.0.1:1", "HEALTH_OPTIONAL": "qdrant"}
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_terminal_gets_a_table_that_fits(migrated: dict[str, str], columns: int) -> None:
+    code, output = at_terminal(columns=columns, **migrated, **DOWN)
+    assert code == 1
+    assert "\x1b[31m✘ unhealthy" in output
+    assert "\x1b[33m▲ unhealthy" in output
+    assert "\x1b[32m✔ healthy" in output
+    lines = _ESCAPE.sub("", output).splitlines()
+    assert all(len(line) <= columns for line in lines)
+    words = " ".join("".join(lines).split())
+    for part in ("connection_refused (optional)", "→ nothing listens there", "18."):
+        assert part in words, part
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in NAMES] == NAMES
+    assert [line.strip() for line in lines if line.strip()][-1] == "✘ not_ready"
+    if columns >= 80:
+        assert len({line.index(" ms ") for line in lines if " ms " in line}) == 1
+
+
+def test_a_terminal_without_colour_gets_none(migrated: dict[str, str]) -> None:
+    code, output = at_terminal(columns=80, NO_COLOR="1", **migrated)
+    assert code == 0
+    assert "✔ healthy" in output
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", output)
+
+
+def test_a_terminal_sees_the_waiting(migrated: dict[str, str]) -> None:
+    code, output = at_terminal("--wait", "1", columns=80, **migrated, REDIS_URL="redis://127.0.0.1:1/0")
+    assert code == 1
+    assert "waiting for redis (connection_refused), 1 s left" in output
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_a_pipe_does_not_pay_for_the_terminal() -> None:
+    program = (
+        "import sys, django; django.setup()\n"
+        "from django.core.management import call_command; call_command('checkdeps', '--only', 'redis')\n"
+        "assert 'rich' not in sys.modules"
+    )
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
