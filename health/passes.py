@@ -12,32 +12,24 @@ Whoever is logged out or no longer staff therefore loses the page at once, or wh
 import threading
 import time
 from importlib import import_module
-from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model
-from django.contrib.auth.signals import user_logged_in
 from django.core import signing
-from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
+from core.web_sessions import BEGAN, SEEN
 from health.checks.postgres import Connection, connect
 from health.kept import Kept
 
 PATH = "/admin/status/"
 COOKIE = "status_pass"
 _SALT = "health.passes"
-_LOGGED_IN_AT = "logged_in_at"  # in the session
 _SECONDS = 1.0  # for a look at the session
 
 SessionStore = import_module(settings.SESSION_ENGINE).SessionStore
-
-
-@receiver(user_logged_in)
-def _logged_in(request: HttpRequest, **kwargs: Any) -> None:
-    request.session[_LOGGED_IN_AT] = int(time.time())
 
 
 def give(request: HttpRequest, response: HttpResponse) -> None:
@@ -46,7 +38,7 @@ def give(request: HttpRequest, response: HttpResponse) -> None:
     if session is None or not session.accessed or response.status_code >= 500:
         return
     user = request.user
-    seconds = session.get(_LOGGED_IN_AT, 0) + settings.SESSION_COOKIE_AGE - int(time.time())
+    seconds = session.get(BEGAN, 0) + settings.SESSION_COOKIE_AGE - int(time.time())
     if session.session_key and user.is_active and getattr(user, "is_staff", False) and seconds > 0:
         value = signing.dumps([_digest(session.session_key), int(time.time()) + seconds], salt=_SALT)
         response.set_cookie(
@@ -86,14 +78,16 @@ def may_look(request: HttpRequest, *, ask_database: bool) -> bool:
 
 
 def _is_staff(connection: Connection, session_key: str, seconds: float) -> bool:
-    """Asks what `django.contrib.auth.get_user` would, of the database alone."""
+    """Asks what `core.web_sessions` and Django's `get_user` would, of the database alone, and notes nothing."""
     connection.seconds = seconds
     sql = "SELECT session_data FROM django_session WHERE session_key = %s AND expire_date > now()"
     row = connection.execute(sql, [session_key]).fetchone()
     session = SessionStore().decode(row[0]) if row else {}
     sql = "SELECT password FROM users WHERE id = %s::uuid AND is_active AND is_staff"
     row = connection.execute(sql, [session.get(SESSION_KEY)]).fetchone()
-    if row is None:
+    now = time.time()
+    idle, age = now - session.get(SEEN, 0), now - session.get(BEGAN, 0)
+    if row is None or idle >= settings.SESSION_IDLE_AGE or age >= settings.SESSION_COOKIE_AGE:
         return False
     user = get_user_model()(password=row[0])
     return bool(constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()))

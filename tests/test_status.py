@@ -83,10 +83,16 @@ def test_the_pass_is_for_this_page_from_login_to_logout(staff: Client) -> None:
     with settings_are(SESSION_COOKIE_SECURE=True):
         assert staff.get("/admin/").cookies[passes.COOKIE]["secure"]
     session = staff.session
-    session["logged_in_at"] = int(time.time()) - 12 * 3600 + 60
+    session["began"] = int(time.time()) - 12 * 3600 + 60
     session.save()
     value = staff.get("/admin/").cookies[passes.COOKIE].value
     assert signing.loads(value, salt="health.passes")[1] - time.time() <= 60  # from the login, not from the last page
+    for over, key in ((12 * 3600, "began"), (15 * 60, "seen")):  # looking does not keep the login alive
+        kept, session[key] = session[key], session[key] - over
+        session.save()
+        assert not allowed(staff), key
+        session[key] = kept
+        session.save()
     copied = Client()
     copied.cookies = type(staff.cookies)(staff.cookies.output(header="", sep=";"))
     assert allowed(copied)
@@ -129,6 +135,7 @@ def test_the_page(staff: Client, servers: Servers, django_assert_num_queries: An
             response = staff.get(path)
         assert "no-store" in response["Cache-Control"]
         assert (response["X-Frame-Options"], response["X-Content-Type-Options"]) == ("DENY", "nosniff")
+        assert "script-src 'self'" in response["Content-Security-Policy"]
         assert passes.COOKIE not in response.cookies
         assert "sessionid" not in response.cookies
         assert staff.post(path).status_code == 405
