@@ -7,10 +7,11 @@ import base64
 import binascii
 import struct
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import BooleanField
+from django.db.models.expressions import Expression
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,12 +45,32 @@ def decode(text: str) -> tuple[datetime, UUID]:
         raise ValueError("not a cursor") from None
 
 
-def beyond(text: str, newest_first: bool) -> Q:
-    """The rows after that of the cursor, in this order. Raises ValueError.
+class _Beyond(Expression):
+    """The rows beyond another one: both columns compared at once, which PostgreSQL takes to the index as it stands.
 
-    The first condition says nothing new, but it is the one that PostgreSQL takes to the index.
+    The same by `Q` or `TupleLessThan` takes an eighth of the time of a whole page, to build.
     """
-    moment, key = decode(text)
-    if newest_first:
-        return Q(created_at__lte=moment) & (Q(created_at__lt=moment) | Q(id__lt=key))
-    return Q(created_at__gte=moment) & (Q(created_at__gt=moment) | Q(id__gt=key))
+
+    conditional = True
+    output_field = BooleanField()
+
+    def __init__(self, moment: datetime, key: UUID, newest_first: bool) -> None:
+        super().__init__()
+        self.values, self.sign, self.table = (moment, key), "<" if newest_first else ">", ""
+
+    def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> "_Beyond":
+        return self.relabeled_clone({"": query.get_initial_alias()})
+
+    def relabeled_clone(self, change_map: Any) -> "_Beyond":
+        clone = self.copy()
+        clone.table = change_map.get(self.table, self.table)
+        return clone
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        table = connection.ops.quote_name(self.table)
+        return f"({table}.created_at, {table}.id) {self.sign} (%s, %s)", self.values
+
+
+def beyond(text: str, newest_first: bool) -> _Beyond:
+    """The rows after that of the cursor, in this order, as a condition for `filter`. Raises ValueError."""
+    return _Beyond(*decode(text), newest_first)

@@ -96,12 +96,12 @@ def _user_time(number: int) -> int:
 
 def _user(seed: int, number: int) -> tuple[Any, ...]:
     time = _user_time(number)
-    given, family = texts.full_name(number)
+    given, middle, family = texts.name(number)
     email = f"{given}.{family}.{number}@demo{seed}.example.org".lower()
     specialty = _SPECIALTIES[number % len(_SPECIALTIES)]
     nobody_logs_in = "!" + _user_key(seed, number, time)
     key, at = _user_key(seed, number, time), _at(time)
-    return key, at, at, nobody_logs_in, email, f"{given} {family}", specialty, True, False, False
+    return key, at, at, nobody_logs_in, email, f"{given} {middle}. {family}", specialty, True, False, False
 
 
 def _plan(random: Random, users: int, sessions: int, messages: int) -> Iterator[tuple[int, int, int]]:

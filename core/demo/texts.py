@@ -9,7 +9,11 @@ from random import Random
 from typing import Any
 
 GIVEN = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kit", "Lena", "Max", "Nora", "Otis")
-FAMILY = ("Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch")
+MIDDLE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FAMILY = (
+    "Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch", "Merlin", "Pine",
+    "Nuthatch", "Oriole", "Plover", "Quail", "Rowan", "Siskin", "Teal", "Veery", "Willow", "Wren", "Yew", "Snipe",
+)  # fmt: skip
 MODEL = "demo-model-1"
 _DIFFERENT = 500  # turns of a specialty
 
@@ -72,8 +76,11 @@ _TOOLS = ("find_guideline", "list_medicines", "latest_results")
 Said = tuple[str, str, str, int | None, str | None, str | None, bool]
 
 
-def full_name(number: int) -> tuple[str, str]:
-    return GIVEN[number % len(GIVEN)], FAMILY[number // len(GIVEN) % len(FAMILY)]
+def name(number: int) -> tuple[str, str, str]:
+    """Given name, initial and family name: as many different ones as the vocabulary makes."""
+    number, given = divmod(number, len(GIVEN))
+    number, family = divmod(number, len(FAMILY))
+    return GIVEN[given], MIDDLE[number % len(MIDDLE)], FAMILY[family]
 
 
 def turns(specialty: str, random: Random) -> list[list[Said]]:
