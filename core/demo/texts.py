@@ -11,8 +11,9 @@ from typing import Any
 GIVEN = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kit", "Lena", "Max", "Nora", "Otis")
 MIDDLE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FAMILY = (
-    "Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch", "Merlin", "Pine",
-    "Nuthatch", "Oriole", "Plover", "Quail", "Rowan", "Siskin", "Teal", "Veery", "Willow", "Wren", "Yew", "Snipe",
+    "Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch", "Merlin",
+    "Nuthatch", "Oriole", "Pine", "Plover", "Quail", "Rowan", "Siskin", "Snipe", "Teal", "Veery", "Willow", "Wren",
+    "Yew",
 )  # fmt: skip
 MODEL = "demo-model-1"
 _DIFFERENT = 500  # turns of a specialty
