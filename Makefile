@@ -29,7 +29,7 @@ benchmark: .venv/installed ## measure readiness against what one would take inst
 	@$(PYTHON) -m tests.benchmarks.readiness
 	@$(PYTHON) -m tests.benchmarks.middleware
 
-benchmark-data: .venv/installed ## measure conversations, admin and layout at MESSAGES=10000000, a quarter of an hour
+benchmark-data: .venv/installed ## measure conversations and the admin at MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
 
 soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
