@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,28 @@ def test_everything_else_goes_on_while_a_dependency_hangs(servers: Servers, tmp_
             assert messages(app).count("redis: unhealthy → healthy") == 1
     finally:
         frozen.kill()
+
+
+def test_requests_do_not_ask_a_database_that_is_known_to_hang(servers: Servers) -> None:
+    """Each would hold its thread, and soon none would be left for probes."""
+
+    web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}  # has to be looked up
+    with Proxy(servers.postgres.port) as proxy:
+        url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
+        with App(DATABASE_URL=url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
+
+            def ask(_: int, server: App = app) -> int:
+                return server.get("/admin/", headers=web_session, timeout=4)[0]  # sooner than connecting would give up
+
+            state(app)
+            with ThreadPoolExecutor(6) as clients:
+                list(clients.map(ask, range(12)))  # each thread has its connection
+            proxy.mode = "silent"
+            assert within(5, lambda: dependencies(app)["postgres"]["reason"] == "timeout")
+            assert [ask(number) for number in range(6)] == [500] * 6
+            assert app.get("/health")[0] == 200
+            proxy.mode = "pass"  # seen without a probe: else it would go on refusing
+            assert within(10, lambda: "postgres: unhealthy → healthy" in messages(app))
 
 
 # Draining

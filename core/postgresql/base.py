@@ -4,14 +4,21 @@ A connection is in use from a request's first query, or its waiting for a connec
 would have lent to the request.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from django.db import OperationalError
 from django_prometheus.db.backends.postgresql import base
 
 from core.metrics import DATABASE_CONNECTIONS
 
 _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
+
+
+# Whether the database is known to fail. A server sets it (voiceassist.gunicorn): a request that asks a frozen
+# database holds its thread until that thaws, and soon none would be left, for probes neither.
+known_to_fail: Callable[[], bool] | None = None
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-prometheus has no types
@@ -29,6 +36,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-pro
     def close_if_health_check_failed(self) -> None:
         """Is called before each use."""
         if not self._in_use:
+            if known_to_fail and known_to_fail():
+                raise OperationalError("Readiness finds PostgreSQL unhealthy: it is not asked.")
             self._in_use = True
             _IN_USE.inc()
         super().close_if_health_check_failed()
