@@ -36,8 +36,8 @@ class App:
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
         self._log = (self.folder / "log").open("w+")
         ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
-        self._environment = {**os.environ, **ours, **environment}
-        self._environment.pop("DJANGO_SETTINGS_MODULE", None)  # pytest's: production has none
+        inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
+        self._environment = {**inherited, **ours, **environment}
 
     def __enter__(self) -> "App":
         command = ["-m", "gunicorn", "-c", self._config, self._application]

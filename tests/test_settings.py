@@ -132,7 +132,8 @@ def test_urls_reach_the_settings_whole() -> None:
     url = "postgres://us%40er:p%23w@db.example.org:6543/na%20me?sslmode=require&connect_timeout=7"
     shown = show("[s.DATABASES['default'][k] for k in ('USER', 'PASSWORD', 'HOST', 'PORT', 'NAME', 'OPTIONS')]",
                  {**PRODUCTION, "DATABASE_URL": url})  # fmt: skip
-    assert shown == "['us@er', 'p#w', 'db.example.org', 6543, 'na me', {'sslmode': 'require', 'connect_timeout': 7}]"
+    options = "{'sslmode': 'require', 'connect_timeout': 7, 'server_side_binding': True}"
+    assert shown == f"['us@er', 'p#w', 'db.example.org', 6543, 'na me', {options}]"
     assert show("s.QDRANT_URL", {**PRODUCTION, "QDRANT_URL": "https://q.example.org"}) == "https://q.example.org:6333"
 
 
