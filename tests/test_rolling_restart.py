@@ -91,14 +91,26 @@ def haproxy(ports: tuple[int, int, int], control: Path, tmp_path: Path) -> Itera
     process.wait(10)
 
 
-def retries(control: Path) -> int:
-    """Returns how often HAProxy had to send a request again or elsewhere."""
+def counted(control: Path) -> list[dict[str, str]]:
+    """Returns HAProxy's rows, one for each server and one for all."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(control))
         connection.sendall(b"show stat\n")
         with connection.makefile() as file:
-            rows = list(csv.DictReader(line.removeprefix("# ") for line in file if line.strip()))
-    return sum(int(row["wretr"]) + int(row["wredis"]) for row in rows if row["svname"] == "BACKEND")
+            return list(csv.DictReader(line.removeprefix("# ") for line in file if line.strip()))
+
+
+def retries(control: Path) -> int:
+    """Returns how often HAProxy had to send a request again or elsewhere."""
+    return sum(int(row["wretr"]) + int(row["wredis"]) for row in counted(control) if row["svname"] == "BACKEND")
+
+
+def wait_for(control: Path, servers: int) -> None:
+    """Waits until HAProxy sends requests to so many servers."""
+    end = time.monotonic() + 20
+    while sum(row["status"] == "UP" and row["svname"] != "BACKEND" for row in counted(control)) != servers:
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def reached(port: int, path: str = "/") -> int:
@@ -119,17 +131,17 @@ def test_no_request_is_lost(servers: Servers, ports: tuple[int, int, int], hapro
     with contextlib.ExitStack() as stack:
 
         def start(port: int) -> App:
-            app = stack.enter_context(App(port=port, **environment))
-            time.sleep(3)  # until the balancer has looked twice
-            return app
+            return stack.enter_context(App(port=port, **environment))
 
         running = [start(port) for port in ports[1:]]
+        wait_for(control, servers=2)
         with Load(haproxy) as load:
             time.sleep(1)
             for old in running:
                 old.terminate()
                 assert old.process.wait(30) == 0
                 start(old.port)
+                wait_for(control, servers=2)
     assert load.lost == []
     assert set(load.answers) == {200}
     assert load.answers[200] > 500
