@@ -27,7 +27,8 @@ class RequestMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         began = time.perf_counter()
-        trace_id = trace.from_headers(request.headers)
+        given = request.META.get
+        trace_id = trace.from_headers(given("HTTP_TRACEPARENT", ""), given("HTTP_X_REQUEST_ID", ""))
         trace.begin(trace_id)
         try:
             response = self._answer(request)

@@ -2,31 +2,28 @@
 
 from typing import Any
 
-from csp.middleware import CSPMiddleware, PolicyParts
+from csp.constants import HEADER
+from csp.middleware import CSPMiddleware
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
 from core.errors import in_admin
 
 # What isn't a page loads nothing, if a browser is made to take it for one.
-_NO_PAGE = {"default-src": "'none'", "frame-ancestors": "'none'"}
+_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 _NOT_USED = ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
+_PERMISSIONS = ", ".join(f"{feature}=()" for feature in _NOT_USED)
 
 
 class PageMiddleware(CSPMiddleware):
     """Adds Content-Security-Policy (`CONTENT_SECURITY_POLICY`), Permissions-Policy, and the admin's `no-store`."""
 
-    def get_policy_parts(
-        self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
-    ) -> PolicyParts:
-        parts = super().get_policy_parts(request, response, report_only)
-        if not report_only and not response.get("Content-Type", "").startswith("text/html"):
-            parts.config = _NO_PAGE
-        return parts
-
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
-        response["Permissions-Policy"] = ", ".join(f"{feature}=()" for feature in _NOT_USED)
+        response["Permissions-Policy"] = _PERMISSIONS
         if in_admin(request):
             add_never_cache_headers(response)
             patch_vary_headers(response, ["Cookie"])
-        return super().process_response(request, response)
+        if response.get("Content-Type", "").startswith("text/html"):
+            return super().process_response(request, response)
+        response[HEADER] = _NO_PAGE
+        return response  # type: ignore[no-any-return]

@@ -4,7 +4,6 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
 
 import structlog
 from django.conf import settings
@@ -18,12 +17,11 @@ _TRACEPARENT = re.compile(
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def from_headers(headers: Mapping[str, str]) -> str:
+def from_headers(traceparent: str = "", request_id: str = "") -> str:
     """Returns the id of a valid `traceparent`, else a valid `X-Request-ID`, else a new UUID."""
-    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    match = _TRACEPARENT.fullmatch(traceparent)
     if match and not (match["version"] == "00" and match["more"]):
         return match["trace"]
-    request_id = headers.get("x-request-id", "")
     if _REQUEST_ID.fullmatch(request_id):
         return request_id
     return _new()

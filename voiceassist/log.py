@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import structlog
 from django.utils.log import CallbackFilter
 
-from voiceassist.log_line import Formatter
+from voiceassist.log_line import Formatter, for_formatter
 
 log = structlog.stdlib.get_logger("voiceassist.python")
 
@@ -66,7 +66,7 @@ def configure(config: dict[str, Any]) -> None:
     logging.raiseExceptions = False  # a stream that can't be written is no reason to print the line elsewhere
     logging.config.dictConfig(config)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

@@ -6,18 +6,20 @@ Of the latter only the message is taken: what a library puts into `extra` may be
 What a line never holds is the message of an exception: PostgreSQL quotes the refused row there, a ValueError the value.
 """
 
+import json
 import logging
 import math
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict
 
 _MOST_FRAMES = 30  # innermost, enough to find the line
 _MOST_TEXT = 2_000  # characters of one value
@@ -28,32 +30,26 @@ _MOST_LINE = 16_000  # characters; Docker cuts a line in two at 16 KiB
 _QUOTING = ("Invalid request", "Error handling request")
 
 
-class Formatter(structlog.stdlib.ProcessorFormatter):
+class Formatter(logging.Formatter):
     def __init__(self, *, service: str, style: str, colors: bool) -> None:
-        as_json = style == "json"
-        console = structlog.dev.ConsoleRenderer(event_key="message", colors=colors, sort_keys=False)
-        ends: list[Processor] = [structlog.processors.JSONRenderer()] if as_json else [_for_people, console]
+        super().__init__()
         self._service = service
-        super().__init__(processors=[_safe_exception, _no_request, self._fields, _plain, *ends])
+        self._render = _json if style == "json" else _console(colors)
 
     def format(self, record: logging.LogRecord) -> str:
         """Whatever was logged becomes a line. `logging` would print what it can't format, values and all, on stderr."""
         try:
-            line = super().format(record)
+            line = self._render(self._fields(record, _event(record)))
             problem = "too long" if len(line) > _MOST_LINE else ""
         except Exception as error:
             problem = type(error).__name__
         if problem:
-            where = f"{record.pathname}:{record.lineno}"
-            known = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
-            message = f"a line from {where[-200:]} can't be written ({problem})"
-            line = super().format(logging.makeLogRecord({**known, "msg": message, "created": record.created}))
+            message = f"a line from {f'{record.pathname}:{record.lineno}'[-200:]} can't be written ({problem})"
+            line = self._render(self._fields(record, {"event": message}))
         return line
 
-    def _fields(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
-        """Adds what every line has, in the place of whatever a caller has put there."""
-        record: logging.LogRecord = event.pop("_record")
-        event.pop("_from_structlog")
+    def _fields(self, record: logging.LogRecord, event: EventDict) -> EventDict:
+        """Returns what every line has, in the place of whatever a caller has put there, and then the caller's."""
         moment = datetime.fromtimestamp(record.created, UTC)
         fixed = {
             "timestamp": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -63,27 +59,45 @@ class Formatter(structlog.stdlib.ProcessorFormatter):
             "message": event.pop("event", ""),
             **structlog.contextvars.get_contextvars(),  # the trace id
         }
-        return {**fixed, **event, **fixed}
+        return {str(key): _plain(value) for key, value in {**fixed, **event, **fixed}.items()}
 
 
-def _safe_exception(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Replaces `exc_info` by what tells where it broke but no value: type, SQLSTATE, constraint, frames."""
-    exc_info = event.pop("exc_info", None)
+def _event(record: logging.LogRecord) -> EventDict:
+    """Returns what structlog was given, or the message of a line by `logging`; an exception as what it may tell."""
+    if hasattr(record, "_from_structlog"):
+        event: EventDict = dict(record.msg)  # type: ignore[arg-type]  # see `for_formatter`
+        exc_info = event.pop("exc_info", None)
+    else:
+        event, exc_info = {"event": record.getMessage()}, record.exc_info
+    if exc_info:
+        event.update(_safe_exception(exc_info))
+    if record.name in ("django.request", "gunicorn.error"):
+        _no_request(record.name, event)
+    return event
+
+
+def for_formatter(_logger: Any, _method: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
+    """structlog's last processor: hands the event to `logging` as it is."""
+    return (event,), {"extra": {"_from_structlog": True}}
+
+
+def _safe_exception(exc_info: Any) -> dict[str, Any]:
+    """Returns what tells where it broke but no value: type, SQLSTATE, constraint, frames."""
     if exc_info is True:
         exc_info = sys.exc_info()
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if not isinstance(error, BaseException):
-        return event
+        return {}
     cause = error.__cause__ or error  # Django wraps the driver's exception, which knows more
     frames = list(traceback.walk_tb(error.__traceback__))[-_MOST_FRAMES:]
-    event["error"] = {
+    told = {
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "detail": _detail(error),
         "sqlstate": getattr(cause, "sqlstate", None),
         "constraint": getattr(getattr(cause, "diag", None), "constraint_name", None),
         "frames": [f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in frames],
     }
-    return event
+    return {"error": told}
 
 
 def _detail(error: BaseException) -> str | None:
@@ -95,25 +109,19 @@ def _detail(error: BaseException) -> str | None:
     return None
 
 
-def _no_request(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def _no_request(logger: str, event: EventDict) -> None:
     """Lines on a request that Django and gunicorn write quote its path or header; our own has the route."""
-    logger = event["_record"].name
     if logger == "django.request":
         event["event"] = "unhandled exception"
-    elif logger == "gunicorn.error":
-        for beginning in _QUOTING:
-            if str(event["event"]).startswith(beginning):
-                kind = sys.exc_info()[0]
-                event["event"] = beginning
-                event.setdefault("error", {"type": kind.__name__ if kind else None})
-    return event
+        return
+    for beginning in _QUOTING:
+        if str(event["event"]).startswith(beginning):
+            kind = sys.exc_info()[0]
+            event["event"] = beginning
+            event.setdefault("error", {"type": kind.__name__ if kind else None})
 
 
-def _plain(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    return {str(key): _plain_value(value) for key, value in event.items()}
-
-
-def _plain_value(value: Any, depth: int = 0) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """Returns what JSON can hold, of a bounded size. An object is told by its type: its `repr()` may tell anything."""
     if isinstance(value, str):
         return value if len(value) <= _MOST_TEXT else f"{value[:_MOST_TEXT]}… ({len(value)} characters)"
@@ -124,13 +132,21 @@ def _plain_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict | list | tuple | set | frozenset) and depth == 5:
         return "…"
     if isinstance(value, dict):
-        return {str(k)[:200]: _plain_value(v, depth + 1) for k, v in list(value.items())[:_MOST_ITEMS]}
+        return {str(k)[:200]: _plain(v, depth + 1) for k, v in list(value.items())[:_MOST_ITEMS]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain_value(item, depth + 1) for item in list(value)[:_MOST_ITEMS]]
+        return [_plain(item, depth + 1) for item in list(value)[:_MOST_ITEMS]]
     return str(value) if isinstance(value, UUID | date) else f"<{type(value).__name__}>"
 
 
-def _for_people(_logger: Any, _method: str, event: EventDict) -> EventDict:
+_json = json.JSONEncoder().encode  # `_fields` leaves nothing that it can't
+
+
+def _console(colors: bool) -> Callable[[EventDict], str]:
+    renderer = structlog.dev.ConsoleRenderer(event_key="message", colors=colors, sort_keys=False)
+    return lambda event: renderer(None, "", _for_people(event))
+
+
+def _for_people(event: EventDict) -> EventDict:
     """The terminal obeys control characters, which JSON escapes: here they are shown. Frames get lines of their own."""
     event.pop("service")
     event = {_visible(key): _visible(value) for key, value in event.items()}

@@ -185,6 +185,7 @@ SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
 SESSION_COOKIE_AGE = 12 * 3600  # a long shift; from the login on, see core.web_sessions
 SESSION_IDLE_AGE = 15 * 60
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # not in a cookie, which anybody can read
 
 # Failed logins, see core.logins, which has the limits.
 AXES_HANDLER = "core.logins.Throttle"

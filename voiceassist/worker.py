@@ -21,7 +21,7 @@ log = structlog.stdlib.get_logger("voiceassist.worker")
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        trace_id = trace.from_headers({})
+        trace_id = trace.from_headers()
         trace.begin(trace_id)
         try:
             # A header that the application sets is of its own making.

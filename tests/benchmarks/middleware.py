@@ -107,9 +107,9 @@ def inside() -> None:
     for _ in range(40):
         for name, call in subjects.items():
             times[name].append(cost(call))
-    print("`/` in one process, µs of the processor (the log goes to a file):", file=sys.stderr)
+    print("`/` in one process, µs of the processor (the log goes nowhere):")
     for name, found in times.items():
-        print(f"  {name:<46} {statistics.median(found):7.1f}", file=sys.stderr)
+        print(f"  {name:<46} {statistics.median(found):7.1f}")
     metric_files.remove()
 
 
@@ -118,7 +118,7 @@ if __name__ == "__main__":
         inside()
     else:
         good = served()
-        # Its stdout is the log. No static files are collected here: WhiteNoise warns of it.
+        # Its stderr is the log. No static files are collected here: WhiteNoise warns of it.
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "inside"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         sys.exit(not good)
