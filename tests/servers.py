@@ -112,6 +112,14 @@ def _not_as_root(data: Path) -> list[str]:
     return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
 
 
+def _connects(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 class Postgres(Server):
     def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
         super().__init__(folder)
@@ -137,11 +145,7 @@ class Postgres(Server):
                 *self._options]  # fmt: skip
 
     def ready(self) -> bool:
-        try:
-            psycopg.connect(self.url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        return _connects(self.url)
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -179,11 +183,7 @@ class PgBouncer(Server):
         return [*_not_as_root(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
 
     def ready(self) -> bool:
-        try:
-            psycopg.connect(self.url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        return _connects(self.url)
 
 
 class Valkey(Server):
