@@ -16,14 +16,14 @@ _PERMISSIONS = ", ".join(f"{feature}=()" for feature in _NOT_USED)
 
 
 class PageMiddleware(CSPMiddleware):
-    """Adds Content-Security-Policy (`CONTENT_SECURITY_POLICY`), Permissions-Policy, and the admin's `no-store`."""
+    """Adds Content-Security-Policy, which pages have from the settings, Permissions-Policy, the admin's `no-store`."""
 
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
-        response["Permissions-Policy"] = _PERMISSIONS
         if in_admin(request):
             add_never_cache_headers(response)
             patch_vary_headers(response, ["Cookie"])
         if response.get("Content-Type", "").startswith("text/html"):
+            response["Permissions-Policy"] = _PERMISSIONS
             return super().process_response(request, response)
         response[HEADER] = _NO_PAGE
         return response  # type: ignore[no-any-return]

@@ -4,8 +4,8 @@ import hashlib
 import re
 import secrets
 import uuid
+from contextvars import ContextVar
 
-import structlog
 from django.conf import settings
 
 # https://www.w3.org/TR/trace-context/#traceparent-header: version-traceid-parentid-flags. Version 00 ends there,
@@ -14,6 +14,7 @@ _TRACEPARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
     r"(?P<more>-.*)?"
 )
+_of_request: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -35,18 +36,22 @@ def _new() -> str:
 
 def begin(trace_id: str) -> None:
     """Makes it the current one, until `end`."""
-    structlog.contextvars.bind_contextvars(trace_id=trace_id)
+    _of_request.set(trace_id)
 
 
 def end() -> None:
     """Forgets it: the thread's next line of the log may belong to nobody."""
-    structlog.contextvars.clear_contextvars()
+    _of_request.set(None)
 
 
 def current() -> str:
     """Returns the current trace id; outside of a request a new one, so that an envelope never lacks it."""
-    trace_id: str | None = structlog.contextvars.get_contextvars().get("trace_id")
-    return trace_id or _new()
+    return of_request() or _new()
+
+
+def of_request() -> str | None:
+    """Returns the current trace id, None outside of a request."""
+    return _of_request.get()
 
 
 def w3c_id() -> str:

@@ -76,6 +76,7 @@ def when_ready(server: Any) -> None:
     # What is loaded by now stays: the collector of a worker need not write to these pages, which they all share.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # nor look for cycles several times a request, which leaves few
 
 
 # A worker has its master's handlers until it has made its own: a signal that tells it to stop in that moment would be

@@ -21,6 +21,8 @@ import structlog
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from structlog.typing import EventDict
 
+from core import trace
+
 _MOST_FRAMES = 30  # innermost, enough to find the line
 _MOST_TEXT = 2_000  # characters of one value
 _MOST_ITEMS = 50
@@ -57,8 +59,9 @@ class Formatter(logging.Formatter):
             "service": self._service,
             "logger": record.name,
             "message": event.pop("event", ""),
-            **structlog.contextvars.get_contextvars(),  # the trace id
         }
+        if trace_id := trace.of_request():
+            fixed["trace_id"] = trace_id
         return {str(key): _plain(value) for key, value in {**fixed, **event, **fixed}.items()}
 
 

@@ -53,6 +53,11 @@ class Recorded(admin.ModelAdmin):
         trail = {"object_id__exact": object_id}
         return HttpResponseRedirect(reverse("admin:core_auditevent_changelist", query=trail))
 
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        """Django's own words quote what was typed, and the web session keeps them until they are shown."""
+        messages.warning(request, f"There is no such {opts.verbose_name}. Perhaps it was deleted?")
+        return HttpResponseRedirect(reverse("admin:index"))
+
     def log_addition(self, *args: Any) -> Any: ...
     def log_change(self, *args: Any) -> Any: ...
     def log_deletions(self, *args: Any) -> Any: ...
