@@ -102,17 +102,17 @@ def runner() -> Runner:
     return _runner
 
 
-def database_fails() -> bool:
-    """Says whether this process's latest report tells that PostgreSQL is unhealthy."""
+def database_hangs() -> bool:
+    """Says whether PostgreSQL did not answer this process's latest check in time. Any other failure is a quick one."""
     latest = _runner.latest
-    return latest is not None and any(result.name == "postgres" and not result.healthy for result in latest.results)
+    return latest is not None and any(r.name == "postgres" and r.reason == reasons.TIMEOUT for r in latest.results)
 
 
 def follow() -> None:
     """In a worker of a server: from now on it gives signs of life, and checks while somebody looks at all workers.
 
     It would otherwise tell the status page what it found when it was last probed, which may be long ago. It checks also
-    while the database fails, for so long no request asks that.
+    while the database hangs, for so long no request asks that.
     """
     threading.Thread(target=_follow, name="follow", daemon=True).start()
 
@@ -121,7 +121,7 @@ def _follow() -> None:
     while True:
         workers.beat()
         try:
-            if workers.watched() or database_fails():
+            if workers.watched() or database_hangs():
                 _runner.report()
         except Exception:  # a probe that meets it answers 500; this goes on
             log.exception("the checks for the status page failed")

@@ -108,7 +108,7 @@ def post_worker_init(worker: Any) -> None:
     from core.postgresql import base
     from health import readiness
 
-    base.known_to_fail = readiness.database_fails
+    base.known_to_hang = readiness.database_hangs
     seats.take(worker.seat)
     readiness.follow()  # its thread keeps these signals blocked, so that they wake the main one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

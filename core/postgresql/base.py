@@ -16,9 +16,9 @@ _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
 
 
-# Whether the database is known to fail. A server sets it (voiceassist.gunicorn): a request that asks a frozen
+# Whether the database is known to hang. A server sets it (voiceassist.gunicorn): a request that asks a frozen
 # database holds its thread until that thaws, and soon none would be left, for probes neither.
-known_to_fail: Callable[[], bool] | None = None
+known_to_hang: Callable[[], bool] | None = None
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-prometheus has no types
@@ -36,8 +36,8 @@ class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-pro
     def close_if_health_check_failed(self) -> None:
         """Is called before each use."""
         if not self._in_use:
-            if known_to_fail and known_to_fail():
-                raise OperationalError("Readiness finds PostgreSQL unhealthy: it is not asked.")
+            if known_to_hang and known_to_hang():
+                raise OperationalError("PostgreSQL does not answer readiness: it is not asked.")
             self._in_use = True
             _IN_USE.inc()
         super().close_if_health_check_failed()
