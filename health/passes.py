@@ -20,7 +20,7 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from core.web_sessions import BEGAN, SEEN
+from core.web_sessions import BEGAN, is_over
 from health.checks.postgres import Connection, connect
 from health.kept import Kept
 
@@ -85,9 +85,7 @@ def _is_staff(connection: Connection, session_key: str, seconds: float) -> bool:
     session = SessionStore().decode(row[0]) if row else {}
     sql = "SELECT password FROM users WHERE id = %s::uuid AND is_active AND is_staff"
     row = connection.execute(sql, [session.get(SESSION_KEY)]).fetchone()
-    now = time.time()
-    idle, age = now - session.get(SEEN, 0), now - session.get(BEGAN, 0)
-    if row is None or idle >= settings.SESSION_IDLE_AGE or age >= settings.SESSION_COOKIE_AGE:
+    if row is None or is_over(session):
         return False
     user = get_user_model()(password=row[0])
     return bool(constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()))
