@@ -242,11 +242,13 @@ def test_an_open_page_follows(browser: Chrome, database: str, redis: Valkey) -> 
         return browser.find_element(By.CSS_SELECTOR, selector).text
 
     with App(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3") as app:
+        browser.implicitly_wait(20)  # for what a click brings
         browser.get(f"{app.url}/admin/login/?next=/admin/")
         browser.find_element(By.NAME, "username").send_keys(EMAIL)
         browser.find_element(By.NAME, "password").send_keys(PASSWORD)
         browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
         browser.find_element(By.CSS_SELECTOR, f'#content-main [href="{PAGE}"]').click()
+        browser.find_element(By.ID, "status-pause")
         browser.execute_script("window.row = document.getElementById('dependency-redis')")
         browser.execute_script("document.getElementById('status-pause').focus()")
         assert text(".verdict h2").endswith("Ready")
