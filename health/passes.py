@@ -20,8 +20,9 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
+from core.postgresql.connection import Connection
 from core.web_sessions import BEGAN, is_over
-from health.checks.postgres import Connection, connect
+from health.checks.postgres import connect
 from health.kept import Kept
 
 PATH = "/admin/status/"
@@ -79,7 +80,7 @@ def may_look(request: HttpRequest, *, ask_database: bool) -> bool:
 
 def _is_staff(connection: Connection, session_key: str, seconds: float) -> bool:
     """Asks what `core.web_sessions` and Django's `get_user` would, of the database alone, and notes nothing."""
-    connection.seconds = seconds
+    connection.timeout = seconds
     sql = "SELECT session_data FROM django_session WHERE session_key = %s AND expire_date > now()"
     row = connection.execute(sql, [session_key]).fetchone()
     session = SessionStore().decode(row[0]) if row else {}

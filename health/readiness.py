@@ -102,17 +102,10 @@ def runner() -> Runner:
     return _runner
 
 
-def database_hangs() -> bool:
-    """Says whether PostgreSQL did not answer this process's latest check in time. Any other failure is a quick one."""
-    latest = _runner.latest
-    return latest is not None and any(r.name == "postgres" and r.reason == reasons.TIMEOUT for r in latest.results)
-
-
 def follow() -> None:
     """In a worker of a server: from now on it gives signs of life, and checks while somebody looks at all workers.
 
-    It would otherwise tell the status page what it found when it was last probed, which may be long ago. It checks also
-    while the database hangs, for so long no request asks that.
+    Otherwise it would show on the status page what it found when it was last probed, which may be long ago.
     """
     threading.Thread(target=_follow, name="follow", daemon=True).start()
 
@@ -121,7 +114,7 @@ def _follow() -> None:
     while True:
         workers.beat()
         try:
-            if workers.watched() or database_hangs():
+            if workers.watched():
                 _runner.report()
         except Exception:  # a probe that meets it answers 500; this goes on
             log.exception("the checks for the status page failed")

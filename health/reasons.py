@@ -11,8 +11,9 @@ import ssl
 from collections.abc import Iterator
 from http.client import HTTPException
 
-import psycopg
 import redis.exceptions
+
+from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
 
 TIMEOUT = "timeout"
 CONNECTION_REFUSED = "connection_refused"
@@ -51,9 +52,10 @@ class CheckFailed(Exception):
 
 # The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
 _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((CommitNotReplicated, ReadOnly), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
-    ((psycopg.errors.ConnectionTimeout, psycopg.errors._WaitTimeout), TIMEOUT),
+    ((NoAnswer,), TIMEOUT),
     (
         (
             redis.exceptions.AuthenticationError,
@@ -97,6 +99,7 @@ _WORDS = (
     (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM"),
     (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index"),
     (NOT_READY, "starting up|shutting down|not yet accepting|recovery|too many (clients|connections)|connection slots"),
+    (NOT_READY, "session is (not )?read-only|server is (not )?in hot standby mode"),
     (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),
     (BAD_RESPONSE, "invalid response to SSL negotiation|expected authentication request|lost synchronization"),
     (BAD_RESPONSE, "unsupported frontend protocol|protocol error|illegal|malformed"),

@@ -3,8 +3,8 @@
 Every variable can be given as ``NAME_FILE`` too, the path of a file that holds the value (Docker and Kubernetes
 secrets). An empty variable counts as one that is not set, so that Compose can pass ``${NAME:-}`` on.
 
-django-environ does the reading of files and the parsing of database URLs. Its casts are not used: they take any
-unknown word for false, and a value that starts with ``$`` for the name of another variable.
+django-environ reads the files. Its casts are not used, because they take any unknown word for false, and a value that
+starts with ``$`` for the name of another variable.
 """
 
 import math
@@ -12,8 +12,9 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-import environ
+import psycopg
 from environ.fileaware_mapping import FileAwareMapping
+from psycopg.conninfo import conninfo_to_dict
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -100,15 +101,32 @@ class Environment:
         return value
 
     def database(self, name: str, *, default: str | None, required: bool) -> dict[str, Any]:
-        """Returns what Django calls a database's settings, without an engine."""
-        url = self.url(name, ("postgres", "postgresql"), default=default, required=required)
+        """Return what Django calls a database's settings, without an engine.
+
+        libpq parses the URL, so that every form that it documents works: several hosts, `?host=`, socket folders.
+        https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
+        """
+        url = self.text(name, default, required=required) or ""
+        if not url.startswith(("postgres://", "postgresql://")):
+            self.refuse(name, "must be a URL that starts with postgres:// or postgresql://")
         try:
-            config: dict[str, Any] = environ.Env.db_url_config(url)
-        except (ValueError, TypeError):
-            self.refuse(name, "is not a database URL: postgres://user:password@host:5432/name")
-        if not config.get("NAME"):
+            options = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # its message quotes the URL
+            self.refuse(
+                name,
+                "is not a URL that PostgreSQL's client can parse: postgres://user:password@host:5432/name. "
+                "Escape special characters as %XX, and use only options that libpq has",
+            )
+        if not options.get("dbname"):
             self.refuse(name, "names no database: postgres://user:password@host:5432/name")
-        return config
+        hosts, ports = (str(options.get(key, "")).split(",") for key in ("host", "port"))
+        if len(ports) not in (1, len(hosts)):
+            self.refuse(name, f"has {len(hosts)} hosts and {len(ports)} ports: give each host its port")
+        if not all(port == "" or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
+            self.refuse(name, "has a port that is not a number from 1 to 65535")
+        parts = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+        config: dict[str, Any] = {key: str(options.pop(option, "")) for key, option in parts.items()}
+        return config | {"OPTIONS": options}
 
     @staticmethod
     def refuse(name: str, problem: str) -> NoReturn:

@@ -105,10 +105,8 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    from core.postgresql import base
     from health import readiness
 
-    base.known_to_hang = readiness.database_hangs
     seats.take(worker.seat)
     readiness.follow()  # its thread keeps these signals blocked, so that they wake the main one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

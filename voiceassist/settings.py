@@ -8,6 +8,7 @@ import secrets
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from voiceassist import __version__
 from voiceassist.environment import Environment
@@ -55,6 +56,7 @@ if EMBEDDED_SERVERS:
 
     _embedded_database, _embedded_redis = embedded.postgres_url(VAR), embedded.redis_url(VAR)
 
+DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, positive=True)
 DATABASES = {
     "default": {
         **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
@@ -65,9 +67,36 @@ DATABASES = {
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
 }
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
-# Values go beside the statement, not in it: else PostgreSQL shows them in pg_stat_activity and in its log.
-DATABASES["default"]["OPTIONS"]["server_side_binding"] = True
+_database_defaults = {  # of libpq; the URL may override each of them
+    "application_name": SERVICE,
+    "connect_timeout": 5,  # seconds, shared among all hosts and addresses
+    # Everything here writes, so a standby is not worth connecting to; with several hosts this finds the primary.
+    "target_session_attrs": "read-write",
+    # A peer that has vanished is noticed after 10 + 3 * 5 seconds, and data that it doesn't acknowledge as soon as a
+    # request has to give up. These cover connections without a time limit, such as those of commands.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": max(1000, round(DATABASE_TIMEOUT * 1000)),
+}
+_server_defaults = {
+    # Below DATABASE_TIMEOUT, so that waiting for a lock ends with an error that names the cause.
+    "lock_timeout": f"{max(1, round(DATABASE_TIMEOUT * 1000 * 2 / 3))}ms",
+    # A transaction whose client is gone or stuck ends, and with it its locks.
+    "idle_in_transaction_session_timeout": "60s",
+    # A statement that a request has given up on ends, since nobody reads its result.
+    "client_connection_check_interval": "2s",
+}
+_url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
+_server_options = [f"-c {name}={value}" for name, value in _server_defaults.items()]
+DATABASES["default"]["OPTIONS"] = {
+    **_database_defaults,
+    **_url_options,
+    # The URL's own come last, because the last one counts.
+    "options": " ".join([*_server_options, _url_options.get("options", "")]).strip(),
+    # Values are sent beside the statement, not inside it, where pg_stat_activity and the log would show them.
+    "server_side_binding": True,
+}
 
 REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
 OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)

@@ -1,50 +1,104 @@
-"""Django's PostgreSQL backend as django-prometheus measures it, and how many connections there are.
+"""Django's PostgreSQL backend, as django-prometheus measures it, on connections whose calls end in time.
 
-A connection is in use from a request's first query, or its waiting for a connection, to the request's end: what a pool
-would have lent to the request.
+A connection counts as in use from a request's first query, or its waiting for a connection, to the request's end: for
+as long as a pool would have lent it to the request.
 """
 
-from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.db import OperationalError
-from django_prometheus.db.backends.postgresql import base
+from django.db.backends.postgresql import base as postgresql
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from django_prometheus.db.backends.postgresql import base as prometheus
 
 from core.metrics import DATABASE_CONNECTIONS
+from core.postgresql.circuit_breaker import circuit_breaker
+from core.postgresql.connection import Connection, ProbeConnection, request_time_left
 
 _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
+_PROBE_TIMEOUT = 2.0  # seconds
+_HEALTH_CHECK_TIMEOUT = 2.0  # seconds
 
 
-# Whether the database is known to hang. A server sets it (voiceassist.gunicorn): a request that asks a frozen
-# database holds its thread until that thaws, and soon none would be left, for probes neither.
-known_to_hang: Callable[[], bool] | None = None
+class _ConnectingWrapper(postgresql.DatabaseWrapper):
+    """Sits below django-prometheus, which counts the connections."""
 
-
-class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]  # django-prometheus has no types
-    _in_use = False
-
-    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        connection = super().get_new_connection(conn_params)
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
+        self.isolation_level = IsolationLevel.READ_COMMITTED
+        connection = Connection.connect(**conn_params)
         _OPEN.inc()
         return connection
+
+
+class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: ignore[misc]  # the first has no types
+    _in_use = False
+
+    def connect(self) -> None:
+        """Connect, or leave no connection behind.
+
+        Django sets `self.connection` before it sets the connection's autocommit. An exception in between would leave a
+        connection on which Django believes that autocommit is on while psycopg has it off: everything written on it
+        would be acknowledged and never committed.
+        """
+        self._start_use()
+        try:
+            super().connect()
+        except BaseException:
+            self.close()
+            raise
 
     def _close(self) -> None:
         _OPEN.dec()
         super()._close()
 
     def close_if_health_check_failed(self) -> None:
-        """Is called before each use."""
-        if not self._in_use:
-            if known_to_hang and known_to_hang():
-                raise OperationalError("PostgreSQL does not answer readiness: it is not asked.")
-            self._in_use = True
-            _IN_USE.inc()
+        """Called before each use of a connection."""
+        self._start_use()
         super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Is called before and after each request."""
+        """Called before and after each request."""
         if self._in_use:
             self._in_use = False
             _IN_USE.dec()
         super().close_if_unusable_or_obsolete()
+
+    def is_usable(self) -> bool:
+        """Return whether the connection works and leads to a primary. One that was demoted refuses every write."""
+        if self.connection is None:
+            return False
+        seconds = min(_HEALTH_CHECK_TIMEOUT, request_time_left() / 2)  # the other half is for connecting
+        try:
+            with self.connection.time_limit(seconds):
+                row = self.connection.execute("SHOW transaction_read_only").fetchone()
+        except self.Database.Error:
+            return False
+        return bool(row and row[0] == "off")
+
+    def open_probe(self, seconds: float) -> ProbeConnection:
+        """Return a connection beside the ORM's that is made like them. Connecting and each call have `seconds`."""
+        params = self.get_connection_params()
+        for only_for_orm in ("cursor_factory", "context", "prepare_threshold"):
+            params.pop(only_for_orm, None)
+        params |= {"connect_timeout": seconds, "application_name": f"{settings.SERVICE} readiness"}
+        connection = ProbeConnection.connect(**params, autocommit=True)
+        connection.timeout = seconds
+        return connection
+
+    def _start_use(self) -> None:
+        if self._in_use:
+            return
+        if not circuit_breaker.allows(self._probe):
+            raise OperationalError("PostgreSQL does not answer. Try again in a few seconds.")
+        self._in_use = True
+        _IN_USE.inc()
+
+    def _probe(self) -> None:
+        seconds = min(_PROBE_TIMEOUT, request_time_left()) / 2
+        connection = self.open_probe(seconds)
+        try:
+            connection.check_writable(seconds)
+        finally:
+            connection.close()

@@ -5,8 +5,10 @@ from functools import cache
 import psycopg
 from django.db.migrations.loader import MigrationLoader
 
+from core.postgresql.connection import Connection
+from core.postgresql.errors import ReadOnly
 from health import reasons
-from health.checks.postgres import Connection, connect
+from health.checks.postgres import connect
 from health.kept import Kept
 from health.reasons import CheckFailed
 from health.runner import Finding
@@ -20,11 +22,13 @@ def _on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
 
 
 def _ask(connection: Connection, seconds: float) -> set[tuple[str, str]]:
-    connection.seconds = seconds
-    try:
-        return set(connection.execute("SELECT app, name FROM django_migrations"))
-    except psycopg.errors.UndefinedTable:
-        return set()
+    with connection.time_limit(seconds):
+        if connection.execute("SHOW transaction_read_only").fetchone() != ("off",):
+            raise ReadOnly("the session is read-only")  # asked once more on a fresh connection, which finds the primary
+        try:
+            return set(connection.execute("SELECT app, name FROM django_migrations"))
+        except psycopg.errors.UndefinedTable:
+            return set()
 
 
 _kept = Kept(connect)

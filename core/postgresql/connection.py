@@ -1,0 +1,221 @@
+"""psycopg connections on which no call waits for ever.
+
+The ORM, readiness and the status page all open their connections with `Connection.connect`, so that what one of them
+can reach, the others can reach too.
+
+A frozen server, a network that drops packets and a commit that waits for a lost standby look the same from here: no
+answer comes. `statement_timeout` ends none of the three and `tcp_user_timeout` only the second, so the limit is
+enforced on the client's side, where it covers all of them (measured: docs/OPERATIONS.md).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+import psycopg
+from psycopg import waiting
+from psycopg.abc import ConnDict, PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
+from psycopg.errors import _WaitTimeout
+
+from core.postgresql.circuit_breaker import circuit_breaker
+from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+
+DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
+_INTERVAL = 0.1  # seconds between two checks for Ctrl-C
+_MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
+
+# Emits a transactional WAL record, so that the transaction has something to commit and to replicate. It leaves nothing
+# behind in any table: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
+EMIT_WAL = "pg_logical_emit_message(true, 'voiceassist', '')"
+_CHECK_WRITABLE = (
+    f"SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN {EMIT_WAL} IS NOT NULL ELSE false END"
+)
+
+
+class RequestTimeLimit:
+    """How long a request may wait for PostgreSQL: `seconds` since the request began or the last answer came."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        self.expires = time.monotonic() + self.seconds
+
+    def left(self) -> float:
+        return self.expires - time.monotonic()
+
+
+_request_limit: ContextVar[RequestTimeLimit | None] = ContextVar("request_limit", default=None)
+
+
+def request_time_left() -> float:
+    """Return the seconds that this request may still wait for PostgreSQL; infinity outside of a request."""
+    limit = _request_limit.get()
+    return math.inf if limit is None else max(0.0, limit.left())
+
+
+@contextmanager
+def request_time_limit(seconds: float) -> Iterator[None]:
+    """Limit every database call inside to `seconds`. Outside, as in management commands, calls have no limit."""
+    token = _request_limit.set(RequestTimeLimit(seconds))
+    try:
+        yield
+    finally:
+        _request_limit.reset(token)
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection whose calls end in time.
+
+    A call that gets no answer in time raises NoAnswer and closes the connection. It does not cancel the statement,
+    because cancelling a commit that waits for a synchronous standby makes it visible without replicating it. PostgreSQL
+    ends other statements when it notices the closed socket: `client_connection_check_interval` in voiceassist.settings.
+    """
+
+    timeout: float | None = None  # seconds for each call; None: the limit of the request, if there is one
+
+    @classmethod
+    def connect(  # type: ignore[override]  # stricter: no connection string, and a timeout in fractions of a second
+        cls,
+        *,
+        connect_timeout: float | str = DEFAULT_CONNECT_TIMEOUT,
+        autocommit: bool = False,
+        prepare_threshold: int | None = None,
+        context: Any = None,
+        cursor_factory: Any = None,
+        **params: Any,
+    ) -> Self:
+        """Return a new connection to the first host and address that accepts one, within `connect_timeout` seconds.
+
+        The time is shared among the hosts of the URL and the addresses of their names, beginning with the one that was
+        connected to last. Raises NoAnswer if one of them did not answer in time, else what the last one raised.
+
+        This stands in for `psycopg.connect`, which gives each address at least two seconds by libpq's rule. The
+        generators that it drives are not public; docs/UPGRADING.md lists them.
+        """
+        seconds = float(connect_timeout)
+        limit = _request_limit.get()
+        if limit is not None:
+            seconds = min(seconds, limit.left())
+        connection = cls._connect_any(_in_order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
+        if limit is not None:
+            limit.renew()
+        connection._autocommit = autocommit
+        connection.prepare_threshold = prepare_threshold
+        if context is not None:
+            connection._adapters = AdaptersMap(context.adapters)
+        if cursor_factory is not None:
+            connection.cursor_factory = cursor_factory
+        return connection
+
+    @classmethod
+    def _connect_any(cls, attempts: list[ConnDict], seconds: float) -> Self:
+        deadline = time.monotonic() + seconds
+        errors: list[psycopg.Error] = []
+        for index, attempt in enumerate(attempts):
+            left = (deadline - time.monotonic()) / (len(attempts) - index)
+            try:
+                generator = cls._connect_gen(make_conninfo("", **attempt))
+                connection = waiting.wait_conn(generator, interval=_INTERVAL, timeout=max(_MIN_TIMEOUT, left))
+            except _WaitTimeout:
+                circuit_breaker.suspect()
+                host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
+                errors.append(NoAnswer(f'connection to server at "{host}", port {port} timed out'))
+            except psycopg.Error as error:
+                errors.append(error)
+            else:
+                _remember(attempt)
+                return connection
+        timed_out = [error for error in errors if isinstance(error, NoAnswer)]
+        kind = type((timed_out or errors)[-1])
+        raise kind("; ".join(str(error).strip() for error in errors))
+
+    def wait(self, gen: PQGen[Any], interval: float = _INTERVAL, timeout: float | None = None) -> Any:
+        """Run one exchange with the server, as every call of psycopg does.
+
+        Raises NoAnswer if it takes longer than `self.timeout`, or than the request may take.
+        """
+        if timeout is not None:  # psycopg's own, where the end of the time is no failure
+            return super().wait(gen, interval, timeout)
+        limit = _request_limit.get()
+        seconds = self.timeout
+        if limit is not None:
+            seconds = limit.left() if seconds is None else min(seconds, limit.left())
+        if seconds is None:
+            return super().wait(gen, interval)
+        try:
+            answer = super().wait(gen, interval, max(0.0, seconds))
+        except _WaitTimeout:
+            self._give_up(gen)
+            raise NoAnswer("PostgreSQL did not answer in time") from None
+        if limit is not None:
+            limit.renew()
+        return answer
+
+    def _give_up(self, gen: PQGen[Any]) -> None:
+        self.pgconn.finish()
+        circuit_breaker.suspect()
+
+    @contextmanager
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        """Limit each call inside to `seconds`."""
+        before, self.timeout = self.timeout, seconds
+        try:
+            yield
+        finally:
+            self.timeout = before
+
+
+class ProbeConnection(Connection):
+    """A connection that asks whether PostgreSQL can be read and written, and cancels a question without an answer.
+
+    Cancelling is safe here, because nothing depends on what a probe wrote. It is needed, because PostgreSQL does not
+    notice a closed socket while a commit waits for a standby: each probe would leave a server process behind.
+    """
+
+    def check_writable(self, seconds: float) -> None:
+        """Commit one small WAL record within `seconds`.
+
+        Raises ReadOnly, CommitNotReplicated, NoAnswer, or whatever else went wrong.
+        """
+        with self.time_limit(seconds * 0.8):  # the rest is for cancelling
+            row = self.execute(_CHECK_WRITABLE).fetchone()
+        if not row or not row[0]:
+            raise ReadOnly("the session is read-only: the server is a standby, or is configured so")
+
+    def _give_up(self, gen: PQGen[Any]) -> None:
+        assert self.timeout is not None
+        seconds = max(_MIN_TIMEOUT, self.timeout / 8)
+        try:
+            self.cancel_safe(timeout=seconds)
+            super(Connection, self).wait(gen, _INTERVAL, seconds)
+        except psycopg.errors.QueryCanceled:
+            return  # it was busy with the statement; the connection can be used again
+        except psycopg.Error:
+            super()._give_up(gen)
+            return
+        # The statement itself had ended: what was cancelled is the wait for the standby.
+        raise CommitNotReplicated("a commit waits for a synchronous standby that does not confirm it")
+
+
+# The attempt that succeeded last, so that a dead first host does not cost every connection its share of the time.
+_last_success: dict[str, Any] = {}
+
+
+def _address(attempt: ConnDict) -> dict[str, Any]:
+    return {key: attempt.get(key) for key in ("host", "hostaddr", "port")}
+
+
+def _remember(attempt: ConnDict) -> None:
+    global _last_success
+    _last_success = _address(attempt)
+
+
+def _in_order(attempts: list[ConnDict]) -> list[ConnDict]:
+    return sorted(attempts, key=lambda attempt: _address(attempt) != _last_success)
