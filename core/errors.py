@@ -2,19 +2,25 @@
 
 ApiError(code)          raised by our own views
 exception_handler       every exception inside a DRF view
+outage_response         503 for an outage of a dependency, which is no defect of ours
 bad_request, …          Django's handler400, 403, 404, 500 and the CSRF failure: outside of DRF's views
 """
 
+import sys
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
+from django.template import loader
 from django.views import defaults
 from rest_framework import exceptions, views
 from rest_framework.response import Response
 
 from core.codes import ErrorCode
 from core.envelope import error, failure_response
+from core.outages import RETRY_AFTER, is_outage, sqlstate
+
+_OUTAGE_MESSAGE = "A dependency is not available. Try again in a few seconds."
 
 
 class ApiError(exceptions.APIException):
@@ -47,6 +53,11 @@ def exception_handler(raised: Exception, context: dict[str, Any]) -> Response | 
 
     Returns None for what DRF doesn't know: Django then logs it and answers with `server_error`.
     """
+    if is_outage(raised):
+        views.set_rollback()
+        _note_outage(context["request"]._request, raised)
+        body = error(ErrorCode.NOT_READY, _OUTAGE_MESSAGE)
+        return Response(body, ErrorCode.NOT_READY.status, headers={"Retry-After": RETRY_AFTER})
     response = views.exception_handler(raised, context)
     if response is None:
         return None
@@ -85,9 +96,27 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    raised = sys.exc_info()[1]  # Django calls this while it handles the exception
+    if is_outage(raised):
+        return outage_response(request, raised)
     if in_admin(request):
         return defaults.server_error(request, template_name="admin/500.html")
     return failure_response(ErrorCode.INTERNAL_ERROR)
+
+
+def outage_response(request: HttpRequest, raised: BaseException | None) -> HttpResponse:
+    """Return 503 with `Retry-After`: a page in the admin, the envelope everywhere else."""
+    _note_outage(request, raised)
+    headers = {"Retry-After": RETRY_AFTER}
+    if in_admin(request):
+        page = loader.render_to_string("admin/503.html")
+        return HttpResponse(page, status=ErrorCode.NOT_READY.status, headers=headers)
+    return failure_response(ErrorCode.NOT_READY, _OUTAGE_MESSAGE, headers=headers)
+
+
+def _note_outage(request: HttpRequest, raised: BaseException | None) -> None:
+    """Add to the request's line in the log which outage it was. Its message is left out: it may quote data."""
+    request.outage = {"outage": type(raised).__name__, "sqlstate": sqlstate(raised)}  # type: ignore[attr-defined]
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

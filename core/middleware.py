@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 from core import metrics, trace
 from core.codes import ErrorCode
 from core.envelope import failure_response
 from core.errors import in_admin
+from core.postgresql.connection import request_time_limit
 
 log = structlog.stdlib.get_logger("voiceassist.request")
 _MOST_DIGITS = 12  # of a body's length: what is longer overflows a metric, or stays in its sum for ever
@@ -51,7 +53,8 @@ class RequestMiddleware:
             return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": allow})
         if len(request.META.get("CONTENT_LENGTH", "")) > _MOST_DIGITS:
             return failure_response(ErrorCode.BAD_REQUEST)
-        response = self.get_response(request)
+        with request_time_limit(settings.DATABASE_TIMEOUT):
+            response = self.get_response(request)
         if isinstance(response, HttpResponseNotAllowed) and not in_admin(request):
             return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": response["Allow"]})
         return response
@@ -68,4 +71,5 @@ class RequestMiddleware:
             status=response.status_code,
             duration_ms=round(seconds * 1000, 1),
             user_id=str(user.pk) if user is not None and user.pk else None,
+            **getattr(request, "outage", {}),  # set by core.errors
         )

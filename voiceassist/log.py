@@ -39,7 +39,7 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
             },
         },
         "filters": {
-            "exceptions": {"()": CallbackFilter, "callback": lambda record: bool(record.exc_info)},
+            "defects": {"()": CallbackFilter, "callback": _is_defect},
         },
         "handlers": {
             "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
@@ -47,7 +47,7 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
-            "django.request": {"filters": ["exceptions"]},  # the rest has the line of the request
+            "django.request": {"filters": ["defects"]},  # everything else has the line of its request
             "django.server": {"handlers": [], "propagate": True, **never},
             "django.security": never,
             "django.db": quiet,
@@ -59,6 +59,12 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
             **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
         },
     }
+
+
+def _is_defect(record: logging.LogRecord) -> bool:
+    from core.outages import is_outage  # not at the start: this module is imported by the settings
+
+    return bool(record.exc_info and not is_outage(record.exc_info[1]))
 
 
 def configure(config: dict[str, Any]) -> None:

@@ -19,9 +19,10 @@ from django.http import HttpRequest
 from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation import dbapi
 from opentelemetry.instrumentation.django import DjangoInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+from opentelemetry.instrumentation.psycopg import DatabaseApiIntegration
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import Resource
@@ -33,6 +34,7 @@ from opentelemetry.trace import Span, SpanKind, Status, set_tracer_provider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from core import trace
+from core.postgresql.connection import Connection
 
 log = structlog.stdlib.get_logger("voiceassist.tracing")
 
@@ -51,8 +53,13 @@ def instrument() -> None:
     propagate.set_global_textmap(_Traceparent())
     after_probes = settings.MIDDLEWARE.index("health.middleware.ProbeMiddleware") + 1
     DjangoInstrumentor().instrument(middleware_position=after_probes, request_hook=_request_id)
-    for instrumentor in (PsycopgInstrumentor, RedisInstrumentor, HTTPXClientInstrumentor):
+    for instrumentor in (RedisInstrumentor, HTTPXClientInstrumentor):
         instrumentor().instrument()
+    # What PsycopgInstrumentor does to `psycopg.connect`, which the ORM doesn't call.
+    attributes = {"database": "info.dbname", "port": "info.port", "host": "info.host", "user": "info.user"}
+    dbapi.wrap_connect(
+        *(__name__, Connection, "connect", "postgresql", attributes), db_api_integration_factory=DatabaseApiIntegration
+    )
 
 
 def _request_id(span: Span, request: HttpRequest) -> None:
