@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db import DataError, IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, OperationalError, connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
@@ -25,9 +25,15 @@ from core import paging
 from core.codes import ErrorCode
 from core.errors import ApiError
 from core.models import Message, Session, User
+from core.outages import sqlstate
+from core.postgresql.connection import EMIT_WAL
 
 MOST_PER_PAGE = 200
 _BATCH = 1000  # sessions that are deleted at once
+_MAX_TRIES = 3
+# serialization_failure and deadlock_detected: the transaction was rolled back, so that it can be run again.
+# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+_ROLLED_BACK = {"40001", "40P01"}
 # What a message that is sent again has to agree on with the stored one.
 _SENT = ("role", "content", "audio_url", "model", "tokens", "tool_calls", "tool_results", "metadata", "contains_phi")
 _GIVEN = [field for field in Message._meta.concrete_fields if field.name not in ("created_at", "updated_at")]
@@ -62,11 +68,17 @@ def append_message(
     metadata: dict[str, Any] | None = None,
     contains_phi: bool = True,
 ) -> Message:
-    """Appends a message to a session and returns it, or the stored one if this `client_message_id` was appended before.
+    """Append a message to a session and return it, or the stored one if this `client_message_id` was appended before.
 
-    The messages of a session are appended one after another, so that their order by time is that of their appearance:
-    who reads on from a cursor misses none. Raises ApiError: NOT_FOUND without such a session, CONFLICT if it has ended
-    or if the `client_message_id` is that of a message with other content, VALIDATION_ERROR with the refused fields.
+    The message is stored when this returns: committed, and confirmed by the synchronous standby if there is one. After
+    any other exception than ApiError the outcome is unknown. A caller that passed a `client_message_id` may then call
+    again with the same values, as often and from as many places as it likes: the message is stored once.
+
+    Messages of a session are appended one after another, so that their order by time is that of their appearance, and a
+    client that paginates by cursor misses none.
+
+    Raises ApiError: NOT_FOUND without such a session, CONFLICT if it has ended or if the `client_message_id` is that of
+    a message with other content, VALIDATION_ERROR with the refused fields.
     """
     message = Message(
         session_id=session_id,
@@ -83,17 +95,29 @@ def append_message(
     )
     _validate(message)
     try:
-        # By itself the statement is a transaction; inside of one, a refused statement is not to be the end of that.
-        with nullcontext() if connection.get_autocommit() else transaction.atomic():
-            if not _insert(message):
-                return _stored(message) or _refuse(session_id)
-    except IntegrityError:
-        if not (stored := _stored(message)):
-            raise
-        return stored
+        return _append(message)
     except (DataError, UnicodeEncodeError):  # NUL, half a surrogate pair, a JSON number that isn't one
         raise ApiError(ErrorCode.VALIDATION_ERROR, "Some characters can't be stored.") from None
-    return message
+
+
+def _append(message: Message) -> Message:
+    # In autocommit mode the statement is a transaction of its own, and can be run again. Otherwise a savepoint keeps a
+    # refused statement from aborting the caller's transaction, and only the caller can run all of it again.
+    autocommit = connection.get_autocommit()
+    for tries_left in reversed(range(_MAX_TRIES if autocommit else 1)):
+        try:
+            with nullcontext() if autocommit else transaction.atomic():
+                if _insert(message):
+                    return message
+                return _find_existing(message) or _refuse(message.session_id)
+        except IntegrityError:
+            if stored := _find_existing(message):
+                return stored
+            raise
+        except OperationalError as error:
+            if not tries_left or sqlstate(error) not in _ROLLED_BACK:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _validate(message: Message) -> None:
@@ -123,16 +147,29 @@ def _insert(message: Message) -> bool:
     return row is not None
 
 
-def _stored(message: Message) -> Message | None:
-    """Returns the message that was stored under this client's id. Raises CONFLICT if it says something else."""
+def _find_existing(message: Message) -> Message | None:
+    """Return the message that was stored under this client's id. Raises CONFLICT if it has other content."""
     if message.client_message_id is None:
         return None
     same_id = Message.objects.filter(session_id=message.session_id, client_message_id=message.client_message_id)
     stored = same_id.first()
+    if stored is None:
+        return None
     # As JSON, which is what was stored: a tuple came back as a list.
-    if stored and any(getattr(stored, field) != json.loads(json.dumps(getattr(message, field))) for field in _SENT):
+    if any(getattr(stored, field) != json.loads(json.dumps(getattr(message, field))) for field in _SENT):
         raise ApiError(ErrorCode.CONFLICT, "This client_message_id was sent before, with other content.")
+    _wait_for_replication()
     return stored
+
+
+def _wait_for_replication() -> None:
+    """Return when everything that is visible now is confirmed by the synchronous standby, if there is one.
+
+    A row can be visible without that: a primary that crashed while its commit waited shows it after the restart, and so
+    does one whose wait was cancelled. A commit waits for all that was written before it, so one small record suffices.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {EMIT_WAL}")
 
 
 def _refuse(session_id: UUID) -> Message:
