@@ -1,11 +1,22 @@
-"""Gunicorn's threaded worker, but for what it says of a request that it can't read.
+"""Gunicorn's threaded worker, with threads for probes and our own answer to a request that can't be read.
 
-Its own log line and its own page quote the header, the path or the method that was wrong. Ours name the kind.
+Probes have threads of their own, so that they are answered while every other thread waits for a database or a client.
+Gunicorn gives a connection to a thread before it knows what is asked; here the connection waits in the poller until its
+first bytes are there, and these decide which threads get it.
+
+Gunicorn's own log line and page about a malformed request quote the header, the path or the method that was wrong. Ours
+name the kind.
 """
 
 import json
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
+from selectors import EVENT_READ
 from typing import Any
 
 import structlog
@@ -18,8 +29,39 @@ from core.envelope import failure
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
+_LONGEST_PROBE = len("HEAD /metrics/ ")
+_PROBE = re.compile(rb"(?:GET|HEAD) /(health|ready|metrics)/?[ ?]")
+# Liveness never waits for anything, readiness for as long as HEALTH_TIMEOUT; a slow /ready must not hold up /health.
+# Threads are started when they are needed.
+_PROBE_THREADS = {b"health": 1, b"ready": 8, b"metrics": 1}
+
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    def init_process(self) -> None:
+        self.probe_pools = {
+            name: ThreadPoolExecutor(threads, thread_name_prefix=f"probe-{name.decode()}")
+            for name, threads in _PROBE_THREADS.items()
+        }
+        super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Give a connection to a thread as soon as its request has begun to arrive."""
+        start = _first_bytes(conn.sock)
+        if start is None and not conn.initialized:
+            self._wait_in_poller(conn)
+            return
+        probe = _PROBE.match(start or b"")
+        pool = self.probe_pools[probe[1]] if probe else self.tpool
+        future = pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def _wait_in_poller(self, conn: Any) -> None:
+        """What gunicorn does with a connection from which nothing has come for 5 seconds, only at once."""
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         trace_id = trace.from_headers()
         trace.begin(trace_id)
@@ -41,3 +83,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 b"Content-Length: %d\r\nX-Request-ID: %s\r\n\r\n%s"
                 % (code.status, HTTPStatus(code.status).phrase.encode(), len(body), trace_id.encode(), body)
             )
+
+
+def _first_bytes(sock: socket.socket) -> bytes | None:
+    """Return the first bytes that have arrived and leave them there; None if there are none yet."""
+    try:
+        return sock.recv(_LONGEST_PROBE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""  # the thread that gets it will meet the same error and close it
