@@ -158,7 +158,7 @@ def traffic(prometheus: Prometheus, app: App, postgres: Proxy) -> None:
         assert visitor.log_in("wrong") == 200
         postgres.mode = "refuse"
         try:
-            assert visitor.log_in(PASSWORD) == 500
+            assert visitor.log_in(PASSWORD) == 503
             assert within(20, lambda: "connection_refused" in app.get("/ready")[2].decode())
         finally:
             postgres.mode = "pass"
