@@ -70,8 +70,6 @@ DATABASES = {
 _database_defaults = {  # of libpq; the URL may override each of them
     "application_name": SERVICE,
     "connect_timeout": 5,  # seconds, shared among all hosts and addresses
-    # Everything here writes, so a standby is not worth connecting to; with several hosts this finds the primary.
-    "target_session_attrs": "read-write",
     # A peer that has vanished is noticed after 10 + 3 * 5 seconds, and data that it doesn't acknowledge as soon as a
     # request has to give up. These cover connections without a time limit, such as those of commands.
     "keepalives_idle": 10,

@@ -94,7 +94,10 @@ class Connection(psycopg.Connection[Any]):
         """Return a new connection to the first host and address that accepts one, within `connect_timeout` seconds.
 
         The time is shared among the hosts of the URL and the addresses of their names, beginning with the one that was
-        connected to last. Raises NoAnswer if one of them did not answer in time, else what the last one raised.
+        connected to last. Where there are several, a standby is passed over unless `target_session_attrs` says otherwise.
+        With one there is no choice; and PgBouncer, which is one, reports for that option what it found out earlier.
+
+        Raises NoAnswer if one of them did not answer in time, otherwise what the last one raised.
 
         This stands in for `psycopg.connect`, which gives each address at least two seconds by libpq's rule. The
         generators that it drives are not public; docs/UPGRADING.md lists them.
@@ -103,7 +106,10 @@ class Connection(psycopg.Connection[Any]):
         limit = _request_limit.get()
         if limit is not None:
             seconds = min(seconds, limit.left())
-        connection = cls._connect_any(_in_order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
+        attempts = conninfo_attempts(conninfo_to_dict(**params))
+        if len(attempts) > 1:
+            attempts = [{"target_session_attrs": "read-write", **attempt} for attempt in attempts]
+        connection = cls._connect_any(_in_order(attempts), seconds)
         if limit is not None:
             limit.renew()
         connection._autocommit = autocommit
