@@ -12,14 +12,13 @@ UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
-run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
-	@$(PYTHON) -c 'import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(("127.0.0.1", 8000))' 2>/dev/null || \
-		{ echo "make run: port 8000 is in use: stop what listens there, then try again" >&2; exit 1; }
+run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000, or where BIND says
+	@$(PYTHON) -m voiceassist.address
 	@$(MANAGE) migrate --verbosity 0
 	@$(MANAGE) checkdeps
 	@$(MANAGE) create_admin
 	@echo "Serving. Stop with Ctrl-C; the servers under var/ go on until: make stop"
-	@for path in health ready metrics admin/ api/docs/; do echo "  http://127.0.0.1:8000/$$path"; done
+	@$(PYTHON) -m voiceassist.address health ready metrics admin/ api/docs/
 	@exec $(PYTHON) -m gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application
 
 test: .venv/installed ## run every test

@@ -102,6 +102,7 @@ DRAIN_SECONDS = env.seconds("DRAIN_SECONDS", 5.0)
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 
 # Serving, read by voiceassist.gunicorn.
+BIND = env.address("BIND", "0.0.0.0:8000" if PRODUCTION else "127.0.0.1:8000")
 WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", os.cpu_count() or 1)
 WEB_THREADS = env.count("WEB_THREADS", 4)
 
