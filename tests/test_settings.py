@@ -134,7 +134,6 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
 
 def test_defaults() -> None:
     assert show("s.HEALTH_TIMEOUT, s.HEALTH_MAX_AGE, s.DRAIN_SECONDS, s.WEB_THREADS", {}) == "2.0 1.0 5.0 4"
-    assert show("s.WEB_CONCURRENCY", {}) == str(os.cpu_count())
     assert show("s.BIND", {}) == "127.0.0.1:8000"
     assert show("s.BIND", PRODUCTION) == "0.0.0.0:8000"
     assert show("s.HTTPS_ONLY, s.BEHIND_PROXY, s.LOG_LEVEL, s.LOG_FORMAT", {}) == "False False INFO console"

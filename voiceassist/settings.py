@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from voiceassist import __version__
+from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.log import logging_config
 
@@ -103,7 +104,7 @@ METRICS_TOKEN = env.text("METRICS_TOKEN")
 
 # Serving, read by voiceassist.gunicorn.
 BIND = env.address("BIND", "0.0.0.0:8000" if PRODUCTION else "127.0.0.1:8000")
-WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", os.cpu_count() or 1)
+WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", usable_cpus())
 WEB_THREADS = env.count("WEB_THREADS", 4)
 
 INSTALLED_APPS = [
