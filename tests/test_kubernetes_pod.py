@@ -157,7 +157,9 @@ def assert_restricted(container: str) -> None:
     assert process["CapEff"] == process["CapBnd"] == "0" * 16
     assert process["NoNewPrivs"] == "1"
     assert process["Seccomp"] == "2"  # a filter
-    for path, code in {"/": 1, "/app": 1, "/etc/voiceassist/server": 1, "/tmp": 0, "/dev/shm": 0}.items():
+    mounts = dict(line.split()[1:4:2] for line in podman("exec", container, "cat", "/proc/mounts").stdout.splitlines())
+    assert "ro" in mounts["/"].split(",")
+    for path, code in {"/app": 1, "/etc/voiceassist/server": 1, "/tmp": 0, "/dev/shm": 0}.items():
         assert podman("exec", container, "touch", f"{path}/file", check=False).returncode == code, path
 
 
