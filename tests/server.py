@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class App:
-    """Used as a context manager. `environment` is added to that of the tests."""
+    """Used as a context manager. `environment` is added to that of the tests; with BIND it decides the address."""
 
     def __init__(
         self,
@@ -41,8 +41,9 @@ class App:
 
     def __enter__(self) -> "App":
         command = ["-m", "gunicorn", "-c", self._config, self._application]
+        bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(
-            [self._python, *command, "--bind", f"127.0.0.1:{self.port}"],
+            [self._python, *command, *bind],
             env=self._environment,
             cwd=ROOT,
             stdout=self._log,

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from health import probe
+from tests.server import App
+from tests.servers import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = Path(sysconfig.get_path("scripts"), "docker-compose")
 COMPOSE_FILE = (ROOT / "docker-compose.yml").read_text()
@@ -225,20 +229,19 @@ def image_health_check() -> tuple[list[str], float]:
 
 def compose_health_check() -> tuple[list[str], float]:
     check = read(environment=FILLED)["services"]["voiceassist-server"]["healthcheck"]
-    assert check["test"][0] == "CMD-SHELL"
-    return ["sh", "-c", *check["test"][1:]], float(check["timeout"].removesuffix("s"))
+    assert check["test"][0] == "CMD"
+    return check["test"][1:], float(check["timeout"].removesuffix("s"))
 
 
 HEALTH_CHECKS = {"/health": image_health_check, "/ready": compose_health_check}
 
 
-def health_check(path: str, port: int) -> int:
-    """Runs what asks this path against this port of the loopback; its exit code."""
+def health_check(path: str, **environment: str) -> int:
+    """Run the check that requests this path as an engine would, and return its exit code."""
     command, seconds = HEALTH_CHECKS[path]()
-    command = [part.replace("8000", str(port)) for part in command]
     programs = {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin"}  # with a `python`, as in the image
     began = time.monotonic()
-    process = subprocess.run(command, env=programs, capture_output=True, timeout=10)
+    process = subprocess.run(command, env=programs | environment, cwd=ROOT, capture_output=True, timeout=10)
     assert time.monotonic() - began < seconds, "an engine would have cut it off"
     return process.returncode
 
@@ -248,7 +251,7 @@ def health_check(path: str, port: int) -> int:
 def test_the_image_asks_for_liveness_and_compose_for_readiness(path: str, status: str, code: int) -> None:
     with create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.settimeout(5)
-        check = pool.submit(health_check, path, listener.getsockname()[1])
+        check = pool.submit(health_check, path, BIND=f"0.0.0.0:{listener.getsockname()[1]}")
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(1024).startswith(f"GET {path} HTTP/1.".encode())
@@ -259,4 +262,23 @@ def test_the_image_asks_for_liveness_and_compose_for_readiness(path: str, status
 
 @pytest.mark.parametrize("path", HEALTH_CHECKS)
 def test_a_health_check_fails_on_a_closed_port(path: str) -> None:
-    assert health_check(path, 1) == 1  # tcpmux, which nobody serves
+    assert health_check(path, BIND="0.0.0.0:1") == 1  # tcpmux, which nobody serves
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "0.0.0.0:{}", "[::]:{}"])
+def test_the_server_and_its_health_checks_follow_bind(address: str, tmp_path: Path) -> None:
+    port = free_port()
+    bind = address.format(port)
+    (tmp_path / "bind").write_text(f"{bind}\n")
+    with App(port=port, BIND=bind, HEALTH_OPTIONAL="migrations"):  # the tests' database is migrated under another name
+        for path in HEALTH_CHECKS:
+            assert health_check(path, BIND=bind) == 0
+            assert health_check(path, BIND="127.0.0.1:1", BIND_FILE=str(tmp_path / "bind")) == 0
+            assert health_check(path, BIND=f"[::1]:{port}") == (0 if address == "[::]:{}" else 1)
+
+
+def test_without_bind_a_health_check_connects_to_where_production_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIND", raising=False)
+    assert probe.server() == ("127.0.0.1", 8000)
+    monkeypatch.setenv("BIND", "")
+    assert probe.server() == ("127.0.0.1", 8000)

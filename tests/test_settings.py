@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from socket import AF_INET, AF_INET6, create_server
 
 import pytest
 
+import voiceassist.address
+from tests.servers import free_port
 from voiceassist import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +90,16 @@ def test_production_does_not_start_without_what_it_requires(name: str, command: 
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", f"grpc://{SECRET}"),
+        ("BIND", "8000"),
+        ("BIND", ":8000"),
+        ("BIND", "127.0.0.1"),
+        ("BIND", "127.0.0.1:0"),
+        ("BIND", "127.0.0.1:65536"),
+        ("BIND", "127.0.0.256:8000"),
+        ("BIND", ":::8000"),
+        ("BIND", "[::8000"),
+        ("BIND", "[12345::]:8000"),
+        ("BIND", f"http://{SECRET}:8000"),
         ("WEB_CONCURRENCY", "0"),
         ("WEB_CONCURRENCY", "2.5"),
         ("WEB_THREADS", "many"),
@@ -121,11 +134,42 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
 
 def test_defaults() -> None:
     assert show("s.HEALTH_TIMEOUT, s.HEALTH_MAX_AGE, s.DRAIN_SECONDS, s.WEB_THREADS", {}) == "2.0 1.0 5.0 4"
-    assert show("s.WEB_CONCURRENCY", {}) == str(os.cpu_count())
+    assert show("s.BIND", {}) == "127.0.0.1:8000"
+    assert show("s.BIND", PRODUCTION) == "0.0.0.0:8000"
     assert show("s.HTTPS_ONLY, s.BEHIND_PROXY, s.LOG_LEVEL, s.LOG_FORMAT", {}) == "False False INFO console"
     assert show("s.HTTPS_ONLY, s.SESSION_COOKIE_SECURE, s.LOG_FORMAT", PRODUCTION) == "True True json"
     assert show("s.SECURE_SSL_REDIRECT", {**PRODUCTION, "HTTPS_ONLY": "false"}) == "False"
     assert show("s.DEBUG", {}) == "False"
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("0.0.0.0:8000", "http://localhost:8000"),
+        ("[::]:8000", "http://localhost:8000"),
+        ("[0:0::0]:1", "http://localhost:1"),
+        ("10.1.2.3:65535", "http://10.1.2.3:65535"),
+        ("[2001:db8::1]:80", "http://[2001:db8::1]:80"),
+        ("host-1.example.org:80", "http://host-1.example.org:80"),
+    ],
+)
+def test_an_address_to_listen_on(address: str, url: str) -> None:
+    assert show("s.BIND", {**PRODUCTION, "BIND": address}) == address
+    assert voiceassist.address.url(address) == url
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "[::1]:{}", "[::]:{}"])
+def test_make_run_says_where_it_serves_or_that_the_address_is_in_use(address: str) -> None:
+    bind = {"BIND": address.format(free_port())}
+    url = voiceassist.address.url(bind["BIND"])
+    free = run(["-m", "voiceassist.address", "health", "admin/"], bind)
+    assert (free.returncode, free.stdout) == (0, f"  {url}/health\n  {url}/admin/\n"), free.stderr
+    host, port = voiceassist.address.parse(bind["BIND"])
+    with create_server((host, port), family=AF_INET6 if ":" in host else AF_INET):
+        taken = run(["-m", "voiceassist.address", "health"], bind)
+    assert (taken.returncode, taken.stdout) == (1, "")
+    assert taken.stderr.startswith(f"make run: can't listen on {bind['BIND']} (Address already in use). ")
+    assert len(taken.stderr.splitlines()) == 1
 
 
 def test_urls_reach_the_settings_whole() -> None:

@@ -16,6 +16,8 @@ import psycopg
 from environ.fileaware_mapping import FileAwareMapping
 from psycopg.conninfo import conninfo_to_dict
 
+from voiceassist import address
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -66,6 +68,15 @@ class Environment:
         if not text.isascii() or not text.isdigit() or int(text) < 1:
             self.refuse(name, "must be a whole number, 1 or more")
         return int(text)
+
+    def address(self, name: str, default: str) -> str:
+        """Return the address to listen on, HOST:PORT."""
+        value = self.text(name) or default
+        try:
+            address.parse(value)
+        except ValueError:
+            self.refuse(name, "must be HOST:PORT with a port from 1 to 65535, an IPv6 address in brackets: [::]:8000")
+        return value
 
     def listing(self, name: str, default: str = "", *, required: bool = False) -> list[str]:
         text = self.text(name, default, required=required) or ""

@@ -20,7 +20,7 @@ from voiceassist.log import Lines, configure
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker is loaded before the application
 
-bind = "0.0.0.0:8000" if settings.PRODUCTION else "127.0.0.1:8000"
+bind = settings.BIND
 worker_class = "voiceassist.worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voiceassist import __version__
+from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.log import logging_config
 
@@ -129,7 +130,8 @@ DRAIN_SECONDS = env.seconds("DRAIN_SECONDS", 5.0)
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 
 # Serving, read by voiceassist.gunicorn.
-WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", os.cpu_count() or 1)
+BIND = env.address("BIND", "0.0.0.0:8000" if PRODUCTION else "127.0.0.1:8000")
+WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", usable_cpus())
 WEB_THREADS = env.count("WEB_THREADS", 4)
 
 INSTALLED_APPS = [

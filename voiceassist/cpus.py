@@ -1,0 +1,50 @@
+"""How many CPUs this process may use, which decides how many workers the server starts.
+
+`os.cpu_count()` is the machine's number. A container, a Kubernetes pod with a CPU limit or a systemd unit with a
+CPUQuota may use fewer, and a worker for each CPU of a large node would waste memory and database connections.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+MAX_WORKERS = 8  # the default's upper bound: more are a decision that WEB_CONCURRENCY states
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Return the smallest of CPU affinity and cgroup quotas, rounded up, at least 1 and at most MAX_WORKERS."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([MAX_WORKERS, affinity, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quota, in CPUs, of this process's cgroup and of each of its parents that has one.
+
+    Without a cgroup namespace, /proc/self/cgroup has the path on the host, while only the container's own cgroup is
+    mounted. The walk to the top finds that one, because it is mounted there.
+    """
+    mount = root / "sys/fs/cgroup"
+    for folder in _folders(root, mount):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield int(quota) / int(period)
+        with suppress(OSError, ValueError):
+            quota, period = ((folder / name).read_text() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+            if int(quota) > 0:  # -1 means no limit
+                yield int(quota) / int(period)
+
+
+def _folders(root: Path, mount: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = mount / "cpu" if controllers else mount  # version 1 mounts each controller, version 2 all at once
+            folder = top / path.lstrip("/")
+            while folder != top:
+                yield folder
+                folder = folder.parent
+            yield top
