@@ -78,7 +78,7 @@ def migrate_at_once(many: int, *, url: str) -> None:
     assert [code for _, code in ends] == [0] * many, ends
     assert len([output for (output, _), _ in ends if "Applying core.0001_initial... OK" in output]) == 1
     waited = {errors for (_, errors), _ in ends if errors}
-    assert waited <= {"Another migrate is running: waiting for its end.\n"}
+    assert waited <= {"Another migrate is running; waiting for it to finish.\n"}
     assert rows(url) == WHOLE
 
 
@@ -98,7 +98,7 @@ def test_a_killed_holder_does_not_keep_the_turn(fresh: str) -> None:
             time.sleep(0.05)
         next_one = command("migrate", database=fresh, settings=MIGRATING)
         assert next_one.stderr
-        assert "waiting for its end" in next_one.stderr.readline()
+        assert "waiting for it to finish" in next_one.stderr.readline()
         holder.kill()
         holder.communicate()
         while gate.execute(waits).fetchall() != [(2,)]:  # it has its turn, and does the same again
