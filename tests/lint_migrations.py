@@ -17,7 +17,7 @@ from django.core.management import call_command
 # Add the second half of a change over two releases here, for example dropping a column that no release uses any more.
 EXEMPT = {"0001_initial", "0002_indexes", "0003_audit"}
 ROOT = Path(__file__).resolve().parent.parent
-SQUAWK = [Path(sys.executable).with_name("squawk"), "--config", ROOT / ".squawk.toml"]
+SQUAWK = (str(Path(sys.executable).with_name("squawk")), "--config", str(ROOT / ".squawk.toml"))
 
 
 def squawk(name: str) -> bool:
