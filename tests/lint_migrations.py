@@ -41,6 +41,7 @@ def main() -> int:
     linter = MigrationLinter(include_apps=["core"], ignore_name=EXEMPT, all_warnings_as_errors=True, quiet=["ignore"])
     linter.lint_all_migrations()
     linter.print_summary()
+    sys.stdout.flush()  # before what squawk prints
     names = sorted(name for app, name in linter.migration_loader.disk_migrations if app == "core")
     refused = [name for name in names if name not in EXEMPT and not squawk(name)]
     return int(linter.has_errors or bool(refused))

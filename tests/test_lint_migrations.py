@@ -53,10 +53,19 @@ def test_both_linters_refuse(tmp_path: Path, operation: str) -> None:
 
 
 def test_a_default_that_only_new_code_knows_is_refused(tmp_path: Path) -> None:
-    """Django drops the column's default again, so that an INSERT of the old code fails. Squawk does not see that."""
+    """Django drops the column's default again, so that an INSERT of the old code fails."""
     code, output = lint(tmp_path, 'migrations.AddField("Message", "language", models.TextField(default="en"))')
     assert code == 1, output
     assert BY_DJANGO_LINTER in output
+    assert BY_SQUAWK in output
+
+
+def test_what_only_the_django_linter_knows_is_refused(tmp_path: Path) -> None:
+    """A data migration that can't be undone; it is no SQL."""
+    code, output = lint(tmp_path, "migrations.RunPython(migrations.RunPython.noop)")
+    assert code == 1, output
+    assert BY_DJANGO_LINTER in output
+    assert BY_SQUAWK not in output
 
 
 def test_what_only_squawk_knows_is_refused(tmp_path: Path) -> None:
@@ -64,4 +73,5 @@ def test_what_only_squawk_knows_is_refused(tmp_path: Path) -> None:
     constraint = 'models.CheckConstraint(condition=models.Q(tokens__lt=10), name="messages_tokens")'
     code, output = lint(tmp_path, f'migrations.AddConstraint("Message", {constraint})')
     assert code == 1, output
+    assert BY_DJANGO_LINTER not in output
     assert BY_SQUAWK in output
