@@ -166,6 +166,25 @@ def test_an_index_that_was_left_invalid_is_built_again(migrated: str, tmp_path: 
     assert one(migrated, VALID) == [(True,)]
 
 
+def test_a_killed_migrate_leaves_an_index_that_is_built_again(migrated: str, tmp_path: Path) -> None:
+    """PostgreSQL ends its statement too, which otherwise would complete an index that no migration records."""
+    building = "SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database()"
+    with blocker(migrated), Migrate(tmp_path, ADD_INDEX, url=migrated) as migrate:
+        migrate.wait_for("blocked by")
+        assert one(migrated, building) == [(1,)]
+        migrate.process.kill()
+        end = time.monotonic() + 30
+        while one(migrated, building) != [(0,)]:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    assert one(migrated, VALID) == [(False,)]
+    again = tmp_path / "again"
+    again.mkdir()
+    with Migrate(again, ADD_INDEX, url=migrated) as migrate:
+        assert migrate.ended() == 0, migrate.stderr.read_text()
+    assert one(migrated, VALID) == [(True,)]
+
+
 def test_what_is_in_no_transaction_is_bounded_and_not_retried(migrated: str, tmp_path: Path) -> None:
     """An ALTER TABLE beside a concurrent index: half of the migration may be done."""
     with blocker(migrated), Migrate(tmp_path, f"{ADD_COLUMN},{ADD_INDEX}", url=migrated) as migrate:

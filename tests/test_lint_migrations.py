@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
+from tests.newer_code import ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN, newer_code
 
 ROOT = Path(__file__).resolve().parent.parent
 BY_DJANGO_LINTER = "... ERR"
@@ -28,10 +28,10 @@ def lint(folder: Path, *operations: str) -> tuple[int, str]:
 
 
 def test_our_own_and_expanding_migrations_pass(tmp_path: Path) -> None:
-    code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX)
+    code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN)
     assert code == 0, output
-    assert output.count("... OK") == 2, output
-    assert output.count("Found 0 issues in 1 file") == 2, output
+    assert output.count("... OK") == 3, output
+    assert output.count("Found 0 issues in 1 file") == 3, output
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ _SET_LIMITS = f"""
     FROM pg_settings WHERE name IN
     ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
+# For what runs in no transaction. The last one ends a statement whose client was killed: otherwise PostgreSQL goes on
+# with it, and may complete an index that no migration records.
+_STARTUP_OPTIONS = "-c lock_timeout=0 -c statement_timeout=0 -c client_connection_check_interval=2s"
 # PostgreSQL refuses these inside a transaction. They block neither readers nor writers while they wait.
 _NO_TRANSACTION = re.compile(r"\bCONCURRENTLY\b|^\s*VACUUM\b", re.IGNORECASE)
 _CREATE_INDEX = re.compile(
@@ -67,7 +70,7 @@ def bounded_connection(alias: str, write: Write) -> Iterator[None]:
     bounded = original.copy()
     options = bounded.settings_dict["OPTIONS"]
     options["application_name"] = APPLICATION_NAME
-    options["options"] = f"{options.get('options', '')} -c lock_timeout=0 -c statement_timeout=0".strip()
+    options["options"] = f"{options.get('options', '')} {_STARTUP_OPTIONS}".strip()
 
     def limit(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
         connection = context["connection"]
