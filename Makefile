@@ -42,6 +42,7 @@ check: .venv/installed ## lint, types, import rules, migrations, deployment
 	$(PYTHON) -m mypy .
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(MANAGE) makemigrations --check
+	$(PYTHON) -m tests.lint_migrations
 	$(MANAGE) spectacular --validate --fail-on-warn --file /dev/null
 	VOICEASSIST_ENV=production SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 		ALLOWED_HOSTS=example.org DATABASE_URL=postgres://user:password@host/name REDIS_URL=redis://host \

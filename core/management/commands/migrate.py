@@ -1,57 +1,62 @@
-"""Django's `migrate`, safe to start from any number of processes at once: they take turns, and all exit 0."""
+"""Django's `migrate`, safe to start from any number of processes and while the application serves requests.
+
+Processes take turns and all exit 0. A migration that does not get a lock soon is rolled back and tried again, so that
+the application never waits long for it. After `MAX_TRIES` tries the command fails.
+"""
 
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from django.core.management.base import CommandError
 from django.core.management.commands import migrate
-from django.db import connections
+from django.db import OperationalError
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 
-# Any number that nobody else locks: the first eight bytes of SHA-256 of "voiceassist migrate", as a signed integer.
-LOCK = -905751056965657740
-# The transaction that holds the lock is idle for as long as the migrations take.
-_NO_TIMEOUTS = """
-    SELECT set_config(name, '0', true) FROM pg_settings
-    WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
-"""
+from core.postgresql.migration_locks import bounded_connection, reported_blockers
+from core.postgresql.migration_turn import migration_turn
+
+MAX_TRIES = 20
+PAUSE = (2.0, 4.0)  # seconds, in which everything that waited behind the migration goes on
 
 
 class Command(migrate.Command):
+    _current: Any = None  # the migration that is being applied or unapplied
+
     def handle(self, *args: Any, **options: Any) -> None:
-        with self._turn(options["database"]):
-            super().handle(*args, **options)
+        alias, write = options["database"], self.stderr.write
+        with (
+            migration_turn(alias, write) as connection,
+            bounded_connection(alias, write),
+            reported_blockers(connection, write) as blockers,
+        ):
+            for number in range(1, MAX_TRIES + 1):
+                try:
+                    super().handle(*args, **options)
+                    break
+                except OperationalError as error:
+                    if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):
+                        raise
+                    # Only the first line of PostgreSQL's message, because the others may quote data.
+                    self._pause_or_give_up(number, f"({error.__cause__.diag.message_primary})", blockers)
 
-    @contextmanager
-    def _turn(self, alias: str) -> Iterator[None]:
-        """Holds an advisory lock of PostgreSQL on a connection of its own; it ends with its holder, even a killed one.
+    def migration_progress_callback(self, action: str, migration: Any = None, fake: bool = False) -> None:
+        self._current = migration if action in ("apply_start", "unapply_start") else None
+        super().migration_progress_callback(action, migration, fake)
 
-        It is tried again and again rather than waited for: a session that waits in PostgreSQL holds a snapshot, and
-        `CREATE INDEX CONCURRENTLY` in the holder's migration would wait for that, a deadlock. It is a transaction's,
-        not a session's: PgBouncer keeps one connection to PostgreSQL for as long as a transaction is open, and else
-        would leave the lock with a connection that the next client gets.
-        """
-        connection = connections[alias].copy()
-        try:
-            with connection.cursor() as cursor:
-                told = False
-                while not self._taken(cursor):
-                    if not told:
-                        self.stderr.write("Another migrate is running: waiting for its end.")
-                        told = True
-                    time.sleep(random.uniform(0.3, 0.6))
-                cursor.execute(_NO_TIMEOUTS)
-                yield
-        finally:
-            connection.close()
-
-    @staticmethod
-    def _taken(cursor: Any) -> bool:
-        # At this level an idle transaction holds no snapshot. Django itself leaves the beginning to us: autocommit.
-        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
-        taken: bool = cursor.fetchone()[0]
-        if not taken:
-            cursor.execute("ROLLBACK")
-        return taken
+    def _pause_or_give_up(self, number: int, reason: str, blockers: list[str]) -> None:
+        what = f"{self._current or 'migrate'} could not get a lock {reason}"
+        if self._current and not self._current.atomic:
+            raise CommandError(
+                f"{what}. It is not retried automatically, because it does not run in a transaction and part of it may "
+                "be done. Run migrate again: an index that was left invalid is dropped and created again."
+            ) from None
+        if number == MAX_TRIES:
+            last_seen = "\n".join(blockers or ["Nothing blocked it for long: many short transactions use the table."])
+            raise CommandError(
+                f"{what} in {MAX_TRIES} tries and was rolled back. Wait until what blocks it has ended, or end it with "
+                f"SELECT pg_terminate_backend(pid), then run migrate again. Blocked last by:\n{last_seen}"
+            ) from None
+        self.stdout.write("")  # ends the line "Applying ..."
+        self.stderr.write(f"{what} and was rolled back (try {number} of {MAX_TRIES}). It will be tried again shortly.")
+        time.sleep(random.uniform(*PAUSE))

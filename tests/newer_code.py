@@ -1,0 +1,52 @@
+"""Our code with more migrations of `core` after its last one: what the next release would bring."""
+
+import os
+from pathlib import Path
+
+from core import migrations as ours
+
+_PACKAGE = """
+from core import migrations
+__path__ += migrations.__path__  # ours, and those beside this file
+"""
+_SETTINGS = """
+from {settings} import *
+MIGRATION_MODULES = {{"core": "next_release"}}
+"""
+_MIGRATION = """
+from django.contrib.postgres.operations import AddIndexConcurrently
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    atomic = {atomic}
+    dependencies = [("core", "{previous}")]
+    operations = [
+        {operation},
+    ]
+"""
+
+# What the linters accept and old code does not notice.
+ADD_COLUMN = 'migrations.AddField("Message", "language", models.TextField(null=True, db_default="en"))'
+ADD_INDEX = 'AddIndexConcurrently("Message", models.Index(fields=["model"], name="messages_model"))'
+# The first of the two releases that it takes to drop a column: the code stops using it, and the database has a default.
+STOP_USING_COLUMN = (
+    'migrations.AlterField("Message", "model", models.CharField(max_length=100, blank=True, db_default="")), '
+    'migrations.SeparateDatabaseAndState(state_operations=[migrations.RemoveField("Message", "model")])'
+)
+
+
+def newer_code(folder: Path, *operations: str, settings: str = "voiceassist.settings") -> dict[str, str]:
+    """Write a migration for each operation into `folder`. Return the environment that runs the newer code."""
+    package = folder / "next_release"
+    package.mkdir()
+    (package / "__init__.py").write_text(_PACKAGE)
+    (folder / "next_settings.py").write_text(_SETTINGS.format(settings=settings))
+    for operation in operations:
+        known = [path.stem for path in (*Path(ours.__path__[0]).glob("0*.py"), *package.glob("0*.py"))]
+        previous = max(known)
+        name = f"{int(previous[:4]) + 1:04}_next"
+        atomic = "Concurrently" not in operation
+        (package / f"{name}.py").write_text(_MIGRATION.format(atomic=atomic, previous=previous, operation=operation))
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"DJANGO_SETTINGS_MODULE": "next_settings", "PYTHONPATH": os.pathsep.join(paths)}
