@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -59,6 +59,46 @@ def in_threads(number: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 # Appending
+
+
+class _Refusing:
+    """Makes PostgreSQL end the next statements with this SQLSTATE, as it does with a transaction that met another."""
+
+    def __init__(self, sqlstate: str, times: int) -> None:
+        self.sqlstate, self.times = sqlstate, times
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        if self.times and sql.lstrip().startswith("WITH turn"):
+            self.times -= 1
+            sql = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{self.sqlstate}'; END $$"
+            params = None
+        return execute(sql, params, many, context)
+
+
+@at_once
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+def test_what_postgresql_rolled_back_is_tried_again(session: Session, sqlstate: str) -> None:
+    with connection.execute_wrapper(_Refusing(sqlstate, 2)):
+        append_message(session.pk, role="user")
+    assert state(session) == (1, 1)
+    with connection.execute_wrapper(_Refusing(sqlstate, 3)), pytest.raises(OperationalError):
+        append_message(session.pk, role="user")
+    assert state(session) == (1, 1)
+
+
+@at_once
+def test_only_the_caller_of_a_transaction_can_run_it_again(session: Session) -> None:
+    with pytest.raises(OperationalError), transaction.atomic(), connection.execute_wrapper(_Refusing("40001", 1)):
+        append_message(session.pk, role="user")
+    assert state(session) == (0, 0)
+
+
+@at_once
+def test_another_error_is_not_tried_again(session: Session) -> None:
+    refusing = _Refusing("57014", 2)
+    with connection.execute_wrapper(refusing), pytest.raises(OperationalError):
+        append_message(session.pk, role="user")
+    assert refusing.times == 1
 
 
 def test_a_message_is_stored_whole(session: Session) -> None:

@@ -3,13 +3,18 @@
 import json
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
+import redis.exceptions
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client
 from django.test import override_settings as settings_are
 from django.urls import include, path
 from django.views import View
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,6 +22,7 @@ from rest_framework.views import APIView
 
 from core.codes import ErrorCode
 from core.errors import ApiError
+from core.postgresql.errors import NoAnswer
 from tests.test_http import check_envelope
 
 CANARY = "canary of a patient"
@@ -120,6 +126,57 @@ def test_plain_django(client: Client, raised: Exception, code: str, capsys: pyte
     assert response.json()["error"]["code"] == code
     assert CANARY not in response.content.decode()
     assert CANARY not in "".join(capsys.readouterr())
+
+
+def caused(by: Exception) -> Exception:
+    error = InternalError(CANARY)
+    error.__cause__ = by
+    return error
+
+
+OUTAGES = [
+    OperationalError(CANARY),
+    InterfaceError(CANARY),
+    psycopg.errors.AdminShutdown(CANARY),
+    NoAnswer(CANARY),
+    caused(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
+    caused(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
+    redis.exceptions.ConnectionError(CANARY),
+    redis.exceptions.TimeoutError(CANARY),
+    ResponseHandlingException(ValueError(CANARY)),
+    UnexpectedResponse(503, CANARY, b"", httpx.Headers()),
+]
+
+
+@pytest.mark.parametrize("path", ["/drf", "/plain"])
+@pytest.mark.parametrize("raised", OUTAGES, ids=lambda error: type(error).__name__)
+def test_an_outage_is_not_a_defect(
+    client: Client, raised: Exception, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    RAISED.append(raised)
+    response = client.get(path)
+    assert response.status_code == 503
+    assert response["Retry-After"] == "5"
+    check_envelope(response.json(), 503)
+    assert response.json()["error"]["code"] == "NOT_READY"
+    assert CANARY not in response.content.decode() + caplog.text
+    (line,) = caplog.records
+    assert line.msg["outage"] == type(raised).__name__  # type: ignore[index]  # structlog's
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        InternalError(CANARY),
+        caused(psycopg.errors.InFailedSqlTransaction(CANARY)),
+        ProgrammingError(CANARY),
+        UnexpectedResponse(400, CANARY, b"", httpx.Headers()),
+    ],
+    ids=lambda error: type(error.__cause__ or error).__name__,
+)
+def test_a_defect_is_not_an_outage(client: Client, raised: Exception) -> None:
+    RAISED.append(raised)
+    assert client.get("/plain").status_code == 500
 
 
 def test_plain_405(client: Client) -> None:

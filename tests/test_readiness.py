@@ -16,7 +16,6 @@ import pytest
 import trustme
 from django.conf import settings
 from django.db import connections
-from environ import Env
 
 from health import readiness
 from health.checks import checks
@@ -25,6 +24,7 @@ from tests.plugin import API_KEY, forget
 from tests.proxy import Proxy, TlsFront
 from tests.qdrant_server import QdrantServer
 from tests.servers import PASSWORD, QUOTED, Postgres, Valkey
+from voiceassist.environment import Environment
 
 TIMEOUT = 1.0
 NOISE = 1.0  # seconds that a busy machine may add
@@ -65,10 +65,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
 
     def point(*, database: str | None = None, cache: str | None = None, vectors: str | None = None) -> None:
         if database:
-            for key, value in Env.db_url_config(database).items():
+            monkeypatch.setenv("DATABASE_URL", database)
+            for key, value in Environment().database("DATABASE_URL", default=None, required=True).items():
                 monkeypatch.setitem(connections.settings["default"], key, value)
-            engine = "core.postgresql"
-            monkeypatch.setitem(connections.settings["default"], "ENGINE", engine)
         if cache:
             monkeypatch.setattr(settings, "REDIS_URL", cache)
         if vectors:
@@ -264,6 +263,50 @@ def test_postgres_that_can_not_be_written(use: Use, database: Postgres) -> None:
             c.execute("ALTER DATABASE tests RESET default_transaction_read_only")
     forget()
     assert reason("postgres") is None
+
+
+def test_postgres_whose_first_host_is_silent(use: Use, database: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one was promoted. Readiness tries it as the ORM does, and finds it at once from then on."""
+    monkeypatch.setattr("core.postgresql.connection._last_success", {})
+    with Proxy(database.port) as proxy:
+        proxy.mode = "silent"
+        user = database.url.split("@")[0]
+        use(database=f"{user}@127.0.0.1:{proxy.port},127.0.0.1:{database.port}/tests")
+        for _ in range(3):
+            assert reason("postgres") is None
+        assert proxy.accepted == 1
+
+
+def test_postgres_that_lost_its_synchronous_standby(use: Use, database: Postgres) -> None:
+    """It can be read and takes every write, but no commit ends."""
+    use(database=database.url)
+    assert reason("postgres") is None
+    local = "-c synchronous_commit=local"
+    with psycopg.connect(database.url, autocommit=True, options=local) as operator:
+        operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        operator.execute("SELECT pg_reload_conf()")
+        try:
+            assert becomes("postgres", "not_ready")
+            for _ in range(3):
+                assert reason("postgres") == "not_ready"
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            assert operator.execute(waiting).fetchone() == (0,)
+        finally:
+            operator.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            operator.execute("SELECT pg_reload_conf()")
+    assert becomes("postgres", None)
+
+
+def test_postgres_that_became_a_standby(use: Use, database: Postgres) -> None:
+    """The connection that readiness keeps leads to it, and a new one to the primary: a name or address was moved."""
+    use(database=database.url)
+    assert reason("postgres") is None
+    kept = import_module("health.checks.postgres")._kept
+    connection = kept._connection
+    assert connection is not None
+    connection.execute("SET default_transaction_read_only = on")
+    assert reason("postgres") is None
+    assert kept._connection is not connection
 
 
 def test_postgres_without_a_free_connection(use: Use, database: Postgres) -> None:

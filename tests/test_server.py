@@ -1,5 +1,6 @@
 """The server as production runs it: start, several workers, draining, and what it logs."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -181,6 +182,43 @@ def test_requests_do_not_ask_a_database_that_is_known_to_hang(servers: Servers) 
             assert app.get("/health")[0] == 200
             proxy.mode = "pass"  # the requests find that out by themselves, without a probe of /ready
             assert within(10, lambda: ask(0) != 503)  # 500: this database has no tables
+
+
+def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> None:
+    """By clients that never finish their request."""
+    unfinished = (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", b"GET / HTTP/1.1\r\n")
+    with App(WEB_CONCURRENCY="1", WEB_THREADS="2") as app, contextlib.ExitStack() as stack:
+        for start in unfinished * 2:
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", app.port)))
+            client.sendall(start)
+        time.sleep(0.2)
+        with pytest.raises(TimeoutError):
+            app.get("/", timeout=1)  # no thread is left
+        for path in ("/health", "/health/", "/ready", "/ready/?x=1", "/metrics"):
+            for method in ("GET", "HEAD"):
+                began = time.monotonic()
+                assert app.get(path, method=method)[0] in (200, 503)
+                assert time.monotonic() - began < 1 + NOISE
+
+
+def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
+    with App(WEB_CONCURRENCY="1", WEB_THREADS="1") as app, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port))) for _ in range(5)]
+        assert app.get("/", timeout=3)[0] == 200
+        idle[0].sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        idle[0].settimeout(10)
+        assert idle[0].recv(12) == b"HTTP/1.0 200"
+
+
+def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:
+    web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}
+    with App(DATABASE_URL="postgres://u:p@127.0.0.1:1/db") as app:
+        status, headers, body = app.get("/admin/", headers=web_session)
+        assert (status, headers["Retry-After"]) == (503, "5")
+        assert b"not available right now" in body
+        lines = [json.loads(line) for line in app.log().splitlines()]
+        (line,) = [line for line in lines if line.get("trace_id") == headers["X-Request-ID"]]
+        assert (line["status"], line["outage"], line["level"]) == (503, "OperationalError", "error")
 
 
 # Draining

@@ -94,8 +94,9 @@ class Connection(psycopg.Connection[Any]):
         """Return a new connection to the first host and address that accepts one, within `connect_timeout` seconds.
 
         The time is shared among the hosts of the URL and the addresses of their names, beginning with the one that was
-        connected to last. Where there are several, a standby is passed over unless `target_session_attrs` says otherwise.
-        With one there is no choice; and PgBouncer, which is one, reports for that option what it found out earlier.
+        connected to last. Where there are several, standbys are passed over unless `target_session_attrs` says
+        otherwise. A single one may be PgBouncer, which reports for that option what it found out about its server
+        earlier, so there the option is left alone.
 
         Raises NoAnswer if one of them did not answer in time, otherwise what the last one raised.
 
