@@ -1,0 +1,145 @@
+"""What the surviving primary holds against what was acknowledged, and the measured times against the promised ones."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from tests.failover.cluster import Cluster
+from tests.failover.faults import Timeline
+from tests.failover.load import CLIENTS, DATABASE_TIMEOUT, Acknowledged, Load
+
+WRITES_AGAIN, HEALTH, READY = 15.0, 1.0, 3.0  # seconds that are promised
+NOISE = 1.0  # seconds that a busy machine may add to each
+_MARGIN = 0.2  # seconds around a fault in which a request counts for neither side
+
+
+@dataclass
+class Stored:
+    """How the surviving primary differs from what clients were told."""
+
+    lost: int = 0
+    duplicates: int = 0
+    wrong_counts: int = 0
+    out_of_order: int = 0
+
+
+def read_stored(cluster: Cluster, acknowledged: list[Acknowledged]) -> Stored:
+    """Compare, from the primary itself, every acknowledged message, every count and every client's order."""
+    with psycopg.connect(cluster.primary.url) as connection:
+        rows = connection.execute(
+            "SELECT client_message_id, session_id, id::text, created_at FROM messages ORDER BY session_id, created_at"
+        ).fetchall()
+        counts = connection.execute("SELECT id, message_count FROM sessions").fetchall()
+    of_session = Counter(session for _, session, _, _ in rows)
+    times = {(key, session, message): moment for key, session, message, moment in rows}
+    order: dict[tuple[int, Any], list[Any]] = defaultdict(list)
+    found = Stored(duplicates=len(rows) - len({key for key, *_ in rows}))
+    for one in acknowledged:
+        moment = times.get((one.client_message_id, one.session, one.message_id))
+        if moment is None:
+            found.lost += 1
+        else:
+            order[one.client, one.session].append(moment)
+    found.wrong_counts = sum(count != of_session[session] for session, count in counts)
+    found.out_of_order = sum(moments != sorted(set(moments)) for moments in order.values())
+    return found
+
+
+@dataclass
+class Log:
+    lines: int = 0
+    stack_traces: int = 0
+    extra_lines: int = 0  # of a request, beyond its first one
+
+
+def read_log(text: str) -> Log:
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    of_request = Counter(line["trace_id"] for line in lines if "trace_id" in line)
+    return Log(
+        lines=len(lines),
+        stack_traces=sum(bool((line.get("error") or {}).get("frames")) for line in lines),
+        extra_lines=sum(count - 1 for count in of_request.values()),
+    )
+
+
+@dataclass
+class Verdict:
+    acknowledged: int
+    stored: Stored
+    log: Log
+    same_workers: bool
+    writes_again: float  # seconds after the end of the outage, until the last client wrote again
+    slowest_request: float
+    slowest_health: float
+    slowest_ready: float
+    ready_noticed: float | None  # seconds after the beginning of the outage; None: it ended before
+    ready_recovered: float  # seconds after the end of the outage
+    wrong_ready: int  # answers that were wrong for longer than may be
+    acknowledged_in_outage: int
+    answers: Counter[int] = field(default_factory=Counter)
+
+    def wrong(self, *, health_timeout: float = 2.0) -> list[str]:
+        """Return what breaks a promise, in words."""
+        facts = {
+            f"{self.stored.lost} of {self.acknowledged} acknowledged messages are lost": self.stored.lost > 0,
+            f"{self.stored.duplicates} messages are stored twice": self.stored.duplicates > 0,
+            f"{self.stored.wrong_counts} sessions have a wrong message_count": self.stored.wrong_counts > 0,
+            f"{self.stored.out_of_order} clients find their messages out of order": self.stored.out_of_order > 0,
+            f"{self.acknowledged_in_outage} messages were acknowledged while none could be stored safely": (
+                self.acknowledged_in_outage > 0
+            ),
+            f"not all clients wrote again within {WRITES_AGAIN:.0f} s": self.writes_again > WRITES_AGAIN + NOISE,
+            f"a request took {self.slowest_request:.1f} s": self.slowest_request > DATABASE_TIMEOUT + NOISE,
+            f"/health took {self.slowest_health:.1f} s": self.slowest_health > HEALTH + NOISE,
+            f"/ready took {self.slowest_ready:.1f} s": self.slowest_ready > health_timeout + 0.25 + NOISE,
+            f"/ready was wrong {self.wrong_ready} times for longer than {READY:.0f} s": self.wrong_ready > 0,
+            "a worker was restarted": not self.same_workers,
+            f"the log has {self.log.stack_traces} stack traces": self.log.stack_traces > 0,
+            f"the log has {self.log.extra_lines} second lines of a request": self.log.extra_lines > 0,
+            f"clients got other answers than 200 and 503: {dict(self.answers)}": not set(self.answers) <= {200, 503},
+        }
+        return [words for words, broken in facts.items() if broken]
+
+
+def judge(cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_workers: bool) -> Verdict:
+    (began, ended), *_ = timeline.intervals(False)
+    ready = [probe for probe in load.probes if probe.path == "/ready"]
+    again = load.acknowledged_since(ended)
+    noticed = [probe.ended - began for probe in ready if began < probe.ended < ended and probe.status == 503]
+    until = next(end for start, end in timeline.intervals(True) if start >= ended)
+    late = [probe.ended - ended for probe in ready if ended < probe.ended < until and probe.status != 200]
+    return Verdict(
+        acknowledged=len(load.acknowledged),
+        stored=read_stored(cluster, load.acknowledged),
+        log=read_log(log),
+        same_workers=same_workers,
+        writes_again=max(again.values()) - ended if len(again) == CLIENTS else float("inf"),
+        slowest_request=max(attempt.seconds for attempt in load.requests),
+        slowest_health=max(probe.seconds for probe in load.probes if probe.path == "/health"),
+        slowest_ready=max(probe.seconds for probe in ready),
+        ready_noticed=min(noticed, default=None),
+        ready_recovered=max(late, default=0.0),
+        wrong_ready=_wrong_ready(load, timeline),
+        acknowledged_in_outage=sum(
+            attempt.status == 200
+            and attempt.path.startswith("/append")
+            and start + _MARGIN < attempt.began
+            and attempt.ended < end - _MARGIN
+            for attempt in load.requests
+            for start, end in timeline.intervals(False)
+        ),  # fmt: skip
+        answers=Counter(attempt.status for attempt in load.requests),
+    )
+
+
+def _wrong_ready(load: Load, timeline: Timeline) -> int:
+    """Count the answers that disagree with what was true from READY seconds before the question to the answer."""
+    wrong = 0
+    for probe in load.probes:
+        true = timeline.during(probe.began - READY - NOISE, probe.ended)
+        if probe.path == "/ready" and len(true) == 1 and true != {None}:
+            wrong += probe.status != (200 if true == {True} else 503)
+    return wrong
