@@ -6,7 +6,7 @@ MANAGE := $(PYTHON) manage.py
 UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test benchmark benchmark-data soak check stop lock format
+.PHONY: help run test failover benchmark benchmark-data soak check stop lock format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,6 +24,9 @@ run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000
 
 test: .venv/installed ## run every test
 	@$(PYTHON) -m pytest
+
+failover: .venv/installed ## break PostgreSQL under load and count what clients lost: ROUNDS=10 SEED=1
+	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
 
 benchmark: .venv/installed ## measure readiness against what one would take instead, and what our middleware costs
 	@$(PYTHON) -m tests.benchmarks.readiness

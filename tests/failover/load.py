@@ -15,7 +15,7 @@ CLIENTS = 8
 DATABASE_TIMEOUT = 5.0  # seconds, as the server under test is configured
 CLIENT_TIMEOUT = DATABASE_TIMEOUT + 5  # seconds after which a client gives up a request as hung
 PROBE_TIMEOUT = 8.0  # seconds
-MAX_MESSAGES = 5000  # of one client
+MAX_MESSAGES = 20_000  # of one client
 _PAUSE = 0.02  # seconds between two messages of a client
 _RETRY = 0.1  # seconds before a message is sent again
 _PROBE_INTERVAL = 0.1  # seconds
@@ -125,9 +125,11 @@ class Load:
     def acknowledged_since(self, moment: float) -> dict[int, float]:
         """Return for each client when its first message after `moment` was acknowledged."""
         first: dict[int, float] = {}
-        for one in list(self.acknowledged):
+        for one in reversed(list(self.acknowledged)):
+            if one.at < moment - CLIENT_TIMEOUT:
+                break
             if one.at > moment:
-                first.setdefault(one.client, one.at)
+                first[one.client] = one.at
         return first
 
     def wait_for_every_client(self, since: float, *, seconds: float) -> bool:

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 IPTABLES = shutil.which("iptables", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
@@ -17,6 +19,13 @@ def _iptables(*arguments: str) -> bool:
 def can_drop() -> bool:
     """Return whether this process may change the packet filter."""
     return os.geteuid() == 0 and IPTABLES is not None and _iptables("-L", "INPUT", "-n")
+
+
+# CI installs iptables, but its kernel may still refuse the rules.
+needs_iptables = pytest.mark.skipif(
+    not can_drop() and (IPTABLES is not None or "CI" not in os.environ),
+    reason="dropping packets needs root, iptables and a kernel that lets root use it",
+)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the surviving primary holds against what was acknowledged, and the measured times against the promised ones."""
 
 import json
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import psycopg
 
 from tests.failover.cluster import Cluster
 from tests.failover.faults import Timeline
-from tests.failover.load import CLIENTS, DATABASE_TIMEOUT, Acknowledged, Load
+from tests.failover.load import CLIENTS, DATABASE_TIMEOUT, Acknowledged, Attempt, Load
 
 WRITES_AGAIN, HEALTH, READY = 15.0, 1.0, 3.0  # seconds that are promised
 NOISE = 1.0  # seconds that a busy machine may add to each
@@ -80,6 +81,7 @@ class Verdict:
     wrong_ready: int  # answers that were wrong for longer than may be
     acknowledged_in_outage: int
     answers: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def wrong(self, *, health_timeout: float = 2.0) -> list[str]:
         """Return what breaks a promise, in words."""
@@ -105,41 +107,65 @@ class Verdict:
 
 
 def judge(cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_workers: bool) -> Verdict:
-    (began, ended), *_ = timeline.intervals(False)
     ready = [probe for probe in load.probes if probe.path == "/ready"]
-    again = load.acknowledged_since(ended)
-    noticed = [probe.ended - began for probe in ready if began < probe.ended < ended and probe.status == 503]
-    until = next(end for start, end in timeline.intervals(True) if start >= ended)
-    late = [probe.ended - ended for probe in ready if ended < probe.ended < until and probe.status != 200]
+    outages, recoveries = timeline.intervals(False), timeline.intervals(True)[1:]
+    noticed = [_noticed(ready, *outage) for outage in outages]
     return Verdict(
         acknowledged=len(load.acknowledged),
         stored=read_stored(cluster, load.acknowledged),
         log=read_log(log),
         same_workers=same_workers,
-        writes_again=max(again.values()) - ended if len(again) == CLIENTS else float("inf"),
+        writes_again=max(_writes_again(load, began) for began, _ in recoveries),
         slowest_request=max(attempt.seconds for attempt in load.requests),
         slowest_health=max(probe.seconds for probe in load.probes if probe.path == "/health"),
         slowest_ready=max(probe.seconds for probe in ready),
-        ready_noticed=min(noticed, default=None),
-        ready_recovered=max(late, default=0.0),
-        wrong_ready=_wrong_ready(load, timeline),
-        acknowledged_in_outage=sum(
-            attempt.status == 200
-            and attempt.path.startswith("/append")
-            and start + _MARGIN < attempt.began
-            and attempt.ended < end - _MARGIN
-            for attempt in load.requests
-            for start, end in timeline.intervals(False)
-        ),  # fmt: skip
+        ready_noticed=max((seconds for seconds in noticed if seconds is not None), default=None),
+        ready_recovered=max(_recovered(ready, *recovery) for recovery in recoveries),
+        wrong_ready=_wrong_ready(ready, timeline),
+        acknowledged_in_outage=sum(_acknowledged_between(load, *outage) for outage in outages),
         answers=Counter(attempt.status for attempt in load.requests),
+        reasons=Counter(reason for probe in ready if probe.status == 503 for reason in _reasons(probe)),
     )
 
 
-def _wrong_ready(load: Load, timeline: Timeline) -> int:
+def _writes_again(load: Load, began: float) -> float:
+    """Return the seconds from a recovery until each client had written again."""
+    again = load.acknowledged_since(began)
+    return max(again.values()) - began if len(again) == CLIENTS else math.inf
+
+
+def _noticed(ready: list[Attempt], began: float, ended: float) -> float | None:
+    """Return the seconds from the beginning of an outage until /ready said so; None if it was over before."""
+    return next((probe.ended - began for probe in ready if began < probe.ended < ended and probe.status == 503), None)
+
+
+def _recovered(ready: list[Attempt], began: float, ended: float) -> float:
+    """Return the seconds from a recovery until /ready was well and stayed so."""
+    return max(
+        (probe.ended - began for probe in ready if began < probe.ended < ended and probe.status != 200), default=0
+    )
+
+
+def _acknowledged_between(load: Load, began: float, ended: float) -> int:
+    return sum(
+        attempt.status == 200
+        and attempt.path.startswith("/append")
+        and began + _MARGIN < attempt.began
+        and attempt.ended < ended - _MARGIN
+        for attempt in load.requests
+    )
+
+
+def _reasons(probe: Attempt) -> list[str]:
+    report = json.loads(probe.body)["error"]["details"]["dependencies"]
+    return [f"{name}: {found['reason']}" for name, found in report.items() if found["reason"]]
+
+
+def _wrong_ready(ready: list[Attempt], timeline: Timeline) -> int:
     """Count the answers that disagree with what was true from READY seconds before the question to the answer."""
     wrong = 0
-    for probe in load.probes:
+    for probe in ready:
         true = timeline.during(probe.began - READY - NOISE, probe.ended)
-        if probe.path == "/ready" and len(true) == 1 and true != {None}:
+        if len(true) == 1 and true != {None}:
             wrong += probe.status != (200 if true == {True} else 503)
     return wrong
