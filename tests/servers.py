@@ -185,6 +185,7 @@ class PgBouncer(Server):
             pool_mode = transaction
             default_pool_size = {pool}
             server_round_robin = 1
+            ignore_startup_parameters = extra_float_digits,options
         """)
 
     def before(self, url: str) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.failover.cluster import Cluster, Template, wait_until
-from tests.failover.faults import Scene
+from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, Route
 from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
@@ -46,7 +46,16 @@ def run_case(folder: Path, template: Template, route: str, happen: Callable[[Sce
         return judge(cluster, load, scene.timeline, app.log(), same_workers=same_workers)
 
 
-def go_on(scene: Scene, load: Load) -> None:
+def break_and_go_on(scene: Scene, load: Load, fault: Fault) -> None:
+    """Let a fault happen, and wait for the recovery from it and from what comes later of it."""
+    with fault(scene):
+        recovered = len(scene.timeline.marks)
+        _go_on(scene, load)
+    if len(scene.timeline.marks) > recovered:
+        _go_on(scene, load)
+
+
+def _go_on(scene: Scene, load: Load) -> None:
     """Wait until each client has written since the latest recovery, or until no hope is left. Then load a bit more."""
     load.wait_for_every_client(scene.timeline.marks[-1][0], seconds=WRITES_AGAIN + NOISE)
     time.sleep(STEADY)

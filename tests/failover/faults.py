@@ -130,14 +130,17 @@ def lost_standby(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def lost_both(scene: Scene) -> Iterator[None]:
-    """First the standby is gone, then the primary, too. The standby comes back and is promoted.
+    """The standby is gone, the primary crashes and is started again, then it is gone, too. The standby is promoted.
 
-    What the primary wrote without its standby is lost with it. So it must not have been acknowledged, not even to a
-    client that sent its message again and of which the primary had stored the first attempt.
+    What the primary wrote without its standby is lost with it. But after its crash it shows the commits that were
+    waiting for the standby, and a client that sends such a message again must not be told that it is stored.
     """
     scene.cluster.standby.kill()
     scene.timeline.mark(False)
-    time.sleep(WITHOUT_STANDBY)
+    time.sleep(WITHOUT_STANDBY / 2)
+    scene.cluster.primary.kill()
+    scene.cluster.primary.start()
+    time.sleep(WITHOUT_STANDBY / 2)
     scene.cluster.primary.kill()
     scene.cluster.standby.start()
     _promote(scene)

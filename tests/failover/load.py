@@ -30,6 +30,7 @@ class Attempt:
     ended: float
     status: int
     body: bytes = b""
+    retry_after: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -49,7 +50,7 @@ def request(port: int, path: str, sent: dict[str, Any] | None = None, *, timeout
     """Ask on a connection of its own. A GET, or a POST of `sent` as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     began = time.monotonic()
-    status, body = 0, b""
+    status, body, retry_after = 0, b"", None
     try:
         if sent is None:
             connection.request("GET", path)
@@ -57,12 +58,12 @@ def request(port: int, path: str, sent: dict[str, Any] | None = None, *, timeout
             connection.request("POST", path, json.dumps(sent), {"Content-Type": "application/json"})
         response = connection.getresponse()
         body = response.read()
-        status = response.status
+        status, retry_after = response.status, response.getheader("Retry-After")
     except (OSError, http.client.HTTPException):
         status = 0
     finally:
         connection.close()
-    return Attempt(path, began, time.monotonic(), status, body)
+    return Attempt(path, began, time.monotonic(), status, body, retry_after)
 
 
 class Load:

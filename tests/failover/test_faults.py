@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.failover.case import go_on, run_case
+from tests.failover.case import break_and_go_on, run_case
 from tests.failover.cluster import Template
 from tests.failover.faults import FAULTS, Scene
 from tests.failover.load import Load
@@ -31,9 +31,7 @@ def test_nothing_is_lost(
     fault: str, route: str, template: Template, tmp_path: Path, record: Callable[[str, str, Verdict], None]
 ) -> None:
     def happen(scene: Scene, load: Load) -> None:
-        with FAULTS[fault](scene):
-            go_on(scene, load)
-        go_on(scene, load)
+        break_and_go_on(scene, load, FAULTS[fault])
 
     verdict = run_case(tmp_path, template, route, happen)
     record(fault, route, verdict)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.failover.case import STEADY, go_on, run_case
+from tests.failover.case import STEADY, break_and_go_on, run_case
 from tests.failover.cluster import Template
 from tests.failover.faults import FAULTS, Scene
 from tests.failover.load import Load
@@ -36,9 +36,7 @@ def test_rounds(
             print(f"round {number + 1}, seed {seed}: {fault}", flush=True)
             primary = scene.cluster.primary
             time.sleep(chance.uniform(0, STEADY))
-            with FAULTS[fault](scene):
-                go_on(scene, load)
-            go_on(scene, load)
+            break_and_go_on(scene, load, FAULTS[fault])
             if scene.cluster.primary is not primary:
                 scene.cluster.rebuild()
 

@@ -49,16 +49,20 @@ def read_stored(cluster: Cluster, acknowledged: list[Acknowledged]) -> Stored:
     return found
 
 
+_ROUTES = {"append", "append-in-transaction", "read/<uuid:session_id>"}  # of the load's requests, as the log has them
+
+
 @dataclass
 class Log:
     lines: int = 0
     stack_traces: int = 0
-    extra_lines: int = 0  # of a request, beyond its first one
+    extra_lines: int = 0  # of a request of the load, beyond its first one
 
 
 def read_log(text: str) -> Log:
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    of_request = Counter(line["trace_id"] for line in lines if "trace_id" in line)
+    ours = {line["trace_id"] for line in lines if line.get("route") in _ROUTES}
+    of_request = Counter(line["trace_id"] for line in lines if line.get("trace_id") in ours)
     return Log(
         lines=len(lines),
         stack_traces=sum(bool((line.get("error") or {}).get("frames")) for line in lines),
@@ -80,6 +84,7 @@ class Verdict:
     ready_recovered: float  # seconds after the end of the outage
     wrong_ready: int  # answers that were wrong for longer than may be
     acknowledged_in_outage: int
+    without_retry_after: int  # answers with 503 to the load's requests
     answers: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -102,6 +107,7 @@ class Verdict:
             f"the log has {self.log.stack_traces} stack traces": self.log.stack_traces > 0,
             f"the log has {self.log.extra_lines} second lines of a request": self.log.extra_lines > 0,
             f"clients got other answers than 200 and 503: {dict(self.answers)}": not set(self.answers) <= {200, 503},
+            f"{self.without_retry_after} answers with 503 have no Retry-After": self.without_retry_after > 0,
         }
         return [words for words, broken in facts.items() if broken]
 
@@ -123,6 +129,7 @@ def judge(cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_wo
         ready_recovered=max(_recovered(ready, *recovery) for recovery in recoveries),
         wrong_ready=_wrong_ready(ready, timeline),
         acknowledged_in_outage=sum(_acknowledged_between(load, *outage) for outage in outages),
+        without_retry_after=sum(attempt.status == 503 and not attempt.retry_after for attempt in load.requests),
         answers=Counter(attempt.status for attempt in load.requests),
         reasons=Counter(reason for probe in ready if probe.status == 503 for reason in _reasons(probe)),
     )
