@@ -25,7 +25,11 @@ class Agent:
             def log_message(self, format: str, *args: object) -> None:
                 """HAProxy asks every second; nobody reads that."""
 
-        self._server = ThreadingHTTPServer((node.address, node.agent_port), Handler)
+        class Listener(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Is called where HAProxy has given up the check of a machine that was frozen."""
+
+        self._server = Listener((node.address, node.agent_port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> "Agent":

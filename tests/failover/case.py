@@ -12,6 +12,7 @@ from tests.failover.routes import ROUTES, Route
 from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
 from tests.server import App
 
+WORKERS = 2
 STEADY = 2.0  # seconds of load before a fault, and after the recovery
 
 
@@ -23,10 +24,10 @@ def _served(route: Route) -> Iterator[App]:
         DATABASE_TIMEOUT=str(DATABASE_TIMEOUT),
         DJANGO_SETTINGS_MODULE="tests.failover.settings",
         HEALTH_MAX_AGE="1.0",  # the default, which the tests otherwise change
-        WEB_CONCURRENCY="2",
+        WEB_CONCURRENCY=str(WORKERS),
         WEB_THREADS="4",
     ) as app:
-        wait_until(lambda: app.get("/ready")[0] == 200)
+        wait_until(lambda: len(app.workers()) == WORKERS and app.get("/ready")[0] == 200)
         yield app
 
 

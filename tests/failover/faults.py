@@ -18,12 +18,13 @@ from tests.failover.routes import Route
 
 UNTIL_PROMOTED = 2.0  # seconds in which whoever watches the primary finds it gone
 WITHOUT_STANDBY = 8.0  # seconds, more than DATABASE_TIMEOUT, so that clients are refused and retry
+NAME_LAG = 3.0  # seconds after a promotion in which a name still leads to the old server
 SPLIT_BRAIN = 3.0  # seconds in which two servers believe that they are the primary
 
 
 @dataclass
 class Timeline:
-    """Whether a commit can succeed, from each moment on by time.monotonic(). None: it depends on where one asks."""
+    """Whether the application can commit, from each moment on by time.monotonic(). None: it is changing just then."""
 
     marks: list[tuple[float, bool | None]] = field(default_factory=lambda: [(time.monotonic(), True)])
 
@@ -50,9 +51,15 @@ class Scene:
 Fault = Callable[[Scene], AbstractContextManager[None]]
 
 
-def _promote(scene: Scene) -> None:
+def _promote(scene: Scene, *, rejoin: bool = False) -> None:
+    scene.timeline.mark(None)
     scene.cluster.promote()
-    scene.route.follow(scene.cluster)
+    if rejoin:
+        scene.cluster.rejoin()
+    if scene.route.move:  # until then it leads to the old primary
+        scene.timeline.mark(False)
+        time.sleep(NAME_LAG)
+        scene.route.move(scene.cluster.primary)
     scene.timeline.mark(True)
 
 
@@ -109,10 +116,7 @@ def switchover(scene: Scene) -> Iterator[None]:
     """The primary is stopped in good order and comes back as a standby of the new one."""
     scene.cluster.primary.stop()
     scene.timeline.mark(False)
-    scene.cluster.promote()
-    scene.cluster.rejoin()
-    scene.route.follow(scene.cluster)
-    scene.timeline.mark(True)
+    _promote(scene, rejoin=True)
     yield
 
 
@@ -122,6 +126,7 @@ def lost_standby(scene: Scene) -> Iterator[None]:
     scene.cluster.standby.kill()
     scene.timeline.mark(False)
     time.sleep(WITHOUT_STANDBY)
+    scene.timeline.mark(None)
     scene.cluster.standby.start()
     scene.cluster.wait_for_standby()
     scene.timeline.mark(True)
@@ -153,6 +158,7 @@ def restart(scene: Scene) -> Iterator[None]:
     scene.cluster.primary.kill()
     scene.timeline.mark(False)
     time.sleep(UNTIL_PROMOTED)
+    scene.timeline.mark(None)
     scene.cluster.primary.start()
     scene.cluster.wait_for_standby()
     scene.timeline.mark(True)

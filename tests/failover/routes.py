@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,22 +14,14 @@ from tests.failover.cluster import Cluster, Node
 from tests.server import ROOT
 from tests.servers import HAPROXY, PASSWORD, PGBOUNCER, QUOTED, Server, _connects, _not_as_root
 
-NAME_LAG = 3.0  # seconds after a promotion in which the name still leads to the old server
 _NAME = "postgres.example"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Route:
     url: str
-    python: str = sys.executable
-    """What starts our server."""
-    _move: Callable[[Node], None] | None = None
-
-    def follow(self, cluster: Cluster) -> None:
-        """Return when this leads to the new primary. Only a name has to be moved; the others find it themselves."""
-        if self._move:
-            time.sleep(NAME_LAG)
-            self._move(cluster.primary)
+    python: str = sys.executable  # what starts our server
+    move: Callable[[Node], None] | None = None  # makes a name lead elsewhere; the other routes find the primary
 
 
 @contextmanager
