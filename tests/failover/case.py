@@ -8,11 +8,10 @@ from pathlib import Path
 from tests.failover.cluster import Cluster, Template, wait_until
 from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
-from tests.failover.routes import ROUTES, Route
+from tests.failover.routes import ROUTES, WORKERS, Route
 from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
 from tests.server import App
 
-WORKERS = 2
 STEADY = 2.0  # seconds of load before a fault, and after the recovery
 
 
@@ -25,7 +24,7 @@ def _served(route: Route) -> Iterator[App]:
         DJANGO_SETTINGS_MODULE="tests.failover.settings",
         HEALTH_MAX_AGE="1.0",  # the default, which the tests otherwise change
         WEB_CONCURRENCY=str(WORKERS),
-        WEB_THREADS="4",
+        WEB_THREADS=str(route.threads),
     ) as app:
         wait_until(lambda: len(app.workers()) == WORKERS and app.get("/ready")[0] == 200)
         yield app

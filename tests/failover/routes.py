@@ -11,9 +11,11 @@ import pytest
 
 from tests.failover.agent import Agent
 from tests.failover.cluster import Cluster, Node
+from tests.failover.load import CLIENTS
 from tests.server import ROOT
 from tests.servers import HAPROXY, PASSWORD, PGBOUNCER, QUOTED, Server, _connects, _not_as_root
 
+WORKERS = 2  # of our server
 _NAME = "postgres.example"
 
 
@@ -21,6 +23,7 @@ _NAME = "postgres.example"
 class Route:
     url: str
     python: str = sys.executable  # what starts our server
+    threads: int = CLIENTS // WORKERS  # of a worker of our server; so few that waiting clients can take them all
     move: Callable[[Node], None] | None = None  # makes a name lead elsewhere; the other routes find the primary
 
 
@@ -39,10 +42,13 @@ def _place(node: Node) -> tuple[str, int]:
 
 
 class HAProxy(Server):
-    """In front of both servers, with the configuration that we ship."""
+    """In front of both servers, with the configuration that we ship, or with other `retries` than that has."""
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, *, retries: int = 1) -> None:
         super().__init__(folder)
+        shipped = (ROOT / "ops" / "haproxy-postgresql.cfg").read_text()
+        assert "    retries 1\n" in shipped
+        (folder / "haproxy.cfg").write_text(shipped.replace("    retries 1\n", f"    retries {retries}\n"))
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
         first, second = cluster.nodes
         self._environment = {
@@ -55,7 +61,7 @@ class HAProxy(Server):
     def command(self) -> list[str]:
         assert HAPROXY
         environment = [f"{name}={value}" for name, value in self._environment.items()]
-        return ["env", *environment, HAPROXY, "-db", "-f", str(ROOT / "ops" / "haproxy-postgresql.cfg")]
+        return ["env", *environment, HAPROXY, "-db", "-f", str(self.folder / "haproxy.cfg")]
 
     def ready(self) -> bool:
         return _connects(self.url)
@@ -68,11 +74,22 @@ def haproxy(cluster: Cluster, folder: Path) -> Iterator[Route]:
 
 
 @contextmanager
-def _started_haproxy(cluster: Cluster, folder: Path) -> Iterator[HAProxy]:
+def retrying(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """HAProxy with its default of three retries: while there is no primary, it holds each new connection for 3 s.
+
+    That is longer than readiness waits. So PostgreSQL seems to hang, and readiness, for which threads are left here,
+    still says so when it is back.
+    """
+    with _started_haproxy(cluster, folder, retries=3) as server:
+        yield Route(server.url, threads=2 * CLIENTS)
+
+
+@contextmanager
+def _started_haproxy(cluster: Cluster, folder: Path, *, retries: int = 1) -> Iterator[HAProxy]:
     with ExitStack() as stack:
         for node in cluster.nodes:
             stack.enter_context(Agent(cluster, node))
-        server = HAProxy(folder / "haproxy", cluster)
+        server = HAProxy(folder / "haproxy", cluster, retries=retries)
         stack.callback(server.kill)
         server.start()
         yield server
@@ -131,7 +148,7 @@ def name(cluster: Cluster, folder: Path) -> Iterator[Route]:
         f""" sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "{hosts_file}" "{sys.executable}" "$@"\n"""
     )
     python.chmod(0o755)
-    yield Route(f"postgres://tester:{QUOTED}@{_NAME}:{cluster.primary.port}/tests", str(python), move)
+    yield Route(f"postgres://tester:{QUOTED}@{_NAME}:{cluster.primary.port}/tests", str(python), move=move)
 
 
-ROUTES = {route.__name__: route for route in (hosts, haproxy, pgbouncer, name)}
+ROUTES = {route.__name__: route for route in (hosts, haproxy, retrying, pgbouncer, name)}

@@ -13,10 +13,16 @@ from tests.failover.packets import needs_iptables
 from tests.failover.verdict import Verdict
 from tests.servers import needs_haproxy, needs_pgbouncer
 
-NEEDS = {"haproxy": [needs_haproxy], "pgbouncer": [needs_haproxy, needs_pgbouncer], "drop": [needs_iptables]}
+NEEDS = {
+    "haproxy": [needs_haproxy],
+    "retrying": [needs_haproxy],
+    "pgbouncer": [needs_haproxy, needs_pgbouncer],
+    "drop": [needs_iptables],
+}
 CASES = [
     *((fault, route) for route in ("hosts", "haproxy", "pgbouncer") for fault in FAULTS if fault != "lost-both"),
     ("lost-both", "hosts"),
+    ("kill", "retrying"),
     ("switchover", "name"),
     ("freeze", "name"),
 ]
