@@ -8,7 +8,7 @@ UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3
 VALIDATE := .venv-kubernetes/bin/python -m kubernetes_validate --kubernetes-version 1.37 --strict --quiet
 RULE := ops/kubernetes/prometheus-operator/prometheus-rule.yaml
 
-.PHONY: help run test benchmark benchmark-data soak check kubernetes prometheus-rule stop lock format
+.PHONY: help run test failover benchmark benchmark-data soak check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,9 @@ run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000, or
 
 test: .venv/installed ## run every test
 	@$(PYTHON) -m pytest
+
+failover: .venv/installed ## break PostgreSQL under load and count what clients lost: ROUNDS=10 SEED=1
+	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
 
 benchmark: .venv/installed ## measure readiness against what one would take instead, and what our middleware costs
 	@$(PYTHON) -m tests.benchmarks.readiness

@@ -12,6 +12,8 @@ from tests.plugin import forget
 
 __all__ = ["browser"]
 
+collect_ignore = ["failover"]  # takes minutes: `make failover`
+
 
 @pytest.fixture(autouse=True)
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,11 @@ from voiceassist.embedded.programs import as_user_of, clean_environment, postgre
 
 PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"
-PGBOUNCER = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+_PATH = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
+PGBOUNCER = shutil.which("pgbouncer", path=_PATH)
+HAPROXY = shutil.which("haproxy", path=_PATH)
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="no pgbouncer; CI has it")
+needs_haproxy = pytest.mark.skipif(HAPROXY is None and "CI" not in os.environ, reason="no haproxy; CI has it")
 
 
 def free_port() -> int:
@@ -96,14 +99,24 @@ class Server:
         if self._process is not None:
             processes = self._all()
             self._signal(signal.SIGKILL)
-            psutil.wait_procs(processes, 10)
             self._process.wait(10)
+            end = time.monotonic() + 10
+            while not all(map(_ended, processes)) and time.monotonic() < end:
+                time.sleep(0.005)
 
     def stop(self) -> None:
         if self._process is not None:
             self.thaw()
             self._process.send_signal(signal.SIGINT)
             self._process.wait(30)
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Return whether a process runs no more. Its parent, or init, may take seconds to collect it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _not_as_root(data: Path) -> list[str]:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import http.client
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -17,14 +16,11 @@ import pytest
 
 from tests.plugin import Servers
 from tests.server import App
-from tests.servers import free_port
+from tests.servers import HAPROXY, free_port, needs_haproxy
 
 ROOT = Path(__file__).resolve().parent.parent
-HAPROXY = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
 CLIENTS = 8
 DRAIN = 2  # seconds; the balancer looks twice a second
-
-needs_haproxy = pytest.mark.skipif(HAPROXY is None and "CI" not in os.environ, reason="no haproxy here; CI has it")
 
 
 class Load:

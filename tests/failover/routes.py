@@ -1,0 +1,154 @@
+"""How our server reaches the primary: each route is a context manager that gives a DATABASE_URL."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.failover.agent import Agent
+from tests.failover.cluster import Cluster, Node
+from tests.failover.load import CLIENTS
+from tests.server import ROOT
+from tests.servers import HAPROXY, PASSWORD, PGBOUNCER, QUOTED, Server, _connects, _not_as_root
+
+WORKERS = 2  # of our server
+_NAME = "postgres.example"
+
+
+@dataclass(frozen=True)
+class Route:
+    url: str
+    python: str = sys.executable  # what starts our server
+    threads: int = CLIENTS // WORKERS  # of a worker of our server; so few that waiting clients can take them all
+    move: Callable[[Node], None] | None = None  # makes a name lead elsewhere; the other routes find the primary
+
+
+@contextmanager
+def hosts(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """Both servers are in the URL."""
+    addresses, ports = (
+        ",".join(str(part) for part in parts) for parts in zip(*map(_place, cluster.nodes), strict=True)
+    )
+    where = f"host={addresses}&port={ports}"
+    yield Route(f"postgres://tester:{QUOTED}@/tests?{where}&target_session_attrs=read-write")
+
+
+def _place(node: Node) -> tuple[str, int]:
+    return node.address, node.port
+
+
+class HAProxy(Server):
+    """In front of both servers, with the configuration that we ship, or with other `retries` than that has."""
+
+    def __init__(self, folder: Path, cluster: Cluster, *, retries: int = 1) -> None:
+        super().__init__(folder)
+        shipped = (ROOT / "ops" / "haproxy-postgresql.cfg").read_text()
+        assert "    retries 1\n" in shipped
+        (folder / "haproxy.cfg").write_text(shipped.replace("    retries 1\n", f"    retries {retries}\n"))
+        self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
+        first, second = cluster.nodes
+        self._environment = {
+            "LISTEN": f"127.0.0.1:{self.port}",
+            "POSTGRES1": f"{first.address}:{first.port}",
+            "POSTGRES2": f"{second.address}:{second.port}",
+            "PATRONI_PORT": str(first.agent_port),
+        }
+
+    def command(self) -> list[str]:
+        assert HAPROXY
+        environment = [f"{name}={value}" for name, value in self._environment.items()]
+        return ["env", *environment, HAPROXY, "-db", "-f", str(self.folder / "haproxy.cfg")]
+
+    def ready(self) -> bool:
+        return _connects(self.url)
+
+
+@contextmanager
+def haproxy(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    with _started_haproxy(cluster, folder) as server:
+        yield Route(server.url)
+
+
+@contextmanager
+def retrying(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """HAProxy with its default of three retries: while there is no primary, it holds each new connection for 3 s.
+
+    That is longer than readiness waits. So PostgreSQL seems to hang, and readiness, for which threads are left here,
+    still says so when it is back.
+    """
+    with _started_haproxy(cluster, folder, retries=3) as server:
+        yield Route(server.url, threads=2 * CLIENTS)
+
+
+@contextmanager
+def _started_haproxy(cluster: Cluster, folder: Path, *, retries: int = 1) -> Iterator[HAProxy]:
+    with ExitStack() as stack:
+        for node in cluster.nodes:
+            stack.enter_context(Agent(cluster, node))
+        server = HAProxy(folder / "haproxy", cluster, retries=retries)
+        stack.callback(server.kill)
+        server.start()
+        yield server
+
+
+class Pooler(Server):
+    """PgBouncer with the configuration that we ship, but for names, addresses and files."""
+
+    def __init__(self, folder: Path, behind: HAProxy) -> None:
+        super().__init__(folder)
+        self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
+        (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"%include {ROOT / 'ops' / 'pgbouncer.ini'}\n"
+            f"listen_port = {self.port}\nauth_file = {folder / 'users'}\n"
+            f"[databases]\ntests = host=127.0.0.1 port={behind.port}\n"
+        )
+
+    def command(self) -> list[str]:
+        assert PGBOUNCER
+        return [*_not_as_root(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
+
+    def ready(self) -> bool:
+        return _connects(self.url)
+
+
+@contextmanager
+def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """PgBouncer in front of HAProxy."""
+    with _started_haproxy(cluster, folder) as behind:
+        pooler = Pooler(folder / "pgbouncer", behind)
+        try:
+            pooler.start()
+            yield Route(pooler.url)
+        finally:
+            pooler.kill()
+
+
+@contextmanager
+def name(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """A name that leads to the primary, and is moved some seconds after a promotion.
+
+    Our server sees a hosts file of its own, in a mount namespace of its own. That takes root.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("a hosts file of its own needs root; CI has it")
+    folder.mkdir(exist_ok=True)
+    hosts_file, python = folder / "hosts", folder / "python"
+
+    def move(node: Node) -> None:
+        hosts_file.write_text(f"127.0.0.1 localhost\n{node.address} {_NAME}\n")  # the same file, which is mounted
+
+    move(cluster.primary)
+    python.write_text(
+        "#!/bin/sh\nexec unshare --mount --propagation private"
+        f""" sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "{hosts_file}" "{sys.executable}" "$@"\n"""
+    )
+    python.chmod(0o755)
+    yield Route(f"postgres://tester:{QUOTED}@{_NAME}:{cluster.primary.port}/tests", str(python), move=move)
+
+
+ROUTES = {route.__name__: route for route in (hosts, haproxy, retrying, pgbouncer, name)}

@@ -1,0 +1,44 @@
+"""Each fault on each route: nothing that was acknowledged is lost, and everything goes on without a restart."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.failover.case import break_and_go_on, run_case
+from tests.failover.cluster import Template
+from tests.failover.faults import FAULTS, Scene
+from tests.failover.load import Load
+from tests.failover.packets import needs_iptables
+from tests.failover.verdict import Verdict
+from tests.servers import needs_haproxy, needs_pgbouncer
+
+NEEDS = {
+    "haproxy": [needs_haproxy],
+    "retrying": [needs_haproxy],
+    "pgbouncer": [needs_haproxy, needs_pgbouncer],
+    "drop": [needs_iptables],
+}
+CASES = [
+    *((fault, route) for route in ("hosts", "haproxy", "pgbouncer") for fault in FAULTS if fault != "lost-both"),
+    ("lost-both", "hosts"),
+    ("kill", "retrying"),
+    ("switchover", "name"),
+    ("freeze", "name"),
+]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("fault", "route"),
+    [pytest.param(*case, id="-".join(case), marks=sum((NEEDS.get(part, []) for part in case), [])) for case in CASES],
+)
+def test_nothing_is_lost(
+    fault: str, route: str, template: Template, tmp_path: Path, record: Callable[[str, str, Verdict], None]
+) -> None:
+    def happen(scene: Scene, load: Load) -> None:
+        break_and_go_on(scene, load, FAULTS[fault])
+
+    verdict = run_case(tmp_path, template, route, happen)
+    record(fault, route, verdict)
+    assert verdict.wrong() == []
