@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from django_redis.pool import ConnectionFactory
 from redis.client import Pipeline
+from redis.connection import ConnectionPool
 
+from core import redis_url
 from core.metrics import REDIS_CALLS
 
 # What Django's cache becomes. A pipeline is one call.
@@ -36,3 +39,15 @@ class Client(redis.Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class SentinelConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # it has no types
+    """Gives django-redis' SentinelClient connections to the primary of the group that the cache's LOCATION names.
+
+    django-redis' own SentinelConnectionFactory can't: it takes the service's name for a host name and makes it lower
+    case, fails under rediss://, and keeps a client of each Sentinel for every thread.
+    """
+
+    def get_connection_pool(self, params: dict[str, Any]) -> ConnectionPool:
+        location = redis_url.parse(params.pop("url"))
+        return location.pool({**params, **location.options})

@@ -14,6 +14,8 @@ from http.client import HTTPException
 import psycopg
 import redis.exceptions
 
+from core.redis_sentinel import PrimaryDownError, UnknownServiceError
+
 TIMEOUT = "timeout"
 CONNECTION_REFUSED = "connection_refused"
 CONNECTION_LOST = "connection_lost"
@@ -33,7 +35,7 @@ HINTS = {
     DNS_FAILURE: "the host's name is unknown: correct the URL, or look at DNS",
     TLS_FAILURE: "look at the certificate, and whether both sides want TLS",
     AUTH_FAILED: "correct the user, password or API key",
-    MISCONFIGURED: "correct the URL: the server has no such database",
+    MISCONFIGURED: "correct the URL: the server has no such database or service, or is of another kind",
     BAD_RESPONSE: "something else answers there: correct the URL, or look at a proxy in the way",
     NOT_READY: "it runs but can't serve yet: wait, or look at its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
@@ -51,6 +53,8 @@ class CheckFailed(Exception):
 
 # The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
 _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((UnknownServiceError,), MISCONFIGURED),
+    ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
     ((psycopg.errors.ConnectionTimeout, psycopg.errors._WaitTimeout), TIMEOUT),
@@ -95,7 +99,7 @@ _WORDS = (
     (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
     (AUTH_FAILED, "authentication failed|no password supplied|no pg_hba.conf entry|role .* does not exist"),
     (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM"),
-    (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index"),
+    (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index|unknown command"),
     (NOT_READY, "starting up|shutting down|not yet accepting|recovery|too many (clients|connections)|connection slots"),
     (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),
     (BAD_RESPONSE, "invalid response to SSL negotiation|expected authentication request|lost synchronization"),
