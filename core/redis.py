@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from django_redis.pool import ConnectionFactory
+from django_redis import pool
 from redis.client import Pipeline
 from redis.connection import ConnectionPool
 
@@ -41,13 +41,13 @@ class Client(redis.Redis):
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-class SentinelConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # it has no types
-    """Gives django-redis' SentinelClient connections to the primary of the group that the cache's LOCATION names.
+class ConnectionFactory(pool.ConnectionFactory):  # type: ignore[misc]  # it has no types
+    """Gives django-redis the pools that REDIS_URL asks for, of a server or of a group that Sentinel watches.
 
-    django-redis' own SentinelConnectionFactory can't: it takes the service's name for a host name and makes it lower
-    case, fails under rediss://, and keeps a client of each Sentinel for every thread.
+    django-redis' own SentinelConnectionFactory is not used: it takes the service's name for a host name and makes it
+    lower case, does not connect under rediss://, and keeps clients of all Sentinels for each thread.
     """
 
     def get_connection_pool(self, params: dict[str, Any]) -> ConnectionPool:
-        location = redis_url.parse(params.pop("url"))
-        return location.pool({**params, **location.options})
+        url = redis_url.parse(params.pop("url"))
+        return url.pool({**params, **url.options})

@@ -86,14 +86,7 @@ CACHES = {
             # An outage is a miss: what is cached is in the database too, and readiness is what tells of outages.
             "IGNORE_EXCEPTIONS": True,
             "REDIS_CLIENT_CLASS": "core.redis.Client",
-            **(
-                {
-                    "CLIENT_CLASS": "django_redis.client.SentinelClient",
-                    "CONNECTION_FACTORY": "core.redis.SentinelConnectionFactory",
-                }
-                if "+sentinel://" in REDIS_URL
-                else {}
-            ),
+            "CONNECTION_FACTORY": "core.redis.ConnectionFactory",
         },
     }
 }
