@@ -37,7 +37,7 @@ class HAProxy(Server):
             socket.create_connection(("127.0.0.1", self.port), 2).close()
         except OSError:
             return False
-        return True
+        return self._control.exists()
 
     def rows(self) -> list[dict[str, str]]:
         """Returns what HAProxy has counted, a row for each server and one for each backend."""

@@ -54,7 +54,7 @@ class Sentinel(Valkey):
 
     def query(self, command: str) -> Any:
         once = Retry(NoBackoff(), 0)
-        with redis.Redis(port=self.port, password=self.password, socket_timeout=2, retry=once) as client:
+        with redis.Redis(port=self.port, password=self.password, socket_timeout=0.5, retry=once) as client:
             return getattr(client, command)(SERVICE) if command != "sentinel_masters" else client.sentinel_masters()
 
 

@@ -1,5 +1,7 @@
 """REDIS_URL: what is understood, and what is refused at the start with a sentence that does not quote it."""
 
+from typing import Any
+
 import pytest
 from redis.connection import SSLConnection, UnixDomainSocketConnection
 from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
@@ -78,7 +80,8 @@ def test_sentinels_share_the_time_of_one_call_and_are_asked_once() -> None:
         options = sentinel.connection_pool.connection_kwargs
         assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.5, 0.25)
         assert options["retry"].get_retries() == 0
-    assert pool.make_connection().retry.get_retries() == 0
+    connection: Any = pool.make_connection()
+    assert connection.retry.get_retries() == 0
 
 
 @pytest.mark.parametrize(
