@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import redis
 import redis.sentinel
 from redis.exceptions import RedisError
 from redis.sentinel import MasterNotFoundError
@@ -41,7 +42,13 @@ class Sentinel(redis.sentinel.Sentinel):
                 return state["ip"], state["port"]
             is_watched = is_watched or bool(state)
         if len(failures) == len(sentinels):
-            raise MasterNotFoundError(f"No Sentinel answers: {' '.join(map(str, failures))}") from failures[-1]
+            reports = (f"{_address(one)} ({error})" for one, error in zip(sentinels, failures, strict=True))
+            raise MasterNotFoundError(f"No Sentinel answers: {', '.join(reports)}") from failures[-1]
         if is_watched:
             raise PrimaryDownError(f"The Sentinels report no primary of {service_name} that is up")
         raise UnknownServiceError(f"No Sentinel that answers watches a service named {service_name}")
+
+
+def _address(sentinel: redis.Redis) -> str:
+    options = sentinel.get_connection_kwargs()
+    return f"{options['host']}:{options['port']}"

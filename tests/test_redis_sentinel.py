@@ -1,6 +1,9 @@
 """A real group of Redis servers under Sentinel fails over: readiness, the cache and web sessions follow."""
 
+import os
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ from health.checks import checks
 from health.runner import Result, Runner
 from tests.plugin import forget
 from tests.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group, within
+from tests.server import ROOT
 
 TIMEOUT = 1.0
 NOISE = 2.0  # seconds that a busy machine may add
@@ -139,6 +143,7 @@ def test_without_sentinels_only_new_connections_fail(use: Use, group: Group, fau
     result = check()
     assert result.reason == {"freeze": "timeout", "kill": "connection_refused"}[fault]
     assert result.detail.startswith("No Sentinel answers: ")
+    assert all(f"127.0.0.1:{sentinel.port} (" in result.detail for sentinel in group.sentinels)
     assert stays_quick(lambda: cache.get("key"), 1.0) is None
     for sentinel in group.sentinels:
         sentinel.thaw() if fault == "freeze" else sentinel.start()
@@ -221,6 +226,22 @@ def test_nothing_is_leaked_by_failing(use: Use, standing: Group) -> None:
         assert check().reason == "auth_failed"
     forget()
     assert process.num_fds() <= before + 2
+
+
+# The settings
+
+
+@pytest.mark.parametrize("by", ["sentinel", "server"])
+def test_a_comma_in_a_password_is_a_comma(standing: Group, by: str) -> None:
+    url = standing.url() if by == "sentinel" else standing.primary.url
+    assert "," in QUOTED
+    program = (
+        "import django; django.setup()\n"
+        "from django.core.cache import cache; print(cache.set('comma', 'value'), cache.get('comma'))"
+    )
+    environment = {**os.environ, "REDIS_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("True value", "")
 
 
 # redis-py's client
