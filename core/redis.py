@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from django_redis import pool
 from redis.client import Pipeline
+from redis.connection import ConnectionPool
 
+from core import redis_url
 from core.metrics import REDIS_CALLS
 
 # What Django's cache becomes. A pipeline is one call.
@@ -36,3 +39,15 @@ class Client(redis.Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class ConnectionFactory(pool.ConnectionFactory):  # type: ignore[misc]  # it has no types
+    """Gives django-redis the pools that REDIS_URL asks for, of a server or of a group that Sentinel watches.
+
+    django-redis' own SentinelConnectionFactory is not used: it takes the service's name for a host name and makes it
+    lower case, does not connect under rediss://, and keeps clients of all Sentinels for each thread.
+    """
+
+    def get_connection_pool(self, params: dict[str, Any]) -> ConnectionPool:
+        url = redis_url.parse(params.pop("url"))
+        return url.pool({**params, **url.options})

@@ -8,11 +8,11 @@ import os
 import threading
 import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from django.conf import settings
 
+from core import redis_url
 from core.envelope import timestamp
 from health import draining, history, metrics, reasons, workers
 from health.checks import checks
@@ -32,9 +32,8 @@ def explain(error: Exception) -> tuple[str, str]:
 
 
 def _secrets() -> set[str]:
-    in_url = urlsplit(settings.REDIS_URL).password or ""
-    known = {settings.DATABASES["default"].get("PASSWORD"), in_url, unquote(in_url), settings.QDRANT_API_KEY}
-    return {str(secret) for secret in known if secret}
+    known = {settings.DATABASES["default"].get("PASSWORD"), settings.QDRANT_API_KEY}
+    return {str(secret) for secret in known if secret} | redis_url.secrets(settings.REDIS_URL)
 
 
 def status(report: Report) -> str:

@@ -14,6 +14,7 @@ from http.client import HTTPException
 import redis.exceptions
 
 from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.redis_sentinel import PrimaryDownError, UnknownServiceError
 
 TIMEOUT = "timeout"
 CONNECTION_REFUSED = "connection_refused"
@@ -34,7 +35,7 @@ HINTS = {
     DNS_FAILURE: "the host's name is unknown: correct the URL, or look at DNS",
     TLS_FAILURE: "look at the certificate, and whether both sides want TLS",
     AUTH_FAILED: "correct the user, password or API key",
-    MISCONFIGURED: "correct the URL: the server has no such database",
+    MISCONFIGURED: "correct the URL: the server has no such database or service, or is of another kind",
     BAD_RESPONSE: "something else answers there: correct the URL, or look at a proxy in the way",
     NOT_READY: "it runs but can't serve yet: wait, or look at its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
@@ -53,6 +54,8 @@ class CheckFailed(Exception):
 # The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
 _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((CommitNotReplicated, ReadOnly), NOT_READY),
+    ((UnknownServiceError,), MISCONFIGURED),
+    ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
     ((NoAnswer,), TIMEOUT),
@@ -97,7 +100,7 @@ _WORDS = (
     (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
     (AUTH_FAILED, "authentication failed|no password supplied|no pg_hba.conf entry|role .* does not exist"),
     (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM"),
-    (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index"),
+    (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index|unknown command"),
     (NOT_READY, "starting up|shutting down|not yet accepting|recovery|too many (clients|connections)|connection slots"),
     (NOT_READY, "session is (not )?read-only|server is (not )?in hot standby mode"),
     (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),

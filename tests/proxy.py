@@ -156,11 +156,13 @@ def _end(connection: socket.socket, *, reset: bool = False) -> None:
 class TlsFront:
     """Speaks TLS with clients and passes on in plain: the wheels' servers are built without TLS.
 
-    With `postgres` it first answers PostgreSQL's question for TLS, which is asked in plain.
+    With `postgres` it first answers PostgreSQL's question for TLS, which is asked in plain. With `or_plain` it passes
+    on what does not begin with a TLS handshake, because the wheels' own connections to each other are plain.
     """
 
-    def __init__(self, target: int, context: ssl.SSLContext, *, postgres: bool = False) -> None:
-        self._target, self._context, self._postgres = target, context, postgres
+    def __init__(self, target: int, context: ssl.SSLContext, *, postgres: bool = False, or_plain: bool = False) -> None:
+        self._target, self._context, self._postgres, self._or_plain = target, context, postgres, or_plain
+        self.secured = 0  # connections
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name="tls", daemon=True)
@@ -185,13 +187,21 @@ class TlsFront:
             if self._postgres:
                 client.recv(8)
                 client.sendall(b"S")
+            if self._or_plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
+                _relay(client, server)
+                return
             with self._context.wrap_socket(client, server_side=True) as secure:
-                secure.settimeout(0.01)
-                server.settimeout(0.01)
-                while True:
-                    for source, sink in ((secure, server), (server, secure)):
-                        with suppress(TimeoutError):
-                            data = source.recv(65536)
-                            if not data:
-                                return
-                            sink.sendall(data)
+                self.secured += 1
+                _relay(secure, server)
+
+
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    client.settimeout(0.01)
+    server.settimeout(0.01)
+    while True:
+        for source, sink in ((client, server), (server, client)):
+            with suppress(TimeoutError):
+                data = source.recv(65536)
+                if not data:
+                    return
+                sink.sendall(data)

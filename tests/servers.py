@@ -25,9 +25,7 @@ PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"
 _PATH = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
 PGBOUNCER = shutil.which("pgbouncer", path=_PATH)
-HAPROXY = shutil.which("haproxy", path=_PATH)
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="no pgbouncer; CI has it")
-needs_haproxy = pytest.mark.skipif(HAPROXY is None and "CI" not in os.environ, reason="no haproxy; CI has it")
 
 
 def free_port() -> int:
@@ -201,15 +199,17 @@ class PgBouncer(Server):
 
 
 class Valkey(Server):
+    password, quoted = PASSWORD, QUOTED
+
     def __init__(self, folder: Path, *, replica_of: "Valkey | None" = None, options: tuple[str, ...] = ()) -> None:
         super().__init__(folder)
-        self.url = f"redis://:{QUOTED}@127.0.0.1:{self.port}/0"
+        self.url = f"redis://:{self.quoted}@127.0.0.1:{self.port}/0"
         self.options = options
         if replica_of:
-            self.options += ("--replicaof", f"127.0.0.1 {replica_of.port}", "--primaryauth", PASSWORD)
+            self.options += ("--replicaof", f"127.0.0.1 {replica_of.port}", "--primaryauth", self.password)
 
     def command(self) -> list[str]:
-        return [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", PASSWORD,
+        return [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", self.password,
                 "--dir", str(self.folder), "--save", "", "--appendonly", "yes", *self.options]  # fmt: skip
 
     def ready(self) -> bool:
@@ -219,7 +219,7 @@ class Valkey(Server):
         """Returns the raw answer to one command, b"" without one."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
-                connection.sendall(f"AUTH {PASSWORD}\r\n{command}\r\n".encode())
+                connection.sendall(f"AUTH {self.password}\r\n{command}\r\n".encode())
                 connection.shutdown(socket.SHUT_WR)
                 answer = b""
                 while chunk := connection.recv(4096):

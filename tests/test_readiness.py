@@ -396,6 +396,18 @@ def test_redis_that_takes_no_writes(use: Use, cache: Valkey, folder: Path) -> No
             server.kill()
 
 
+def test_redis_that_is_part_of_a_cluster(use: Use, folder: Path) -> None:
+    server = Valkey(folder / "cluster", options=("--cluster-enabled", "yes"))
+    server.start()
+    try:
+        use(cache=server.url)
+        result = check("redis")
+        assert result.reason == "misconfigured"
+        assert "Redis Cluster" in result.detail
+    finally:
+        server.kill()
+
+
 def test_redis_that_is_still_loading(use: Use, folder: Path) -> None:
     server = Valkey(folder / "loading", options=("--key-load-delay", "20"))  # microseconds
     server.start()

@@ -1,26 +1,25 @@
-"""Two servers behind HAProxy under constant load, restarted one after the other: no request is lost."""
+"""Two servers behind HAProxy: a rolling restart under load loses no request, and a lost dependency no page."""
 
 import contextlib
-import csv
 import http.client
-import os
-import socket
-import subprocess
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.haproxy import HAProxy, needs_haproxy
 from tests.plugin import Servers
+from tests.proxy import Proxy
 from tests.server import App
-from tests.servers import HAPROXY, free_port, needs_haproxy
+from tests.servers import free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 CLIENTS = 8
-DRAIN = 2  # seconds; the balancer looks twice a second
+DRAIN = 2  # seconds; the balancer checks twice a second
 
 
 class Load:
@@ -59,95 +58,100 @@ class Load:
 
 
 @pytest.fixture
-def ports() -> tuple[int, int, int]:
-    return free_port(), free_port(), free_port()
+def haproxy(tmp_path: Path) -> Iterator[HAProxy]:
+    """In front of two ports on which nothing listens yet."""
+    addresses = {f"APP{number}": f"127.0.0.1:{free_port()}" for number in (1, 2)}
+    balancer = HAProxy(tmp_path, "haproxy.cfg", **addresses)
+    balancer.start()
+    yield balancer
+    balancer.kill()
 
 
-@pytest.fixture
-def control(tmp_path: Path) -> Path:
-    """Where HAProxy can be asked what it has counted."""
-    return tmp_path / "haproxy.sock"
+def ports(haproxy: HAProxy) -> list[int]:
+    return [int(haproxy.environment[name].rpartition(":")[2]) for name in ("APP1", "APP2")]
 
 
-@pytest.fixture
-def haproxy(ports: tuple[int, int, int], control: Path, tmp_path: Path) -> Iterator[int]:
-    """The configuration that we ship, in front of two ports."""
-    assert HAPROXY
-    listen, first, second = ports
-    addresses = {"LISTEN": f"127.0.0.1:{listen}", "APP1": f"127.0.0.1:{first}", "APP2": f"127.0.0.1:{second}"}
-    counting = tmp_path / "counting.cfg"
-    counting.write_text(f"global\n    stats socket {control}\n")
-    process = subprocess.Popen(
-        [HAPROXY, "-db", "-f", ROOT / "ops" / "haproxy.cfg", "-f", counting],
-        env={"PATH": os.environ["PATH"], **addresses},
-        stdout=subprocess.DEVNULL,
-    )
-    yield listen
-    process.kill()
-    process.wait(10)
-
-
-def counted(control: Path) -> list[dict[str, str]]:
-    """Returns HAProxy's rows, one for each server and one for all."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(control))
-        connection.sendall(b"show stat\n")
-        with connection.makefile() as file:
-            return list(csv.DictReader(line.removeprefix("# ") for line in file if line.strip()))
-
-
-def retries(control: Path) -> int:
-    """Returns how often HAProxy had to send a request again or elsewhere."""
-    return sum(int(row["wretr"]) + int(row["wredis"]) for row in counted(control) if row["svname"] == "BACKEND")
-
-
-def wait_for(control: Path, servers: int) -> None:
-    """Waits until HAProxy sends requests to so many servers."""
-    end = time.monotonic() + 20
-    while sum(row["status"] == "UP" and row["svname"] != "BACKEND" for row in counted(control)) != servers:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def reached(port: int, path: str = "/") -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def ask(haproxy: HAProxy, path: str = "/") -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", haproxy.port, timeout=5)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
     finally:
         connection.close()
 
 
 @needs_haproxy
-def test_no_request_is_lost(servers: Servers, ports: tuple[int, int, int], haproxy: int, control: Path) -> None:
-    """Nor is one saved by a retry alone, which only a GET may be: the server drains before it closes."""
+def test_no_request_is_lost(servers: Servers, haproxy: HAProxy) -> None:
+    """None is saved by a retry either, which only a GET may be. The server drains before it closes."""
     environment = {"DRAIN_SECONDS": str(DRAIN), "HEALTH_OPTIONAL": "migrations", "WEB_CONCURRENCY": "2"}
     with contextlib.ExitStack() as stack:
 
         def start(port: int) -> App:
             return stack.enter_context(App(port=port, **environment))
 
-        running = [start(port) for port in ports[1:]]
-        wait_for(control, servers=2)
-        with Load(haproxy) as load:
+        running = [start(port) for port in ports(haproxy)]
+        haproxy.wait_for("servers", {"app1", "app2"})
+        with Load(haproxy.port) as load:
             time.sleep(1)
             for old in running:
                 old.terminate()
                 assert old.process.wait(30) == 0
                 start(old.port)
-                wait_for(control, servers=2)
+                haproxy.wait_for("servers", {"app1", "app2"})
     assert load.lost == []
     assert set(load.answers) == {200}
     assert load.answers[200] > 500
-    assert retries(control) == 0
+    assert sum(int(row["wretr"]) + int(row["wredis"]) for row in haproxy.rows() if row["svname"] == "BACKEND") == 0
 
 
 @needs_haproxy
-def test_the_world_does_not_see_metrics(servers: Servers, ports: tuple[int, int, int], haproxy: int) -> None:
-    with App(port=ports[1], HEALTH_OPTIONAL="migrations"):
-        end = time.monotonic() + 15
-        while reached(haproxy) != 200 and time.monotonic() < end:
-            time.sleep(0.1)
-        assert reached(haproxy, "/metrics") == 403
+def test_servers_that_are_alive_serve_while_none_is_ready(servers: Servers, haproxy: HAProxy) -> None:
+    """A dependency that all servers share fails them all at once, and most pages need it not."""
+    with Proxy(servers.redis.port) as first, Proxy(servers.redis.port) as second, contextlib.ExitStack() as stack:
+        for redis, port in zip((first, second), ports(haproxy), strict=True):
+            url = servers.redis.url.replace(f":{servers.redis.port}/", f":{redis.port}/")
+            stack.enter_context(App(port=port, REDIS_URL=url, HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="1"))
+        haproxy.wait_for("servers", {"app1", "app2"})
+        assert ask(haproxy, "/metrics")[0] == 403
+        before = haproxy.requests()
+        assert ask(haproxy)[0] == 200
+        assert haproxy.requests()["alive", "BACKEND"] == before["alive", "BACKEND"] == 0
+
+        first.mode = second.mode = "refuse"
+        haproxy.wait_for("servers", set())
+        haproxy.wait_for("alive", {"app1", "app2"})
+        for _ in range(4):
+            assert ask(haproxy)[0] == ask(haproxy, "/api/docs/")[0] == 200
+        status, _, body = ask(haproxy, "/ready")
+        assert status == 503
+        assert json.loads(body)["error"]["details"]["dependencies"]["redis"]["reason"] == "connection_refused"
+        assert ask(haproxy, "/metrics")[0] == 403
+        used = haproxy.requests()
+        assert used["alive", "app1"] > 0
+        assert used["alive", "app2"] > 0
+
+        second.mode = "pass"  # and at once that server alone is used
+        haproxy.wait_for("servers", {"app2"})
+        before = haproxy.requests()
+        for _ in range(6):
+            assert ask(haproxy)[0] == 200
+        after = haproxy.requests()
+        assert after["alive", "BACKEND"] == before["alive", "BACKEND"]
+        assert after["servers", "app2"] - before["servers", "app2"] == 6
+
+
+@needs_haproxy
+def test_without_a_server_the_answer_has_the_usual_shape(haproxy: HAProxy) -> None:
+    haproxy.wait_for("alive", set())
+    status, headers, body = ask(haproxy, "/admin/")
+    answer = json.loads(body)
+    assert status == 503
+    assert headers["content-type"] == "application/json"
+    assert headers["retry-after"] == "5"
+    assert headers["cache-control"] == "no-store"
+    assert set(answer) == {"success", "data", "error", "trace_id", "timestamp"}
+    assert (answer["success"], answer["data"], answer["error"]["code"]) == (False, None, "NOT_READY")
+    assert set(answer["error"]) == {"code", "message", "details"}
+    assert answer["trace_id"] == headers["x-request-id"]
+    assert datetime.fromisoformat(answer["timestamp"]).tzinfo is not None

@@ -111,6 +111,16 @@ class Environment:
             return parts._replace(netloc=f"{parts.netloc}:{default_port}").geturl()
         return value
 
+    def redis_url(self, name: str, *, default: str | None, required: bool) -> str:
+        from core import redis_url  # not before the settings have decided whether redis-py may import OpenTelemetry
+
+        value = self.text(name, default, required=required) or ""
+        try:
+            redis_url.parse(value)
+        except ValueError as error:
+            self.refuse(name, str(error))
+        return value
+
     def database(self, name: str, *, default: str | None, required: bool) -> dict[str, Any]:
         """Return what Django calls a database's settings, without an engine.
 

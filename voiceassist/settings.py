@@ -97,16 +97,16 @@ DATABASES["default"]["OPTIONS"] = {
     "server_side_binding": True,
 }
 
-REDIS_URL = env.url("REDIS_URL", ("redis", "rediss", "unix"), default=_embedded_redis, required=PRODUCTION) or ""
 OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
 OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
 if not OTEL_EXPORTER_OTLP_ENDPOINT:
     # redis-py imports OpenTelemetry wherever that is installed: 50 ms and 8 MB of each process for nothing.
     sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
+REDIS_URL = env.redis_url("REDIS_URL", default=_embedded_redis, required=PRODUCTION)
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_URL,
+        "LOCATION": [REDIS_URL],  # a list, because django-redis splits a string at commas, also those of a password
         "KEY_PREFIX": SERVICE,
         "OPTIONS": {
             "SOCKET_CONNECT_TIMEOUT": 1,
@@ -114,6 +114,7 @@ CACHES = {
             # An outage is a miss: what is cached is in the database too, and readiness is what tells of outages.
             "IGNORE_EXCEPTIONS": True,
             "REDIS_CLIENT_CLASS": "core.redis.Client",
+            "CONNECTION_FACTORY": "core.redis.ConnectionFactory",
         },
     }
 }

@@ -11,7 +11,8 @@ from tests.failover.faults import FAULTS, Scene
 from tests.failover.load import Load
 from tests.failover.packets import needs_iptables
 from tests.failover.verdict import Verdict
-from tests.servers import needs_haproxy, needs_pgbouncer
+from tests.haproxy import needs_haproxy
+from tests.servers import needs_pgbouncer
 
 NEEDS = {
     "haproxy": [needs_haproxy],
