@@ -4,7 +4,6 @@ append_message     stores a message once, however often and by how many at once 
 read_messages      a page of a session's messages, by cursor
 end_session        no message is appended any more
 archive_session    out of sight, not ended
-delete_user, delete_sessions, delete_messages    with all that belongs to them, without loading it
 
 Each raises ApiError with the code that a client is to see.
 """
@@ -17,19 +16,17 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
-from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from core import paging
 from core.codes import ErrorCode
 from core.errors import ApiError
-from core.models import Message, Session, User
+from core.models import Message, Session
 from core.outages import sqlstate
-from core.postgresql.connection import EMIT_WAL
+from core.postgresql.probe import EMIT_WAL
 
 MOST_PER_PAGE = 200
-_BATCH = 1000  # sessions that are deleted at once
 _MAX_TRIES = 3
 # serialization_failure and deadlock_detected: the transaction was rolled back, so that it can be run again.
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
@@ -223,35 +220,3 @@ def _session(session_id: UUID) -> Session:
     if session is None:
         raise ApiError(ErrorCode.NOT_FOUND, "There is no such session.")
     return session
-
-
-@transaction.atomic
-def delete_sessions(sessions: QuerySet[Session]) -> None:
-    """Deletes sessions with their messages: statements over sets, nothing but the keys of a batch is loaded."""
-    rows = sessions.order_by(*paging.order(newest_first=False)).only("id", "created_at").select_for_update(of=("self",))
-    batch = list(rows[:_BATCH])
-    while batch:
-        keys = [session.pk for session in batch]
-        Message.objects.filter(session__in=keys).delete()
-        Session.objects.filter(pk__in=keys).delete()
-        batch = list(rows.filter(paging.beyond(paging.cursor(batch[-1]), newest_first=False))[:_BATCH])
-
-
-@transaction.atomic
-def delete_user(user: User) -> None:
-    """Deletes a user with their sessions and messages. Who appends meanwhile waits, and then finds no session."""
-    if not User.objects.select_for_update().filter(pk=user.pk):  # no new session from here on
-        return  # somebody else was faster
-    delete_sessions(Session.objects.filter(user=user))
-    user.delete()
-
-
-@transaction.atomic
-def delete_messages(messages: QuerySet[Message]) -> None:
-    """Deletes messages and keeps the counts of their sessions right."""
-    for session_id in sorted(set(messages.values_list("session_id", flat=True))):
-        session = Session.objects.filter(pk=session_id)
-        session.select_for_update().get()
-        deleted, _ = messages.filter(session_id=session_id).delete()
-        left = Greatest(F("message_count") - deleted, 0)  # rows that were imported may not have been counted
-        session.update(message_count=left, updated_at=_touched())

@@ -12,7 +12,7 @@ from core import metrics, trace
 from core.codes import ErrorCode
 from core.envelope import failure_response
 from core.errors import in_admin
-from core.postgresql.connection import request_time_limit
+from core.postgresql.time_limit import request_time_limit
 
 log = structlog.stdlib.get_logger("voiceassist.request")
 _MOST_DIGITS = 12  # of a body's length: what is longer overflows a metric, or stays in its sum for ever

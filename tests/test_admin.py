@@ -9,7 +9,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from core.conversations import append_message, delete_user
+from core.conversations import append_message
+from core.deletion import delete_user
 from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db

@@ -14,7 +14,8 @@ from django.test import Client, RequestFactory
 
 from core import phi
 from core.audit import acting
-from core.conversations import append_message, delete_user
+from core.conversations import append_message
+from core.deletion import delete_user
 from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db

@@ -13,7 +13,7 @@ from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from core import conversations, paging
+from core import conversations, deletion, paging
 from core.codes import ErrorCode
 from core.conversations import append_message, read_messages
 from core.errors import ApiError
@@ -371,7 +371,7 @@ def test_archiving_and_back(session: Session) -> None:
 def test_deleting_messages_keeps_the_counts(session: Session) -> None:
     for number in range(5):
         append_message(session.pk, role="user", content=str(number))
-    conversations.delete_messages(Message.objects.filter(content__in=("1", "2")))
+    deletion.delete_messages(Message.objects.filter(content__in=("1", "2")))
     assert state(session) == (3, 3)
 
 
@@ -380,7 +380,7 @@ def test_deleting_a_user_takes_sessions_and_messages_and_leaves_the_trail(sessio
         append_message(session.pk, role="user", content="x")
     user, key = session.user, str(session.user.pk)
     with CaptureQueriesContext(connection) as queries:
-        conversations.delete_user(user)
+        deletion.delete_user(user)
     assert not any('"messages"."content"' in query["sql"] for query in queries)  # nothing was loaded
     assert not (User.objects.exists() or Session.objects.exists() or Message.objects.exists())
     assert {event.action for event in AuditEvent.objects.filter(object_id=key)} == {"create", "delete"}
@@ -393,7 +393,7 @@ def test_deleting_a_user_while_others_append(session: Session) -> None:
 
     def one(number: int) -> Any:
         if number == 0:
-            return conversations.delete_user(User.objects.get(pk=user.pk))
+            return deletion.delete_user(User.objects.get(pk=user.pk))
         return [append_message(session.pk, role="user", content=str(number)) for _ in range(20)]
 
     found = in_threads(6, one)

@@ -16,8 +16,10 @@ from core.conversations import append_message
 from core.models import Session, User
 from core.postgresql import connection as connection_module
 from core.postgresql.circuit_breaker import CircuitBreaker, State, circuit_breaker
-from core.postgresql.connection import Connection, ProbeConnection, request_time_left, request_time_limit
+from core.postgresql.connection import Connection
 from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.postgresql.probe import ProbeConnection
+from core.postgresql.time_limit import request_time_left, request_time_limit
 from tests.plugin import Servers, forget
 from tests.proxy import Proxy
 from tests.servers import Postgres

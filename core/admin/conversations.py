@@ -11,7 +11,7 @@ from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from core import conversations
+from core import conversations, deletion
 from core.admin.filters import TimeFilter
 from core.admin.find import as_key, link, some, table
 from core.admin.reveal import Reveal, masked
@@ -85,10 +85,10 @@ class SessionAdmin(Reveal):
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
 
     def delete_model(self, request: HttpRequest, session: Any) -> None:
-        conversations.delete_sessions(Session.objects.filter(pk=session.pk))
+        deletion.delete_sessions(Session.objects.filter(pk=session.pk))
 
     def delete_queryset(self, request: HttpRequest, sessions: QuerySet) -> None:
-        conversations.delete_sessions(Session.objects.filter(pk__in=sessions.values("pk")))
+        deletion.delete_sessions(Session.objects.filter(pk__in=sessions.values("pk")))
 
 
 @admin.register(Message)
@@ -129,7 +129,7 @@ class MessageAdmin(Reveal):
         return super().not_found(term)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
-        conversations.delete_messages(Message.objects.filter(pk=message.pk))
+        deletion.delete_messages(Message.objects.filter(pk=message.pk))
 
     def delete_queryset(self, request: HttpRequest, messages: QuerySet) -> None:
-        conversations.delete_messages(Message.objects.filter(pk__in=messages.values("pk")))
+        deletion.delete_messages(Message.objects.filter(pk__in=messages.values("pk")))

@@ -13,7 +13,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from core import conversations
+from core import deletion
 from core.admin.filters import TimeFilter
 from core.admin.find import AtAnySize, Recorded, as_key, link, some
 from core.models import Message, Session, User
@@ -79,11 +79,11 @@ class UserAdmin(AtAnySize, DjangoUserAdmin):
         return f"{user.email} ({user.pk})"
 
     def delete_model(self, request: HttpRequest, user: Any) -> None:
-        conversations.delete_user(user)
+        deletion.delete_user(user)
 
     def delete_queryset(self, request: HttpRequest, users: QuerySet) -> None:
         for user in users:
-            conversations.delete_user(user)
+            deletion.delete_user(user)
 
 
 admin.site.unregister(Group)

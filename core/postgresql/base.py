@@ -14,7 +14,9 @@ from django_prometheus.db.backends.postgresql import base as prometheus
 
 from core.metrics import DATABASE_CONNECTIONS
 from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.connection import Connection, ProbeConnection, request_time_left
+from core.postgresql.connection import Connection
+from core.postgresql.probe import ProbeConnection
+from core.postgresql.time_limit import request_time_left
 
 _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
@@ -72,10 +74,9 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         seconds = min(_HEALTH_CHECK_TIMEOUT, request_time_left() / 2)  # the other half is for connecting
         try:
             with self.connection.time_limit(seconds):
-                row = self.connection.execute("SHOW transaction_read_only").fetchone()
+                return not self.connection.is_read_only()
         except self.Database.Error:
             return False
-        return bool(row and row[0] == "off")
 
     def open_probe(self, seconds: float) -> ProbeConnection:
         """Return a connection beside the ORM's that is made like them. Connecting and each call have `seconds`."""

@@ -8,11 +8,9 @@ answer comes. `statement_timeout` ends none of the three and `tcp_user_timeout` 
 enforced on the client's side, where it covers all of them (measured: docs/OPERATIONS.md).
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Self
 
 import psycopg
@@ -23,51 +21,12 @@ from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.errors import _WaitTimeout
 
 from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.postgresql.errors import NoAnswer, ReadOnly
+from core.postgresql.time_limit import current_time_limit
 
 DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
-_INTERVAL = 0.1  # seconds between two checks for Ctrl-C
-_MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
-
-# Emits a transactional WAL record, so that the transaction has something to commit and to replicate. It leaves nothing
-# behind in any table: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
-EMIT_WAL = "pg_logical_emit_message(true, 'voiceassist', '')"
-_CHECK_WRITABLE = (
-    f"SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN {EMIT_WAL} IS NOT NULL ELSE false END"
-)
-
-
-class RequestTimeLimit:
-    """How long a request may wait for PostgreSQL: `seconds` since the request began or the last answer came."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        self.expires = time.monotonic() + self.seconds
-
-    def left(self) -> float:
-        return self.expires - time.monotonic()
-
-
-_request_limit: ContextVar[RequestTimeLimit | None] = ContextVar("request_limit", default=None)
-
-
-def request_time_left() -> float:
-    """Return the seconds that this request may still wait for PostgreSQL; infinity outside of a request."""
-    limit = _request_limit.get()
-    return math.inf if limit is None else max(0.0, limit.left())
-
-
-@contextmanager
-def request_time_limit(seconds: float) -> Iterator[None]:
-    """Limit every database call inside to `seconds`. Outside, as in management commands, calls have no limit."""
-    token = _request_limit.set(RequestTimeLimit(seconds))
-    try:
-        yield
-    finally:
-        _request_limit.reset(token)
+INTERVAL = 0.1  # seconds between two checks for Ctrl-C
+MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
 
 
 class Connection(psycopg.Connection[Any]):
@@ -95,8 +54,8 @@ class Connection(psycopg.Connection[Any]):
 
         The time is shared among the hosts of the URL and the addresses of their names, beginning with the one that was
         connected to last. Where there are several, standbys are passed over unless `target_session_attrs` says
-        otherwise. A single one may be PgBouncer, which reports for that option what it found out about its server
-        earlier, so there the option is left alone.
+        otherwise. libpq's own `read-write` is not the default, because it believes what PgBouncer reports, and that is
+        what PgBouncer found out about its server earlier.
 
         Raises NoAnswer if one of them did not answer in time, otherwise what the last one raised.
 
@@ -104,13 +63,10 @@ class Connection(psycopg.Connection[Any]):
         generators that it drives are not public; docs/UPGRADING.md lists them.
         """
         seconds = float(connect_timeout)
-        limit = _request_limit.get()
+        limit = current_time_limit()
         if limit is not None:
             seconds = min(seconds, limit.left())
-        attempts = conninfo_attempts(conninfo_to_dict(**params))
-        if len(attempts) > 1:
-            attempts = [{"target_session_attrs": "read-write", **attempt} for attempt in attempts]
-        connection = cls._connect_any(_in_order(attempts), seconds)
+        connection = cls._connect_any(_in_order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
         if limit is not None:
             limit.renew()
         connection._autocommit = autocommit
@@ -129,7 +85,9 @@ class Connection(psycopg.Connection[Any]):
             left = (deadline - time.monotonic()) / (len(attempts) - index)
             try:
                 generator = cls._connect_gen(make_conninfo("", **attempt))
-                connection = waiting.wait_conn(generator, interval=_INTERVAL, timeout=max(_MIN_TIMEOUT, left))
+                connection = waiting.wait_conn(generator, interval=INTERVAL, timeout=max(MIN_TIMEOUT, left))
+                if len(attempts) > 1 and "target_session_attrs" not in attempt:
+                    connection._refuse_standby(left)
             except _WaitTimeout:
                 circuit_breaker.suspect()
                 host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
@@ -143,14 +101,26 @@ class Connection(psycopg.Connection[Any]):
         kind = type((timed_out or errors)[-1])
         raise kind("; ".join(str(error).strip() for error in errors))
 
-    def wait(self, gen: PQGen[Any], interval: float = _INTERVAL, timeout: float | None = None) -> Any:
+    def is_read_only(self) -> bool:
+        """Return whether the server is a standby, or is configured to be read-only."""
+        return self.execute("SHOW transaction_read_only").fetchone() != ("off",)
+
+    def _refuse_standby(self, seconds: float) -> None:
+        self._autocommit = True
+        with self.time_limit(seconds):
+            if self.is_read_only():
+                host, port = self.info.host, self.info.port
+                self.close()
+                raise ReadOnly(f'the server at "{host}", port {port} is read-only')
+
+    def wait(self, gen: PQGen[Any], interval: float = INTERVAL, timeout: float | None = None) -> Any:
         """Run one exchange with the server, as every call of psycopg does.
 
         Raises NoAnswer if it takes longer than `self.timeout`, or than the request may take.
         """
         if timeout is not None:  # psycopg's own, where the end of the time is no failure
             return super().wait(gen, interval, timeout)
-        limit = _request_limit.get()
+        limit = current_time_limit()
         seconds = self.timeout
         if limit is not None:
             seconds = limit.left() if seconds is None else min(seconds, limit.left())
@@ -177,38 +147,6 @@ class Connection(psycopg.Connection[Any]):
             yield
         finally:
             self.timeout = before
-
-
-class ProbeConnection(Connection):
-    """A connection that asks whether PostgreSQL can be read and written, and cancels a question without an answer.
-
-    Cancelling is safe here, because nothing depends on what a probe wrote. It is needed, because PostgreSQL does not
-    notice a closed socket while a commit waits for a standby: each probe would leave a server process behind.
-    """
-
-    def check_writable(self, seconds: float) -> None:
-        """Commit one small WAL record within `seconds`.
-
-        Raises ReadOnly, CommitNotReplicated, NoAnswer, or whatever else went wrong.
-        """
-        with self.time_limit(seconds * 0.8):  # the rest is for cancelling
-            row = self.execute(_CHECK_WRITABLE).fetchone()
-        if not row or not row[0]:
-            raise ReadOnly("the session is read-only: the server is a standby, or is configured so")
-
-    def _give_up(self, gen: PQGen[Any]) -> None:
-        assert self.timeout is not None
-        seconds = max(_MIN_TIMEOUT, self.timeout / 8)
-        try:
-            self.cancel_safe(timeout=seconds)
-            super(Connection, self).wait(gen, _INTERVAL, seconds)
-        except psycopg.errors.QueryCanceled:
-            return  # it was busy with the statement; the connection can be used again
-        except psycopg.Error:
-            super()._give_up(gen)
-            return
-        # The statement itself had ended: what was cancelled is the wait for the standby.
-        raise CommitNotReplicated("a commit waits for a synchronous standby that does not confirm it")
 
 
 # The attempt that succeeded last, so that a dead first host does not cost every connection its share of the time.

@@ -23,7 +23,7 @@ def _on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
 
 def _ask(connection: Connection, seconds: float) -> set[tuple[str, str]]:
     with connection.time_limit(seconds):
-        if connection.execute("SHOW transaction_read_only").fetchone() != ("off",):
+        if connection.is_read_only():
             raise ReadOnly("the session is read-only")  # asked once more on a fresh connection, which finds the primary
         try:
             return set(connection.execute("SELECT app, name FROM django_migrations"))

@@ -4,8 +4,8 @@ import psycopg
 from django.db import connections
 
 from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.connection import ProbeConnection
 from core.postgresql.errors import NoAnswer
+from core.postgresql.probe import ProbeConnection
 from health.kept import Kept
 from health.runner import Finding
 
