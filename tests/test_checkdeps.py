@@ -280,3 +280,22 @@ def test_a_pipe_does_not_pay_for_the_terminal() -> None:
     )
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+
+
+def test_of_several_hosts_the_one_that_answered_is_named(servers: Servers, migrated: dict[str, str]) -> None:
+    """The first one is down; `migrate` reaches the second one too."""
+    port = servers.postgres.port
+    url = migrated["DATABASE_URL"].replace(f"127.0.0.1:{port}", f"127.0.0.1:1,127.0.0.1:{port}")
+    done = checkdeps("--only", "postgres", "--only", "migrations", "--format", "json", DATABASE_URL=url)
+    found = json.loads(done.stdout)["dependencies"]
+    assert (done.returncode, found["postgres"]["detail"]) == (0, f"127.0.0.1:{port}/migrated")
+    command = [sys.executable, "manage.py", "migrate", "--check"]
+    assert subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_every_host_is_named_when_none_answers() -> None:
+    done = checkdeps("--only", "postgres", DATABASE_URL="postgres://u:secret@127.0.0.1:1,127.0.0.2:1/db")
+    assert done.returncode == 1
+    assert 'server at "127.0.0.1", port 1' in done.stdout
+    assert 'server at "127.0.0.2", port 1' in done.stdout
+    assert "secret" not in done.stdout + done.stderr

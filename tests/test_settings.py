@@ -193,6 +193,7 @@ def test_urls_reach_the_settings_whole() -> None:
         ("postgresql://u:p@h1,h2:5433/db", "h1,h2", ",5433"),
         ("postgres://u:p@[::1]:5432,h2/db", "::1,h2", "5432,"),
         ("postgres:///db?host=h1,h2&port=5431,5432&user=u&password=p", "h1,h2", "5431,5432"),
+        ("postgres://u:p@/db?hostaddr=10.0.0.1,10.0.0.2&port=1,2", "", "1,2"),
         ("postgres://u:p@/db?host=/var/run/pg", "/var/run/pg", ""),
         ("postgres://u:p@%2Fvar%2Frun%2Fpg/db", "/var/run/pg", ""),
     ],
@@ -215,6 +216,7 @@ def test_every_form_that_libpq_documents_is_understood(url: str, host: str, port
         "postgres://u:p@h/db?conn_max_age=0",
         "postgres://u:p%ZZ@h/db",
         "postgres://u:p@h/",
+        "postgres://u:p@h/db?connect_timeout=soon",
         "postgres://u:p@[::1/db",
     ],
 )

@@ -8,6 +8,7 @@ starts with ``$`` for the name of another variable.
 """
 
 import math
+import re
 from collections.abc import Collection
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -140,11 +141,14 @@ class Environment:
             )
         if not options.get("dbname"):
             self.refuse(name, "names no database: postgres://user:password@host:5432/name")
-        hosts, ports = (str(options.get(key, "")).split(",") for key in ("host", "port"))
-        if len(ports) not in (1, len(hosts)):
-            self.refuse(name, f"has {len(hosts)} hosts and {len(ports)} ports: give each host its port")
+        hosts, addresses, ports = (str(options.get(key, "")).split(",") for key in ("host", "hostaddr", "port"))
+        count = max(len(hosts), len(addresses))
+        if len(ports) not in (1, count):
+            self.refuse(name, f"has {count} hosts and {len(ports)} ports: give each host its port")
         if not all(port == "" or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
             self.refuse(name, "has a port that is not a number from 1 to 65535")
+        if not re.fullmatch(r"\d{0,6}", str(options.get("connect_timeout", ""))):
+            self.refuse(name, "has a connect_timeout that is not a whole number of seconds")
         parts = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
         config: dict[str, Any] = {key: str(options.pop(option, "")) for key, option in parts.items()}
         return config | {"OPTIONS": options}

@@ -62,7 +62,7 @@ class Connection(psycopg.Connection[Any]):
         This stands in for `psycopg.connect`, which gives each address at least two seconds by libpq's rule. The
         generators that it drives are not public; docs/UPGRADING.md lists them.
         """
-        seconds = float(connect_timeout)
+        seconds = float(connect_timeout) or DEFAULT_CONNECT_TIMEOUT  # 0 would be libpq's word for no limit
         limit = current_time_limit()
         if limit is not None:
             seconds = min(seconds, limit.left())
