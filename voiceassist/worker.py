@@ -62,6 +62,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Called when the worker stops: connections from which nothing has come need not be waited for longer."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         trace_id = trace.from_headers()
         trace.begin(trace_id)
