@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 CLIENTS = 8
 DATABASE_TIMEOUT = 5.0  # seconds, as the server under test is configured
-CLIENT_TIMEOUT = DATABASE_TIMEOUT + 5  # seconds after which a client gives up a request as hung
+CLIENT_TIMEOUT = 2 * DATABASE_TIMEOUT + 3  # seconds after which a client gives up a request as hung
 PROBE_TIMEOUT = 8.0  # seconds
 MAX_MESSAGES = 20_000  # of one client
 _PAUSE = 0.02  # seconds between two messages of a client
