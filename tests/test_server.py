@@ -211,11 +211,10 @@ def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
 
 
 def test_a_connection_from_which_nothing_has_come_delays_no_stop() -> None:
-    with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app:
-        with socket.create_connection(("127.0.0.1", app.port)):
-            assert app.get("/health")[0] == 200
-            app.terminate()
-            assert app.process.wait(15) == 0  # gunicorn's graceful_timeout is 30 s
+    with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app, socket.create_connection(("127.0.0.1", app.port)):
+        assert app.get("/health")[0] == 200
+        app.terminate()
+        assert app.process.wait(15) == 0  # gunicorn's graceful_timeout is 30 s
 
 
 def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:

@@ -24,6 +24,7 @@ def appending(table: Table, databases: Databases) -> None:
 
     from core.conversations import append_message
     from core.models import Message, Session
+    from core.postgresql.time_limit import request_time_limit
 
     databases.choose("large")
     turns = itertools.cycle(Session.objects.filter(ended_at=None).values_list("pk", flat=True)[:100])
@@ -32,6 +33,10 @@ def appending(table: Table, databases: Databases) -> None:
 
     def ours() -> None:
         append_message(next(turns), role="user", content=content, client_message_id=str(uuid7()))
+
+    def limited() -> None:
+        with request_time_limit(15):
+            ours()
 
     def listen(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         sent.append((sql, params))
@@ -53,8 +58,8 @@ def appending(table: Table, databases: Databases) -> None:
             plain.commit()
 
         def compare(what: str) -> None:
-            taking_turns(ours, theirs, rounds=20)
-            mine, other = taking_turns(ours, theirs, rounds=1000)
+            taking_turns(limited, theirs, rounds=20)
+            mine, other = taking_turns(limited, theirs, rounds=1000)
             table.row(f"append a message{what}, /s, against the same SQL by psycopg", 1000 / mine, 1000 / other, 0.6)
 
         compare("")
@@ -64,6 +69,10 @@ def appending(table: Table, databases: Databases) -> None:
             own.execute("SET synchronous_commit = off")
         plain.commit()
         compare(", disk not waited for")
+        with_limit, without = taking_turns(limited, ours, rounds=1000)
+        table.row(
+            "append a message, /s, with a request's time limit against without", 1000 / with_limit, 1000 / without, 0.9
+        )
 
 
 def reading(table: Table, databases: Databases) -> None:
