@@ -286,6 +286,7 @@ def test_of_several_hosts_the_one_that_answered_is_named(servers: Servers, migra
     """The first one is down; `migrate` reaches the second one too."""
     port = servers.postgres.port
     url = migrated["DATABASE_URL"].replace(f"127.0.0.1:{port}", f"127.0.0.1:1,127.0.0.1:{port}")
+    url += "?target_session_attrs=read-write"
     done = checkdeps("--only", "postgres", "--only", "migrations", "--format", "json", DATABASE_URL=url)
     found = json.loads(done.stdout)["dependencies"]
     assert (done.returncode, found["postgres"]["detail"]) == (0, f"127.0.0.1:{port}/migrated")

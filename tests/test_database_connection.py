@@ -14,9 +14,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from core.conversations import append_message
 from core.models import Session, User
-from core.postgresql import connection as connection_module
 from core.postgresql.circuit_breaker import CircuitBreaker, State, circuit_breaker
-from core.postgresql.connection import Connection
+from core.postgresql.connection import Connection, preference
 from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
 from core.postgresql.probe import ProbeConnection
 from core.postgresql.time_limit import request_time_left, request_time_limit
@@ -405,7 +404,7 @@ def accepted(listener: socket.socket) -> int:
 def test_a_silent_first_host_leaves_time_for_the_second_which_is_the_first_from_then_on(
     servers: Servers, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "_last_success", {})
+    monkeypatch.setattr(preference, "last_success", None)
     hosts = {"host": "127.0.0.1,127.0.0.1", "port": f"{silent.getsockname()[1]},{servers.postgres.port}"}
     for expected in (1, 0, 0):
         with connect(2, **hosts) as made:
@@ -487,6 +486,30 @@ def test_a_probe_sees_that_a_commit_is_not_replicated_and_leaves_nothing_behind(
         assert waiting_for_standby(without_standby) == 0
     probe.execute("SET synchronous_commit = local")
     probe.check_writable(5)  # the same connection
+    probe.close()
+
+
+def test_a_primary_that_can_not_commit_is_tried_last_and_left(
+    without_standby: Postgres, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its synchronous standby has been promoted, and nothing has stopped the old primary."""
+    monkeypatch.setattr(preference, "last_success", None)
+    monkeypatch.setattr(preference, "cannot_commit", None)
+    ports = f"{without_standby.port},{servers.postgres.port}"
+    hosts: dict[str, Any] = {"host": "127.0.0.1,127.0.0.1", "port": ports, "dbname": "tests"}
+    with connect(**hosts) as old:
+        assert old.info.port == without_standby.port
+        assert old.leads_to_primary()
+        probe = probe_of(without_standby)
+        with pytest.raises(CommitNotReplicated):
+            probe.check_writable(0.5)
+        old.address = probe.address  # the same server by another spelling of its address
+        assert not old.leads_to_primary()
+    with connect(**hosts) as new:
+        assert new.info.port == servers.postgres.port
+    probe.execute("SET synchronous_commit = local")
+    probe.check_writable(5)
+    assert preference.cannot_commit is None
     probe.close()
 
 

@@ -17,6 +17,7 @@ import trustme
 from django.conf import settings
 from django.db import connections
 
+from core.postgresql.connection import preference
 from health import readiness
 from health.checks import checks
 from health.runner import Result, Runner
@@ -267,7 +268,7 @@ def test_postgres_that_can_not_be_written(use: Use, database: Postgres) -> None:
 
 def test_postgres_whose_first_host_is_silent(use: Use, database: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one was promoted. Readiness tries it as the ORM does, and finds it at once from then on."""
-    monkeypatch.setattr("core.postgresql.connection._last_success", {})
+    monkeypatch.setattr(preference, "last_success", None)
     with Proxy(database.port) as proxy:
         proxy.mode = "silent"
         user = database.url.split("@")[0]

@@ -74,7 +74,7 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         seconds = min(_HEALTH_CHECK_TIMEOUT, request_time_left() / 2)  # the other half is for connecting
         try:
             with self.connection.time_limit(seconds):
-                return not self.connection.is_read_only()
+                return bool(self.connection.leads_to_primary())
         except self.Database.Error:
             return False
 

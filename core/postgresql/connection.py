@@ -28,6 +28,8 @@ DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
 INTERVAL = 0.1  # seconds between two checks for Ctrl-C
 MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
 
+Address = tuple[Any, Any, Any]  # host, hostaddr, port
+
 
 class Connection(psycopg.Connection[Any]):
     """A connection whose calls end in time.
@@ -37,6 +39,7 @@ class Connection(psycopg.Connection[Any]):
     ends other statements when it notices the closed socket: `client_connection_check_interval` in voiceassist.settings.
     """
 
+    address: Address | None = None
     timeout: float | None = None  # seconds for each call; None: the limit of the request, if there is one
 
     @classmethod
@@ -66,7 +69,7 @@ class Connection(psycopg.Connection[Any]):
         limit = current_time_limit()
         if limit is not None:
             seconds = min(seconds, limit.left())
-        connection = cls._connect_any(_in_order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
+        connection = cls._connect_any(preference.order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
         if limit is not None:
             limit.renew()
         connection._autocommit = autocommit
@@ -95,11 +98,15 @@ class Connection(psycopg.Connection[Any]):
             except psycopg.Error as error:
                 errors.append(error)
             else:
-                _remember(attempt)
+                connection.address = preference.last_success = _address(attempt)
                 return connection
         timed_out = [error for error in errors if isinstance(error, NoAnswer)]
         kind = type((timed_out or errors)[-1])
         raise kind("; ".join(str(error).strip() for error in errors))
+
+    def leads_to_primary(self) -> bool:
+        """Return whether the server can be written, as far as one question tells."""
+        return self.address != preference.cannot_commit and not self.is_read_only()
 
     def is_read_only(self) -> bool:
         """Return whether the server is a standby, or is configured to be read-only."""
@@ -149,18 +156,25 @@ class Connection(psycopg.Connection[Any]):
             self.timeout = before
 
 
-# The attempt that succeeded last, so that a dead first host does not cost every connection its share of the time.
-_last_success: dict[str, Any] = {}
+def _address(attempt: ConnDict) -> Address:
+    return attempt.get("host"), attempt.get("hostaddr"), attempt.get("port")
 
 
-def _address(attempt: ConnDict) -> dict[str, Any]:
-    return {key: attempt.get(key) for key in ("host", "hostaddr", "port")}
+class _Preference:
+    """Which of several servers to try first, for all connections of this process."""
+
+    # A dead first host then costs one connection its share of the time, not all of them.
+    last_success: Address | None = None
+    # A primary that can't commit, because it lost its synchronous standby. If that standby has been promoted, both of
+    # them accept connections, and only the new primary can commit.
+    cannot_commit: Address | None = None
+
+    def order(self, attempts: list[ConnDict]) -> list[ConnDict]:
+        def rank(attempt: ConnDict) -> tuple[bool, bool]:
+            address = _address(attempt)
+            return address == self.cannot_commit, address != self.last_success
+
+        return sorted(attempts, key=rank)
 
 
-def _remember(attempt: ConnDict) -> None:
-    global _last_success
-    _last_success = _address(attempt)
-
-
-def _in_order(attempts: list[ConnDict]) -> list[ConnDict]:
-    return sorted(attempts, key=lambda attempt: _address(attempt) != _last_success)
+preference = _Preference()

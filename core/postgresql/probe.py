@@ -6,7 +6,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.errors import Diagnostic
 
-from core.postgresql.connection import INTERVAL, MIN_TIMEOUT, Connection
+from core.postgresql.connection import INTERVAL, MIN_TIMEOUT, Connection, preference
 from core.postgresql.errors import CommitNotReplicated, ReadOnly
 
 # Emits a transactional WAL record, so that the transaction has something to commit and to replicate. It leaves nothing
@@ -35,6 +35,8 @@ class ProbeConnection(Connection):
             row = self.execute(_CHECK_WRITABLE).fetchone()
         if not row or not row[0]:
             raise ReadOnly("the session is read-only: the server is a standby, or is configured so")
+        if self.address == preference.cannot_commit:
+            preference.cannot_commit = None
 
     def _give_up(self, gen: PQGen[Any]) -> None:
         assert self.timeout is not None
@@ -56,4 +58,5 @@ class ProbeConnection(Connection):
             self.remove_notice_handler(note)
         # The only warning that the statement can cause says that the wait for the standby was cancelled.
         if _WARNING in states:
+            preference.cannot_commit = self.address
             raise CommitNotReplicated("a commit waits for a synchronous standby that does not confirm it")

@@ -121,6 +121,20 @@ def switchover(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def unfenced(scene: Scene) -> Iterator[None]:
+    """The standby is cut off from the primary and promoted. Nothing stops the old primary, which can't commit any more.
+
+    Both accept connections. Later the old one is fenced.
+    """
+    scene.timeline.mark(None)
+    _promote(scene)
+    yield
+    scene.timeline.mark(None)
+    scene.cluster.standby.kill()
+    scene.timeline.mark(True)
+
+
+@contextmanager
 def lost_standby(scene: Scene) -> Iterator[None]:
     """The standby is gone, so commits on the primary wait. Then it comes back."""
     scene.cluster.standby.kill()
@@ -170,6 +184,7 @@ FAULTS: dict[str, Fault] = {
     "freeze": freeze,
     "drop": drop,
     "switchover": switchover,
+    "unfenced": unfenced,
     "restart": restart,
     "lost-standby": lost_standby,
     "lost-both": lost_both,

@@ -31,15 +31,8 @@ class Route:
 @contextmanager
 def hosts(cluster: Cluster, folder: Path) -> Iterator[Route]:
     """Both servers are in the URL."""
-    addresses, ports = (
-        ",".join(str(part) for part in parts) for parts in zip(*map(_place, cluster.nodes), strict=True)
-    )
-    where = f"host={addresses}&port={ports}"
-    yield Route(f"postgres://tester:{QUOTED}@/tests?{where}&target_session_attrs=read-write")
-
-
-def _place(node: Node) -> tuple[str, int]:
-    return node.address, node.port
+    servers = ",".join(f"{node.address}:{node.port}" for node in cluster.nodes)
+    yield Route(f"postgres://tester:{QUOTED}@{servers}/tests")
 
 
 class HAProxy(Server):

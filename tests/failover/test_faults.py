@@ -20,9 +20,10 @@ NEEDS = {
     "pgbouncer": [needs_haproxy, needs_pgbouncer],
     "drop": [needs_iptables],
 }
+ONLY_HOSTS = ("lost-both", "unfenced")  # HAProxy follows Patroni, which knows the primary
 CASES = [
-    *((fault, route) for route in ("hosts", "haproxy", "pgbouncer") for fault in FAULTS if fault != "lost-both"),
-    ("lost-both", "hosts"),
+    *((fault, route) for route in ("hosts", "haproxy", "pgbouncer") for fault in FAULTS if fault not in ONLY_HOSTS),
+    *((fault, "hosts") for fault in ONLY_HOSTS),
     ("kill", "retrying"),
     ("switchover", "name"),
     ("freeze", "name"),
