@@ -42,7 +42,8 @@ def delete_messages(messages: QuerySet[Message]) -> None:
     """Delete messages and keep the counts of their sessions right."""
     for session_id in sorted(set(messages.values_list("session_id", flat=True))):
         session = Session.objects.filter(pk=session_id)
-        session.select_for_update().get()
+        if not session.select_for_update():  # deleted meanwhile, with its messages
+            continue
         deleted = _delete_in_batches(messages.filter(session_id=session_id))
         left = Greatest(F("message_count") - deleted, 0)  # rows that were imported may not have been counted
         session.update(message_count=left, updated_at=Greatest("updated_at", timezone.now()))

@@ -8,28 +8,26 @@ import sys
 
 import psycopg
 import redis.exceptions
-from django.db import Error, InterfaceError, OperationalError
+from django.db import Error, InterfaceError, OperationalError, connections
+
+from core.postgresql.errors import NoAnswer, ReadOnly
 
 RETRY_AFTER = "5"  # seconds; a failover takes longer, and a client that is too early only gets the same answer again
 
-_TYPES = (
-    OperationalError,
-    InterfaceError,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-)
-# Outages that PostgreSQL puts into other classes: a primary that was demoted, a transaction that was ended for idling.
-_SQLSTATES = {"25006", "25P03"}
+_REDIS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+_POSTGRESQL = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
+# Outages that PostgreSQL puts into other classes: a primary that was demoted, and a transaction that was ended because
+# it was idle or took too long.
+_OUTAGES = {"25006", "25P03", "25P04"}
+_LIMITS = "54"  # a statement that is too large or too complex: it never works
 
 
 def is_outage(error: BaseException | None) -> bool:
     """Return whether an exception means that a dependency can't work now and that trying again makes sense."""
-    if isinstance(error, _TYPES):
+    if isinstance(error, _REDIS):
         return True
     if isinstance(error, Error | psycopg.Error):
-        return sqlstate(error) in _SQLSTATES
+        return _is_outage_of_postgresql(error)
     # Imported only by whoever uses Qdrant: it takes a second and 85 MiB.
     qdrant = sys.modules.get("qdrant_client.http.exceptions")
     if qdrant is None:
@@ -38,10 +36,25 @@ def is_outage(error: BaseException | None) -> bool:
     return unexpected or isinstance(error, qdrant.ResponseHandlingException)
 
 
+def _is_outage_of_postgresql(error: BaseException) -> bool:
+    cause = _psycopg_error(error)
+    if isinstance(cause, NoAnswer | ReadOnly):
+        return True
+    if cause is not None and cause.sqlstate:
+        is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(_LIMITS)
+        return is_operational or cause.sqlstate in _OUTAGES
+    # psycopg's own: the connection is lost or could not be made, or it was used in a wrong way.
+    connection = connections["default"].connection
+    return isinstance(error, _POSTGRESQL) and (connection is None or connection.closed)
+
+
+def _psycopg_error(error: BaseException | None) -> psycopg.Error | None:
+    while error is not None and not isinstance(error, psycopg.Error):
+        error = error.__cause__
+    return error
+
+
 def sqlstate(error: BaseException | None) -> str | None:
     """Return the SQLSTATE behind one of Django's or psycopg's exceptions, or None."""
-    while error is not None:
-        if isinstance(error, psycopg.Error):
-            return error.sqlstate
-        error = error.__cause__
-    return None
+    cause = _psycopg_error(error)
+    return cause.sqlstate if cause else None

@@ -9,15 +9,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from core.conversations import append_message
 from core.models import Session, User
 from core.postgresql.circuit_breaker import CircuitBreaker, State, circuit_breaker
-from core.postgresql.connection import Connection, preference
+from core.postgresql.connection import Connection
 from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
 from core.postgresql.probe import ProbeConnection
+from core.postgresql.servers import preference
 from core.postgresql.time_limit import request_time_left, request_time_limit
 from tests.plugin import Servers, forget
 from tests.proxy import Proxy
@@ -333,7 +334,15 @@ def test_each_answer_gives_the_request_its_time_again() -> None:
         for _ in range(4):
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_sleep(0.4)")
-        assert request_time_left() > 0.5
+        assert request_time_left() == 1.0
+
+
+@real
+def test_time_that_a_request_spends_elsewhere_does_not_count() -> None:
+    with request_time_limit(0.5):
+        select()
+        time.sleep(0.7)
+        select()
 
 
 @real
@@ -425,6 +434,30 @@ def test_among_several_hosts_a_standby_is_passed_over(
     connect(**read_only).close()  # with one there is no choice
 
 
+def test_a_name_server_that_hangs_holds_one_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, asked = threading.Event(), []
+
+    def hanging(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        asked.append(host)
+        go_on.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    started_at = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(NoAnswer, match="name server"):
+            connect(0.2, host="database.example.org")
+    assert time.monotonic() - started_at < 0.6 + NOISE
+    assert asked == ["database.example.org"]
+    assert circuit_breaker.is_in(State.SUSPECTED)
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "resolve-database":
+            thread.join(10)
+    with pytest.raises(psycopg.OperationalError, match="resolve"):
+        connect(host="database.example.org")
+
+
 def test_a_name_with_several_addresses_is_tried_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     def addresses(host: str, port: Any, *args: Any, **kwargs: Any) -> list[Any]:
         assert host == "database.example.org"
@@ -501,9 +534,9 @@ def test_a_primary_that_can_not_commit_is_tried_last_and_left(
         assert old.info.port == without_standby.port
         assert old.leads_to_primary()
         probe = probe_of(without_standby)
+        probe.address = old.address
         with pytest.raises(CommitNotReplicated):
             probe.check_writable(0.5)
-        old.address = probe.address  # the same server by another spelling of its address
         assert not old.leads_to_primary()
     with connect(**hosts) as new:
         assert new.info.port == servers.postgres.port
@@ -527,6 +560,41 @@ def test_a_probe_of_a_standby_is_read_only(servers: Servers) -> None:
     with pytest.raises(ReadOnly):
         probe.check_writable(5)
     probe.close()
+
+
+@real
+@pytest.mark.parametrize("wrap", [lambda call: call(), lambda call: in_transaction(call)()], ids=["alone", "atomic"])
+def test_a_cancelled_wait_for_the_standby_is_no_success(session: Session, wrap: Callable[[Any], None]) -> None:
+    """PostgreSQL reports it as one, with a warning. An operator who sees a hanging INSERT may well cancel it."""
+    outcome: list[Any] = []
+
+    def append() -> None:
+        try:
+            wrap(lambda: append_message(session.pk, role="user", client_message_id="m1"))
+            outcome.append("acknowledged")
+        except OperationalError as error:
+            outcome.append(error.__cause__)
+        finally:
+            connections.close_all()
+
+    with beside() as operator:
+        operator.execute("SET synchronous_commit = local")
+        operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        operator.execute("SELECT pg_reload_conf()")
+        try:
+            time.sleep(0.2)
+            thread = threading.Thread(target=append)
+            thread.start()
+            cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            end = time.monotonic() + 10
+            while not operator.execute(cancel).fetchall():
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            thread.join(10)
+        finally:
+            operator.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            operator.execute("SELECT pg_reload_conf()")
+    assert isinstance(outcome[0], CommitNotReplicated)
 
 
 @real
@@ -595,6 +663,13 @@ def test_a_server_that_refuses_at_once_needs_no_breaker() -> None:
     breaker = CircuitBreaker()
     breaker.suspect()
     assert breaker.allows(failing(psycopg.OperationalError("connection refused")))
+
+
+def test_a_caller_waits_for_the_probe_of_another_no_longer_than_it_may() -> None:
+    breaker = CircuitBreaker()
+    breaker.suspect()
+    with breaker._lock:
+        assert not breaker.allows(failing(AssertionError()), seconds=0.1)
 
 
 def test_others_wait_for_the_first_probe_and_are_refused_during_later_ones() -> None:

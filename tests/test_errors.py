@@ -1,6 +1,7 @@
 """Whatever a view raises becomes an envelope with the right code, and tells nothing that may be PHI."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -135,10 +136,14 @@ def caused(by: Exception) -> Exception:
 
 
 OUTAGES = [
-    OperationalError(CANARY),
-    InterfaceError(CANARY),
     psycopg.errors.AdminShutdown(CANARY),
+    psycopg.errors.QueryCanceled(CANARY),
+    psycopg.errors.TooManyConnections(CANARY),
+    psycopg.errors.DiskFull(CANARY),
+    psycopg.errors.SerializationFailure(CANARY),
     NoAnswer(CANARY),
+    caused(NoAnswer(CANARY)),
+    caused(psycopg.errors.AdminShutdown(CANARY)),
     caused(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
     caused(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
     redis.exceptions.ConnectionError(CANARY),
@@ -170,12 +175,25 @@ def test_an_outage_is_not_a_defect(
         InternalError(CANARY),
         caused(psycopg.errors.InFailedSqlTransaction(CANARY)),
         ProgrammingError(CANARY),
+        psycopg.errors.StatementTooComplex(CANARY),
+        # With a connection that works these are psycopg's complaints about how it is used.
+        InterfaceError(CANARY),
+        OperationalError(CANARY),
         UnexpectedResponse(400, CANARY, b"", httpx.Headers()),
     ],
     ids=lambda error: type(error.__cause__ or error).__name__,
 )
 def test_a_defect_is_not_an_outage(client: Client, raised: Exception) -> None:
     RAISED.append(raised)
+    assert client.get("/plain").status_code == 500
+
+
+def test_without_a_connection_an_error_of_psycopg_is_an_outage(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.outages.connections", {"default": SimpleNamespace(connection=None)})
+    for raised in (OperationalError(CANARY), InterfaceError(CANARY), psycopg.OperationalError(CANARY)):
+        RAISED.append(raised)
+        assert client.get("/plain").status_code == 503
+    RAISED.append(InternalError(CANARY))
     assert client.get("/plain").status_code == 500
 
 

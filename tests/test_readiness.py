@@ -17,7 +17,7 @@ import trustme
 from django.conf import settings
 from django.db import connections
 
-from core.postgresql.connection import preference
+from core.postgresql.servers import preference
 from health import readiness
 from health.checks import checks
 from health.runner import Result, Runner

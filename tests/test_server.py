@@ -186,7 +186,11 @@ def test_requests_do_not_ask_a_database_that_is_known_to_hang(servers: Servers) 
 
 def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> None:
     """By clients that never finish their request."""
-    unfinished = (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", b"GET / HTTP/1.1\r\n")
+    unfinished = (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    )
     with App(WEB_CONCURRENCY="1", WEB_THREADS="2") as app, contextlib.ExitStack() as stack:
         for start in unfinished * 2:
             client = stack.enter_context(socket.create_connection(("127.0.0.1", app.port)))

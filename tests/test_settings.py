@@ -227,6 +227,11 @@ def test_what_libpq_can_not_parse_is_refused_at_the_start(url: str) -> None:
     assert SECRET not in done.stderr
 
 
+def test_a_pooler_that_refuses_options_can_be_used() -> None:
+    url = "postgres://h/db?options="
+    assert show("repr(s.DATABASES['default']['OPTIONS']['options'])", {**PRODUCTION, "DATABASE_URL": url}) == "''"
+
+
 def test_the_url_overrides_the_limits_of_a_connection() -> None:
     url = "postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&options=-c%20lock_timeout%3D1s"
     shown = show("s.DATABASES['default']['OPTIONS']", {**PRODUCTION, "DATABASE_URL": url, "DATABASE_TIMEOUT": "6"})

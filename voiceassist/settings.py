@@ -87,12 +87,14 @@ _server_defaults = {
     "client_connection_check_interval": "2s",
 }
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
-_server_options = [f"-c {name}={value}" for name, value in _server_defaults.items()]
+_server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
 DATABASES["default"]["OPTIONS"] = {
     **_database_defaults,
     **_url_options,
-    # The URL's own come last, because the last one counts.
-    "options": " ".join([*_server_options, _url_options.get("options", "")]).strip(),
+    # The URL's own come last, because the last one counts. `?options=` sends none, for poolers that refuse them.
+    "options": f"{_server_options} {_url_options['options']}"
+    if _url_options.get("options")
+    else _url_options.get("options", _server_options),
     # Values are sent beside the statement, not inside it, where pg_stat_activity and the log would show them.
     "server_side_binding": True,
 }

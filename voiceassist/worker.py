@@ -29,11 +29,13 @@ from core.envelope import failure
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
-_LONGEST_PROBE = len("HEAD /metrics/ ")
-_PROBE = re.compile(rb"(?:GET|HEAD) /(health|ready|metrics)/?[ ?]")
+_PEEK = 4096  # bytes; a probe's whole head fits
+_PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(health|ready|metrics)/?[ ?]")
+_BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
+_FIRST_BYTES_TIMEOUT = 15.0  # seconds; browsers open connections that they may never use
 # Liveness never waits for anything, readiness for as long as HEALTH_TIMEOUT; a slow /ready must not hold up /health.
 # Threads are started when they are needed.
-_PROBE_THREADS = {b"health": 1, b"ready": 8, b"metrics": 1}
+_PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -50,15 +52,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if start is None and not conn.initialized:
             self._wait_in_poller(conn)
             return
-        probe = _PROBE.match(start or b"")
-        pool = self.probe_pools[probe[1]] if probe else self.tpool
+        probe = _probe_in(start or b"")
+        pool = self.probe_pools[probe] if probe else self.tpool
         future = pool.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _wait_in_poller(self, conn: Any) -> None:
-        """What gunicorn does with a connection from which nothing has come for 5 seconds, only at once."""
+        """Do at once what gunicorn does with a connection from which nothing has come for 5 seconds."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + self.cfg.keepalive
+        conn.timeout = time.monotonic() + _FIRST_BYTES_TIMEOUT
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -91,10 +93,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             )
 
 
+def _probe_in(start: bytes) -> bytes:
+    """Return which probe a request is, b"" for any other.
+
+    Its head has to be complete, and it may announce no body: a client that lets us wait for the rest of its request
+    would hold up the probes behind it.
+    """
+    probe = _PROBE.match(start)
+    head, end, _ = start.partition(b"\r\n\r\n")
+    return probe[1] if probe and end and not _BODY.search(head) else b""
+
+
 def _first_bytes(sock: socket.socket) -> bytes | None:
     """Return the first bytes that have arrived and leave them there; None if there are none yet."""
     try:
-        return sock.recv(_LONGEST_PROBE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(_PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except OSError:

@@ -15,12 +15,14 @@ from django_prometheus.db.backends.postgresql import base as prometheus
 from core.metrics import DATABASE_CONNECTIONS
 from core.postgresql.circuit_breaker import circuit_breaker
 from core.postgresql.connection import Connection
+from core.postgresql.errors import NoAnswer
 from core.postgresql.probe import ProbeConnection
 from core.postgresql.time_limit import request_time_left
 
 _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
-_PROBE_TIMEOUT = 2.0  # seconds
+# Seconds for connecting and for the answer. More than readiness takes, so that a slow network is not taken for a hang.
+_PROBE_CONNECT_TIMEOUT, _PROBE_TIMEOUT = 3.0, 2.0
 _HEALTH_CHECK_TIMEOUT = 2.0  # seconds
 
 
@@ -91,15 +93,14 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
     def _start_use(self) -> None:
         if self._in_use:
             return
-        if not circuit_breaker.allows(self._probe):
-            raise OperationalError("PostgreSQL does not answer. Try again in a few seconds.")
+        if not circuit_breaker.allows(self._probe, request_time_left()):
+            raise OperationalError("PostgreSQL does not answer. Try again in a few seconds.") from NoAnswer()
         self._in_use = True
         _IN_USE.inc()
 
     def _probe(self) -> None:
-        seconds = min(_PROBE_TIMEOUT, request_time_left()) / 2
-        connection = self.open_probe(seconds)
+        connection = self.open_probe(_PROBE_CONNECT_TIMEOUT)
         try:
-            connection.check_writable(seconds)
+            connection.check_writable(_PROBE_TIMEOUT)
         finally:
             connection.close()

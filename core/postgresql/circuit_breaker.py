@@ -12,6 +12,7 @@ Libraries for circuit breakers let a real call through to find out; here that ca
 is too long for it.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -53,11 +54,15 @@ class CircuitBreaker:
         """Let callers through, because a probe was answered."""
         self._state = State.CLOSED
 
-    def allows(self, probe: Callable[[], None]) -> bool:
-        """Return whether the caller may use PostgreSQL. May run `probe`, which raises NoAnswer if none comes."""
+    def allows(self, probe: Callable[[], None], seconds: float = math.inf) -> bool:
+        """Return whether the caller may use PostgreSQL, within `seconds` beside the time of a probe.
+
+        May run `probe`, which raises NoAnswer if no answer comes.
+        """
         if self.is_in(State.CLOSED):
             return True
-        if not self._lock.acquire(blocking=self.is_in(State.SUSPECTED)):
+        timeout = min(seconds, threading.TIMEOUT_MAX) if self.is_in(State.SUSPECTED) else 0
+        if not self._lock.acquire(timeout=timeout):
             return False
         try:
             waiting = self.is_in(State.OPEN) and time.monotonic() < self._next_probe

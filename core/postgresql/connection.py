@@ -17,18 +17,28 @@ import psycopg
 from psycopg import waiting
 from psycopg.abc import ConnDict, PQGen
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
-from psycopg.errors import _WaitTimeout
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import Diagnostic, _WaitTimeout
 
 from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.errors import NoAnswer, ReadOnly
+from core.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.postgresql.servers import Address, address_of, preference, resolve
 from core.postgresql.time_limit import current_time_limit
 
 DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
 INTERVAL = 0.1  # seconds between two checks for Ctrl-C
 MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
 
-Address = tuple[Any, Any, Any]  # host, hostaddr, port
+
+class _Notices:
+    """Remembers the one warning of PostgreSQL that turns a success into a failure."""
+
+    has_cancelled_replication = False
+
+    def add(self, notice: Diagnostic) -> None:
+        # The function is the same in every language of the server, unlike the message.
+        if notice.source_function == "SyncRepWaitForLSN":
+            self.has_cancelled_replication = True
 
 
 class Connection(psycopg.Connection[Any]):
@@ -39,8 +49,12 @@ class Connection(psycopg.Connection[Any]):
     ends other statements when it notices the closed socket: `client_connection_check_interval` in voiceassist.settings.
     """
 
-    address: Address | None = None
+    address: Address | None = None  # only where there are several to choose from
     timeout: float | None = None  # seconds for each call; None: the limit of the request, if there is one
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._notices = _Notices()
 
     @classmethod
     def connect(  # type: ignore[override]  # stricter: no connection string, and a timeout in fractions of a second
@@ -69,9 +83,15 @@ class Connection(psycopg.Connection[Any]):
         limit = current_time_limit()
         if limit is not None:
             seconds = min(seconds, limit.left())
-        connection = cls._connect_any(preference.order(conninfo_attempts(conninfo_to_dict(**params))), seconds)
+        started_at = time.monotonic()
+        try:
+            connection = cls._connect_any(conninfo_to_dict(**params), seconds)
+        except psycopg.Error:
+            if limit is not None:
+                limit.got_no_answer(time.monotonic() - started_at)
+            raise
         if limit is not None:
-            limit.renew()
+            limit.got_answer()
         connection._autocommit = autocommit
         connection.prepare_threshold = prepare_threshold
         if context is not None:
@@ -81,16 +101,18 @@ class Connection(psycopg.Connection[Any]):
         return connection
 
     @classmethod
-    def _connect_any(cls, attempts: list[ConnDict], seconds: float) -> Self:
+    def _connect_any(cls, params: ConnDict, seconds: float) -> Self:
         deadline = time.monotonic() + seconds
+        attempts = preference.order(resolve(params, seconds))
         errors: list[psycopg.Error] = []
         for index, attempt in enumerate(attempts):
-            left = (deadline - time.monotonic()) / (len(attempts) - index)
+            now = time.monotonic()
+            end = now + (deadline - now) / (len(attempts) - index)
             try:
                 generator = cls._connect_gen(make_conninfo("", **attempt))
-                connection = waiting.wait_conn(generator, interval=INTERVAL, timeout=max(MIN_TIMEOUT, left))
-                if len(attempts) > 1 and "target_session_attrs" not in attempt:
-                    connection._refuse_standby(left)
+                connection = waiting.wait_conn(generator, interval=INTERVAL, timeout=max(MIN_TIMEOUT, end - now))
+                if len(attempts) > 1:
+                    connection._be_one_of_several(attempt, end)
             except _WaitTimeout:
                 circuit_breaker.suspect()
                 host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
@@ -98,7 +120,8 @@ class Connection(psycopg.Connection[Any]):
             except psycopg.Error as error:
                 errors.append(error)
             else:
-                connection.address = preference.last_success = _address(attempt)
+                preference.last_success = address_of(attempt)
+                connection.add_notice_handler(connection._notices.add)
                 return connection
         timed_out = [error for error in errors if isinstance(error, NoAnswer)]
         kind = type((timed_out or errors)[-1])
@@ -106,15 +129,19 @@ class Connection(psycopg.Connection[Any]):
 
     def leads_to_primary(self) -> bool:
         """Return whether the server can be written, as far as one question tells."""
-        return self.address != preference.cannot_commit and not self.is_read_only()
+        is_known_not_to = self.address is not None and self.address == preference.cannot_commit
+        return not is_known_not_to and not self.is_read_only()
 
     def is_read_only(self) -> bool:
         """Return whether the server is a standby, or is configured to be read-only."""
         return self.execute("SHOW transaction_read_only").fetchone() != ("off",)
 
-    def _refuse_standby(self, seconds: float) -> None:
+    def _be_one_of_several(self, attempt: ConnDict, end: float) -> None:
+        self.address = address_of(attempt)
+        if "target_session_attrs" in attempt:
+            return
         self._autocommit = True
-        with self.time_limit(seconds):
+        with self.time_limit(max(MIN_TIMEOUT, end - time.monotonic())):
             if self.is_read_only():
                 host, port = self.info.host, self.info.port
                 self.close()
@@ -123,7 +150,8 @@ class Connection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[Any], interval: float = INTERVAL, timeout: float | None = None) -> Any:
         """Run one exchange with the server, as every call of psycopg does.
 
-        Raises NoAnswer if it takes longer than `self.timeout`, or than the request may take.
+        Raises NoAnswer if it takes longer than `self.timeout`, or than the request may take. Raises CommitNotReplicated
+        if an operator cancelled the wait for the synchronous standby, which PostgreSQL reports as a success.
         """
         if timeout is not None:  # psycopg's own, where the end of the time is no failure
             return super().wait(gen, interval, timeout)
@@ -131,15 +159,18 @@ class Connection(psycopg.Connection[Any]):
         seconds = self.timeout
         if limit is not None:
             seconds = limit.left() if seconds is None else min(seconds, limit.left())
-        if seconds is None:
-            return super().wait(gen, interval)
         try:
-            answer = super().wait(gen, interval, max(0.0, seconds))
+            answer = super().wait(gen, interval, seconds)
         except _WaitTimeout:
+            if limit is not None and seconds is not None:
+                limit.got_no_answer(seconds)
             self._give_up(gen)
             raise NoAnswer("PostgreSQL did not answer in time") from None
         if limit is not None:
-            limit.renew()
+            limit.got_answer()
+        if self._notices.has_cancelled_replication:
+            self.pgconn.finish()
+            raise CommitNotReplicated("the wait for a synchronous standby was cancelled")
         return answer
 
     def _give_up(self, gen: PQGen[Any]) -> None:
@@ -154,27 +185,3 @@ class Connection(psycopg.Connection[Any]):
             yield
         finally:
             self.timeout = before
-
-
-def _address(attempt: ConnDict) -> Address:
-    return attempt.get("host"), attempt.get("hostaddr"), attempt.get("port")
-
-
-class _Preference:
-    """Which of several servers to try first, for all connections of this process."""
-
-    # A dead first host then costs one connection its share of the time, not all of them.
-    last_success: Address | None = None
-    # A primary that can't commit, because it lost its synchronous standby. If that standby has been promoted, both of
-    # them accept connections, and only the new primary can commit.
-    cannot_commit: Address | None = None
-
-    def order(self, attempts: list[ConnDict]) -> list[ConnDict]:
-        def rank(attempt: ConnDict) -> tuple[bool, bool]:
-            address = _address(attempt)
-            return address == self.cannot_commit, address != self.last_success
-
-        return sorted(attempts, key=rank)
-
-
-preference = _Preference()

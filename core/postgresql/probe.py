@@ -4,10 +4,10 @@ from typing import Any
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.errors import Diagnostic
 
-from core.postgresql.connection import INTERVAL, MIN_TIMEOUT, Connection, preference
+from core.postgresql.connection import INTERVAL, MIN_TIMEOUT, Connection
 from core.postgresql.errors import CommitNotReplicated, ReadOnly
+from core.postgresql.servers import preference
 
 # Emits a transactional WAL record, so that the transaction has something to commit and to replicate. It leaves nothing
 # behind in any table: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
@@ -15,8 +15,6 @@ EMIT_WAL = "pg_logical_emit_message(true, 'voiceassist', '')"
 _CHECK_WRITABLE = (
     f"SELECT CASE WHEN current_setting('transaction_read_only') = 'off' THEN {EMIT_WAL} IS NOT NULL ELSE false END"
 )
-
-_WARNING = "01000"
 
 
 class ProbeConnection(Connection):
@@ -41,12 +39,6 @@ class ProbeConnection(Connection):
     def _give_up(self, gen: PQGen[Any]) -> None:
         assert self.timeout is not None
         seconds = max(MIN_TIMEOUT, self.timeout / 8)
-        states: list[str | None] = []
-
-        def note(notice: Diagnostic) -> None:
-            states.append(notice.sqlstate)  # read here, because it is gone after the call
-
-        self.add_notice_handler(note)
         try:
             self.cancel_safe(timeout=seconds)
             super(Connection, self).wait(gen, INTERVAL, seconds)
@@ -54,9 +46,7 @@ class ProbeConnection(Connection):
             pass  # it was busy with the statement; the connection can be used again
         except psycopg.Error:
             super()._give_up(gen)
-        finally:
-            self.remove_notice_handler(note)
-        # The only warning that the statement can cause says that the wait for the standby was cancelled.
-        if _WARNING in states:
+        if self._notices.has_cancelled_replication:
+            self._notices.has_cancelled_replication = False
             preference.cannot_commit = self.address
             raise CommitNotReplicated("a commit waits for a synchronous standby that does not confirm it")

@@ -1,24 +1,26 @@
 """How long a request may wait for PostgreSQL."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 
 class RequestTimeLimit:
-    """How long a request may wait for PostgreSQL: `seconds` since the request began or the last answer came."""
+    """The seconds that a request may wait for PostgreSQL between two answers. Time spent elsewhere doesn't count."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        self.expires = time.monotonic() + self.seconds
+        self._waited = 0.0  # since the last answer
 
     def left(self) -> float:
-        return self.expires - time.monotonic()
+        return max(0.0, self.seconds - self._waited)
+
+    def got_answer(self) -> None:
+        self._waited = 0.0
+
+    def got_no_answer(self, seconds: float) -> None:
+        self._waited += seconds
 
 
 _request_limit: ContextVar[RequestTimeLimit | None] = ContextVar("request_limit", default=None)
@@ -32,7 +34,7 @@ def current_time_limit() -> RequestTimeLimit | None:
 def request_time_left() -> float:
     """Return the seconds that this request may still wait for PostgreSQL; infinity outside of a request."""
     limit = _request_limit.get()
-    return math.inf if limit is None else max(0.0, limit.left())
+    return math.inf if limit is None else limit.left()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import psycopg
 from django.db import connections
 
 from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.errors import NoAnswer
+from core.postgresql.errors import CommitNotReplicated, NoAnswer
 from core.postgresql.probe import ProbeConnection
 from health.kept import Kept
 from health.runner import Finding
@@ -22,6 +22,7 @@ def _ask(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
 
 
 _kept = Kept(connect)
+_has_answered = False  # in this process
 
 
 def where() -> str:
@@ -41,14 +42,20 @@ def _server(host: str, port: object) -> str:
 def postgres(seconds: float) -> Finding:
     """Commit one small WAL record: neither a standby nor a primary that lost its synchronous standby can do that.
 
-    Requests learn from the result whether to ask PostgreSQL at all.
+    Requests learn from the result whether to ask PostgreSQL at all. Where it has never answered in time, the network
+    may only be slower than HEALTH_TIMEOUT allows, so that a request finds out with more time.
     """
+    global _has_answered
     try:
         info = _kept.ask(_ask, seconds)
-    except NoAnswer:
+    except CommitNotReplicated:
         circuit_breaker.open()
         raise
+    except NoAnswer:
+        circuit_breaker.open() if _has_answered else circuit_breaker.suspect()
+        raise
     circuit_breaker.close()
+    _has_answered = True
     # 180001 is 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
     return Finding(f"{_server(info.host, info.port)}/{info.dbname}", version)
