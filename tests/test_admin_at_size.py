@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from core import conversations
+from core import deletion
 from core.admin import change_list, find
 from core.models import AuditEvent, Message, Session, User
 
@@ -200,7 +200,8 @@ def test_deleting_a_user_with_everything(
     admin_client: Client, admin_user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of all: counted before; deleted by a few statements a batch; every row on the record."""
-    monkeypatch.setattr(conversations, "_BATCH", 50)
+    monkeypatch.setattr(deletion, "_MAX_SESSIONS", 50)
+    monkeypatch.setattr(deletion, "_MAX_MESSAGES", 100)
     user = User.objects.get(email="user1@example.org")
     mine = Session.objects.filter(user=user).count()
     page = f"/admin/core/user/{user.pk}/delete/"

@@ -24,7 +24,7 @@ from health.runner import Result, Runner
 from tests.plugin import API_KEY, forget
 from tests.proxy import Proxy, TlsFront
 from tests.qdrant_server import QdrantServer
-from tests.servers import PASSWORD, QUOTED, Postgres, Valkey
+from tests.servers import PASSWORD, QUOTED, Postgres, Valkey, free_port
 from voiceassist.environment import Environment
 
 TIMEOUT = 1.0
@@ -398,7 +398,7 @@ def test_redis_that_takes_no_writes(use: Use, cache: Valkey, folder: Path) -> No
 
 
 def test_redis_that_is_part_of_a_cluster(use: Use, folder: Path) -> None:
-    server = Valkey(folder / "cluster", options=("--cluster-enabled", "yes"))
+    server = Valkey(folder / "cluster", options=("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
     server.start()
     try:
         use(cache=server.url)
