@@ -4,11 +4,12 @@ An outage is answered with 503 and `Retry-After` and shows in the log as the lin
 with 500 and logged with its frames.
 """
 
+import re
 import sys
 
 import psycopg
 import redis.exceptions
-from django.db import Error, InterfaceError, OperationalError, connections
+from django.db import Error, InterfaceError, OperationalError
 
 from core.postgresql.errors import NoAnswer, ReadOnly
 
@@ -20,6 +21,9 @@ _POSTGRESQL = (OperationalError, InterfaceError, psycopg.OperationalError, psyco
 # it was idle or took too long.
 _OUTAGES = {"25006", "25P03", "25P04"}
 _LIMITS = "54"  # a statement that is too large or too complex: it never works
+
+# What psycopg says of a connection that works and is used in a wrong way.
+_MISUSE = r"number of parameters must be|the cursor is closed|another command is already in progress"
 
 
 def is_outage(error: BaseException | None) -> bool:
@@ -43,9 +47,12 @@ def _is_outage_of_postgresql(error: BaseException) -> bool:
     if cause is not None and cause.sqlstate:
         is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(_LIMITS)
         return is_operational or cause.sqlstate in _OUTAGES
-    # psycopg's own: the connection is lost or could not be made, or it was used in a wrong way.
-    connection = connections["default"].connection
-    return isinstance(error, _POSTGRESQL) and (connection is None or connection.closed)
+    # Without an SQLSTATE it is the client's own error: the connection could not be made or was lost, or the server
+    # stopped in the middle of an answer. Whether there is a connection now says nothing, because Django may have made
+    # another one.
+    if isinstance(cause, psycopg.InternalError):
+        return True
+    return isinstance(error, _POSTGRESQL) and not re.search(_MISUSE, str(error))
 
 
 def _psycopg_error(error: BaseException | None) -> psycopg.Error | None:
