@@ -20,8 +20,6 @@ from core.codes import ErrorCode
 from core.envelope import error, failure_response
 from core.outages import RETRY_AFTER, is_outage, sqlstate
 
-_OUTAGE_MESSAGE = "A dependency is not available. Try again in a few seconds."
-
 
 class ApiError(exceptions.APIException):
     """A failure with a code of the table. `details` goes to the client: never anything that may be PHI."""
@@ -51,13 +49,8 @@ _CODES: tuple[tuple[type[Exception], ErrorCode], ...] = (
 def exception_handler(raised: Exception, context: dict[str, Any]) -> Response | None:
     """Calls DRF's own first, so that rollback and headers (`Allow`, `Retry-After`) survive, then reshapes.
 
-    Returns None for what DRF doesn't know: Django then logs it and answers with `server_error`.
+    Returns None for what DRF doesn't know, an outage included: Django then answers with `server_error`.
     """
-    if is_outage(raised):
-        views.set_rollback()
-        _note_outage(context["request"]._request, raised)
-        body = error(ErrorCode.NOT_READY, _OUTAGE_MESSAGE)
-        return Response(body, ErrorCode.NOT_READY.status, headers={"Retry-After": RETRY_AFTER})
     response = views.exception_handler(raised, context)
     if response is None:
         return None
@@ -105,18 +98,17 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def outage_response(request: HttpRequest, raised: BaseException | None) -> HttpResponse:
-    """Return 503 with `Retry-After`: a page in the admin, the envelope everywhere else."""
-    _note_outage(request, raised)
+    """Return 503 with `Retry-After`: a page in the admin, the envelope everywhere else.
+
+    Adds to the request's line in the log which outage it was, without the exception's message, which may quote data.
+    """
+    request.outage = {"outage": type(raised).__name__, "sqlstate": sqlstate(raised)}  # type: ignore[attr-defined]
     headers = {"Retry-After": RETRY_AFTER}
     if in_admin(request):
         page = loader.render_to_string("admin/503.html")
         return HttpResponse(page, status=ErrorCode.NOT_READY.status, headers=headers)
-    return failure_response(ErrorCode.NOT_READY, _OUTAGE_MESSAGE, headers=headers)
-
-
-def _note_outage(request: HttpRequest, raised: BaseException | None) -> None:
-    """Add to the request's line in the log which outage it was. Its message is left out: it may quote data."""
-    request.outage = {"outage": type(raised).__name__, "sqlstate": sqlstate(raised)}  # type: ignore[attr-defined]
+    message = "A dependency is not available. Try again in a few seconds."
+    return failure_response(ErrorCode.NOT_READY, message, headers=headers)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
