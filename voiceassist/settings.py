@@ -88,13 +88,12 @@ _server_defaults = {
 }
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
+# The URL's own come last, because the last one counts. `?options=` sends none, for poolers that refuse them.
+_options = _url_options.get("options")
 DATABASES["default"]["OPTIONS"] = {
     **_database_defaults,
     **_url_options,
-    # The URL's own come last, because the last one counts. `?options=` sends none, for poolers that refuse them.
-    "options": f"{_server_options} {_url_options['options']}"
-    if _url_options.get("options")
-    else _url_options.get("options", _server_options),
+    "options": "" if _options == "" else f"{_server_options} {_options or ''}".rstrip(),
     # Values are sent beside the statement, not inside it, where pg_stat_activity and the log would show them.
     "server_side_binding": True,
 }
