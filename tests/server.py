@@ -12,9 +12,23 @@ from pathlib import Path
 
 import psutil
 
-from tests.servers import free_port
+from tests.servers import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def database_with_staff(postgres: Postgres, name: str, email: str, password: str) -> str:
+    """Return the URL of a new, migrated database with a superuser."""
+    postgres.execute(f"CREATE DATABASE {name}")
+    url = postgres.url.replace("/tests", f"/{name}")
+    program = (
+        "import django; django.setup()\n"
+        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
+        f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
+    )
+    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+    return url
 
 
 class App:

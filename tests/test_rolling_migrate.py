@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from core.management.commands.migrate import MAX_TRIES
+from tests.clients import Clients
 from tests.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.plugin import Servers
 from tests.server import App
@@ -25,7 +27,7 @@ CLIENTS = 4
 OLD = "tests.rolling"  # our code, with paths to append messages and to read them
 
 
-class Load:
+class Load(Clients):
     """Clients that append a message, read the session and probe readiness, again and again. Some share a session."""
 
     def __init__(self, ports: list[int], sessions: list[UUID]) -> None:
@@ -33,18 +35,7 @@ class Load:
         self.failed: list[str] = []
         self.slowest_append = 0.0
         self._ports = ports  # may grow meanwhile
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client, args=(session,)) for session in sessions]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(self._client, session) for session in sessions))
 
     def _client(self, session: UUID) -> None:
         path, number = f"/sessions/{session}/messages", 0

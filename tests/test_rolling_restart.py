@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients import Clients
 from tests.haproxy import HAProxy, needs_haproxy
 from tests.plugin import Servers
 from tests.proxy import Proxy
@@ -22,15 +22,14 @@ CLIENTS = 8
 DRAIN = 2  # seconds; the balancer checks twice a second
 
 
-class Load:
+class Load(Clients):
     """Clients that each ask again as soon as they are answered, on connections that they keep."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.answers: Counter[int] = Counter()
         self.lost: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client) for _ in range(CLIENTS)]
+        super().__init__(*[self._client] * CLIENTS)
 
     def _client(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -45,16 +44,6 @@ class Load:
                 connection.close()
             time.sleep(0.005)
         connection.close()
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @pytest.fixture

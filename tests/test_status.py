@@ -1,9 +1,6 @@
 """The status page: who may see it, what it says of the whole server, and that it goes on while dependencies don't."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,7 +20,7 @@ from health import passes
 from tests.browser import needs_chromium
 from tests.plugin import Servers
 from tests.proxy import Proxy
-from tests.server import ROOT, App
+from tests.server import App, database_with_staff
 from tests.servers import Valkey
 from tests.test_server import within
 
@@ -161,16 +158,7 @@ def test_the_page(staff: Client, servers: Servers, django_assert_num_queries: An
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
     """The URL of a migrated database with a staff user."""
-    servers.postgres.execute("CREATE DATABASE status")
-    url = servers.postgres.url.replace("/tests", "/status")
-    program = (
-        "import django; django.setup()\n"
-        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
-        f"from core.models import User; User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})"
-    )
-    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
-    return url
+    return database_with_staff(servers.postgres, "status", EMAIL, PASSWORD)
 
 
 @pytest.fixture

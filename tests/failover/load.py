@@ -5,11 +5,13 @@ Everything is bounded: a request by the client's time-out, the load by its numbe
 
 import http.client
 import json
-import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
+
+from tests.clients import Clients
 
 CLIENTS = 8
 DATABASE_TIMEOUT = 5.0  # seconds, as the server under test is configured
@@ -66,8 +68,10 @@ def request(port: int, path: str, sent: dict[str, Any] | None = None, *, timeout
     return Attempt(path, began, time.monotonic(), status, body, retry_after)
 
 
-class Load:
-    """Used as a context manager. What was measured is complete once it has ended."""
+class Load(Clients):
+    """What was measured is complete once the block has ended."""
+
+    JOIN_TIMEOUT = 2 * CLIENT_TIMEOUT
 
     def __init__(self, port: int, sessions: list[UUID]) -> None:
         self._port = port
@@ -75,11 +79,8 @@ class Load:
         self.acknowledged: list[Acknowledged] = []
         self.requests: list[Attempt] = []
         self.probes: list[Attempt] = []
-        self._stop = threading.Event()
-        self._threads = [
-            *(threading.Thread(target=self._append, args=(client,), daemon=True) for client in range(CLIENTS)),
-            *(threading.Thread(target=self._probe, args=(path,), daemon=True) for path in ("/health", "/ready")),
-        ]
+        appenders = (partial(self._append, client) for client in range(CLIENTS))
+        super().__init__(*appenders, *(partial(self._probe, path) for path in ("/health", "/ready")))
 
     def _append(self, client: int) -> None:
         """Append to the shared session and to the client's own in turns, so that clients wait for each other's locks.
@@ -111,17 +112,6 @@ class Load:
     def _probe(self, path: str) -> None:
         while not self._stop.wait(_PROBE_INTERVAL):
             self.probes.append(request(self._port, path, timeout=PROBE_TIMEOUT))
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(2 * CLIENT_TIMEOUT)
-            assert not thread.is_alive(), "a client has no end"
 
     def acknowledged_since(self, moment: float) -> dict[int, float]:
         """Return for each client when its first message after `moment` was acknowledged."""

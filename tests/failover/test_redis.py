@@ -3,14 +3,11 @@
 The servers reach Redis by the Sentinels or by HAProxy, as `ops/haproxy-redis.cfg` has it.
 """
 
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,11 +16,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.clients import Clients
 from tests.haproxy import HAProxy, needs_haproxy
 from tests.plugin import Servers
 from tests.sentinel import PASSWORD as REDIS_PASSWORD
 from tests.sentinel import QUOTED, Group, Redis, within
-from tests.server import ROOT, App
+from tests.server import App, database_with_staff
 from tests.servers import Valkey
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
@@ -36,19 +34,10 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
     """The URL of a migrated database with a staff user."""
-    servers.postgres.execute("CREATE DATABASE failover")
-    url = servers.postgres.url.replace("/tests", "/failover")
-    program = (
-        "import django; django.setup()\n"
-        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
-        f"from core.models import User; User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})"
-    )
-    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
-    return url
+    return database_with_staff(servers.postgres, "failover", EMAIL, PASSWORD)
 
 
-class Browsing:
+class Browsing(Clients):
     """Staff who each ask for the next page as soon as they have one, and a probe of readiness ten times a second."""
 
     def __init__(self, app: App) -> None:
@@ -57,10 +46,8 @@ class Browsing:
         self.failed: list[str] = []
         self.slowest = 0.0  # since the last round began
         self.probes: list[tuple[float, int]] = []
-        self._stop = threading.Event()
         staff = [self._login() for _ in range(BROWSERS)]
-        self._threads = [threading.Thread(target=self._browse, args=[client]) for client in staff]
-        self._threads.append(threading.Thread(target=self._probe))
+        super().__init__(*(partial(self._browse, client) for client in staff), self._probe)
 
     def _login(self) -> httpx.Client:
         client = httpx.Client(base_url=self._app.url, timeout=30)
@@ -100,16 +87,6 @@ class Browsing:
     def is_ready(self, for_seconds: float = 2.0) -> bool:
         recent = [status for when, status in self.probes if when > time.monotonic() - for_seconds]
         return set(recent) == {200}
-
-    def __enter__(self) -> "Browsing":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""Threads that put a load on a server while a block runs."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+
+class Clients:
+    """Used as a context manager. Each client runs until `_stop` is set, which happens at the end of the block."""
+
+    JOIN_TIMEOUT = 120.0  # seconds that a client may take to end
+
+    def __init__(self, *clients: Callable[[], Any]) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=client, daemon=True) for client in clients]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(self.JOIN_TIMEOUT)
+            assert not thread.is_alive(), "a client has no end"
