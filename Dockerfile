@@ -48,7 +48,7 @@ STOPSIGNAL SIGTERM
 
 # A bare socket, isolated and without site-packages: some 20 ms instead of a second of Django. It follows BIND.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-I", "-S", "health/probe.py", "/health", "2"]
+    CMD ["python", "-I", "-S", "health/container_probe.py", "/health", "2"]
 
 # Exec form: gunicorn is process 1 and gets the SIGTERM that it drains on.
 CMD ["gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]

@@ -37,7 +37,7 @@ benchmark-data: .venv/installed ## measure conversations and the admin at MESSAG
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
 
 soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
-	@$(PYTHON) -m tests.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
+	@$(PYTHON) -m tests.benchmarks.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
 
 check: .venv/installed ## lint, types, import rules, migrations, deployment
 	$(PYTHON) -m ruff check .
@@ -45,7 +45,7 @@ check: .venv/installed ## lint, types, import rules, migrations, deployment
 	$(PYTHON) -m mypy .
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(MANAGE) makemigrations --check
-	$(PYTHON) -m tests.lint_migrations
+	$(PYTHON) -m tests.support.lint_migrations
 	$(MANAGE) spectacular --validate --fail-on-warn --file /dev/null
 	VOICEASSIST_ENV=production SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 		ALLOWED_HOSTS=example.org DATABASE_URL=postgres://user:password@host/name REDIS_URL=redis://host \

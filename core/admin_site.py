@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponseBase
 
 from core.audit import acting
-from core.logins import LoginForm
+from core.auth.login_throttling import LoginForm
 
 
 class AdminSite(admin.AdminSite):

@@ -16,8 +16,8 @@ from django.db.models import Model
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from core import trace
-from core.client_address import client_address
+from core import trace_id as trace
+from core.http.client_ip import client_address
 from core.models import AuditEvent, User
 
 

@@ -19,12 +19,12 @@ from django.db import DataError, IntegrityError, OperationalError, connection, t
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from core import paging
-from core.codes import ErrorCode
-from core.errors import ApiError
+from core import cursor_pagination as paging
+from core.api.error_codes import ErrorCode
+from core.api.exceptions import ApiError
+from core.clients.outages import sqlstate
+from core.clients.postgresql.probe import EMIT_WAL
 from core.models import Message, Session
-from core.outages import sqlstate
-from core.postgresql.probe import EMIT_WAL
 
 MOST_PER_PAGE = 200
 _MAX_TRIES = 3

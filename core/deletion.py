@@ -9,7 +9,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from core import paging
+from core import cursor_pagination as paging
 from core.models import Message, Session, User
 
 _MAX_SESSIONS = 1000  # of one statement

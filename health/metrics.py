@@ -6,7 +6,7 @@ import django
 from django.conf import settings
 from prometheus_client import Counter, Gauge, Histogram
 
-from health.runner import Report
+from health.check_runner import Report
 
 _UP = Gauge(
     "voiceassist_dependency_up",

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 from django.urls import resolve
 
-from core.errors import in_admin
-from health import passes
+from core.api.exceptions import in_admin
+from health.status_page import access as passes
 from health.urls import status_urlpatterns, urlpatterns
 
 
@@ -26,7 +26,7 @@ class ProbeMiddleware:
         if match is None:
             return self.get_response(request)
         request.resolver_match = match
-        request.quiet_success = True  # type: ignore[attr-defined]  # read by core.middleware
+        request.quiet_success = True  # type: ignore[attr-defined]  # read by core.http.request_logging
         response: HttpResponse = match.func(request)
         if hasattr(response, "render"):
             response.render()  # Django renders only what comes through its own view handling

@@ -12,11 +12,15 @@ from typing import Any
 import structlog
 from django.conf import settings
 
-from core import redis_url
-from core.envelope import timestamp
-from health import draining, history, metrics, reasons, workers
+from core.api.envelope import timestamp
+from core.clients import redis_url
+from health import metrics
+from health.check_runner import Report, Runner
 from health.checks import checks
-from health.runner import Report, Runner
+from health.checks import failure_reasons as reasons
+from health.multiprocess import check_history as history
+from health.multiprocess import draining
+from health.multiprocess import worker_slots as workers
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
 

@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from health import reasons
+from health.checks import failure_reasons as reasons
 
 _REASONS = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from health import status_views
+from health.status_page import views as status_views
 from health.views import LivenessView, MetricsView, ReadinessView
 
 urlpatterns = [

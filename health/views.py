@@ -15,11 +15,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.codes import ErrorCode
-from core.envelope import error
-from core.schema import ALWAYS, failure_of, success_of
-from health import draining, metric_files, metrics, readiness
-from health.runner import Report, Result
+from core.api.envelope import error
+from core.api.error_codes import ErrorCode
+from core.api.openapi import ALWAYS, failure_of, success_of
+from health import metrics, readiness
+from health.check_runner import Report, Result
+from health.multiprocess import draining, metric_files
 from health.serializers import LivenessSerializer, ReportSerializer
 
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}

@@ -7,8 +7,8 @@ import pytest_django
 from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.db import connection
 
-from tests.browser import browser
-from tests.plugin import forget
+from tests.support.browser import browser
+from tests.support.plugin import forget
 
 __all__ = ["browser"]
 

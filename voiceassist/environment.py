@@ -113,7 +113,9 @@ class Environment:
         return value
 
     def redis_url(self, name: str, *, default: str | None, required: bool) -> str:
-        from core import redis_url  # not before the settings have decided whether redis-py may import OpenTelemetry
+        from core.clients import (
+            redis_url,  # not before the settings have decided whether redis-py may import OpenTelemetry
+        )
 
         value = self.text(name, default, required=required) or ""
         try:

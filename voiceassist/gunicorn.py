@@ -13,15 +13,15 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from health import draining, metric_files
-from health import workers as seats
+from health.multiprocess import draining, metric_files
+from health.multiprocess import worker_slots as seats
 from voiceassist import settings
-from voiceassist.log import Lines, configure
+from voiceassist.logs.config import Lines, configure
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker is loaded before the application
 
 bind = settings.BIND
-worker_class = "voiceassist.worker.Worker"
+worker_class = "voiceassist.gunicorn_worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
 preload_app = True  # workers share the master's memory, and a broken application ends the start
@@ -41,7 +41,7 @@ logconfig_dict = settings.LOGGING
 
 
 class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
-    access_log_enabled = False  # core.middleware logs requests; this would format each and throw it away
+    access_log_enabled = False  # core.http.request_logging logs requests; this would format each and throw it away
 
 
 metric_files.create()

@@ -13,7 +13,7 @@ from typing import Any
 from voiceassist import __version__
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
-from voiceassist.log import logging_config
+from voiceassist.logs.config import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
@@ -61,7 +61,7 @@ DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, positive=True)
 DATABASES = {
     "default": {
         **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
-        "ENGINE": "core.postgresql",
+        "ENGINE": "core.clients.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         # A cursor on the server is one of its connection: behind a pooler the next page is asked of another one.
@@ -114,8 +114,8 @@ CACHES = {
             "SOCKET_TIMEOUT": 1,
             # An outage is a miss: what is cached is in the database too, and readiness is what tells of outages.
             "IGNORE_EXCEPTIONS": True,
-            "REDIS_CLIENT_CLASS": "core.redis.Client",
-            "CONNECTION_FACTORY": "core.redis.ConnectionFactory",
+            "REDIS_CLIENT_CLASS": "core.clients.redis.Client",
+            "CONNECTION_FACTORY": "core.clients.redis.ConnectionFactory",
         },
     }
 }
@@ -154,21 +154,21 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "core.middleware.RequestMiddleware",  # first: a trace id and a log line for every answer
+    "core.http.request_logging.RequestMiddleware",  # first: a trace id and a log line for every answer
     "health.middleware.ProbeMiddleware",  # answers probes past all that follows
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "core.pages.PageMiddleware",
+    "core.http.security_headers.PageMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "health.middleware.StatusMiddleware",  # answers the status page past all that may need the database or Redis
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "core.web_sessions.AuthenticationMiddleware",
+    "core.auth.session_expiry.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "axes.middleware.AxesMiddleware",
-    "core.prometheus.PrometheusAfterMiddleware",
+    "core.http.prometheus.PrometheusAfterMiddleware",
 ]
 
 ROOT_URLCONF = "voiceassist.urls"
@@ -176,7 +176,7 @@ WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
 # No page takes a file: of one that is sent nothing is written to disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
-CSRF_FAILURE_VIEW = "core.errors.csrf_failure"
+CSRF_FAILURE_VIEW = "core.api.exceptions.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
 
@@ -213,21 +213,21 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
-SESSION_COOKIE_AGE = 12 * 3600  # a long shift; from the login on, see core.web_sessions
+SESSION_COOKIE_AGE = 12 * 3600  # a long shift; from the login on, see core.auth.session_expiry
 SESSION_IDLE_AGE = 15 * 60
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # not in a cookie, which anybody can read
 
-# Failed logins, see core.logins, which has the limits.
-AXES_HANDLER = "core.logins.Throttle"
+# Failed logins, see core.auth.login_throttling, which has the limits.
+AXES_HANDLER = "core.auth.login_throttling.Throttle"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "username", "ip_address"]
 AXES_FAILURE_LIMIT = 1
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_USERNAME_FORM_FIELD = "username"
-AXES_USERNAME_CALLABLE = "core.logins.account_key"
-AXES_CLIENT_IP_CALLABLE = "core.logins.client_network"
-AXES_LOCKOUT_CALLABLE = "core.logins.locked_out"
+AXES_USERNAME_CALLABLE = "core.auth.login_throttling.account_key"
+AXES_CLIENT_IP_CALLABLE = "core.auth.login_throttling.client_network"
+AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.locked_out"
 AXES_DISABLE_ACCESS_LOG = True  # the audit trail has it
 AXES_ENABLE_ADMIN = False  # hashes and counts tell a reader nothing; the audit trail tells of locks
 AXES_VERBOSE = False
@@ -275,14 +275,14 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
 
 REST_FRAMEWORK = {
-    "DEFAULT_RENDERER_CLASSES": ["core.envelope.EnvelopeRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["core.api.envelope.EnvelopeRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.envelope.AlwaysTheEnvelope",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.api.envelope.AlwaysTheEnvelope",
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_METADATA_CLASS": None,  # OPTIONS is refused: what a view takes stands in the documentation
-    "DEFAULT_SCHEMA_CLASS": "core.schema.AutoSchema",
-    "EXCEPTION_HANDLER": "core.errors.exception_handler",
+    "DEFAULT_SCHEMA_CLASS": "core.api.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "core.api.exceptions.exception_handler",
     "DEFAULT_THROTTLE_CLASSES": [],
 }
 SPECTACULAR_SETTINGS = {
@@ -301,7 +301,7 @@ SPECTACULAR_SETTINGS = {
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
-LOGGING_CONFIG = "voiceassist.log.configure"
+LOGGING_CONFIG = "voiceassist.logs.config.configure"
 LOGGING = logging_config(level=LOG_LEVEL, style=LOG_FORMAT, service=SERVICE)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)

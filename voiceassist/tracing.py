@@ -33,8 +33,8 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Span, SpanKind, Status, set_tracer_provider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from core import trace
-from core.postgresql.connection import Connection
+from core import trace_id as trace
+from core.clients.postgresql.connection import Connection
 
 log = structlog.stdlib.get_logger("voiceassist.tracing")
 

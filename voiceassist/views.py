@@ -7,8 +7,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from core.codes import ErrorCode
-from core.schema import ALWAYS, failure_of, success_of
+from core.api.error_codes import ErrorCode
+from core.api.openapi import ALWAYS, failure_of, success_of
 
 LINKS = {
     "health": "/health",

@@ -9,6 +9,6 @@ users, conversations, audit_trail   the pages themselves
 Personal data is shown to staff.
 """
 
-from core.admin import audit_trail, conversations, users
+from core.admin import audit_events, conversations, users
 
-__all__ = ["audit_trail", "conversations", "users"]
+__all__ = ["audit_events", "conversations", "users"]

@@ -12,9 +12,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion
+from core.admin.base import as_key, link, some, table
 from core.admin.filters import TimeFilter
-from core.admin.find import as_key, link, some, table
-from core.admin.reveal import Reveal, masked
+from core.admin.phi_reveal import Reveal, masked
 from core.models import Message, Session, User
 
 _LATEST = 10  # messages on a session's page

@@ -14,8 +14,8 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from core import deletion
+from core.admin.base import AtAnySize, Recorded, as_key, link, some
 from core.admin.filters import TimeFilter
-from core.admin.find import AtAnySize, Recorded, as_key, link, some
 from core.models import Message, Session, User
 
 _SHORTEST_BEGINNING = 3  # letters; fewer would mean too many

@@ -1,14 +1,15 @@
 """All readiness checks, in one list.
 
 Each asks what the application would: same URL, same credentials, same TLS, from Django's settings, on a connection of
-its own. A check is given the seconds that it has, returns a Finding or raises; `health.reasons` knows what an exception
-means.
+its own. A check is given the seconds that it has, returns a Finding or raises;
+`health.checks.failure_reasons` knows what an exception means.
 """
 
 from collections.abc import Collection
 
 from django.conf import settings
 
+from health.check_runner import Check
 from health.checks.migrations import migrations
 from health.checks.postgres import postgres
 from health.checks.postgres import where as where_postgres
@@ -16,7 +17,6 @@ from health.checks.qdrant import qdrant
 from health.checks.qdrant import where as where_qdrant
 from health.checks.redis import redis
 from health.checks.redis import where as where_redis
-from health.runner import Check
 
 CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations}
 # Without credentials, and whether it is there or not.

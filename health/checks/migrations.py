@@ -5,13 +5,13 @@ from functools import cache
 import psycopg
 from django.db.migrations.loader import MigrationLoader
 
-from core.postgresql.connection import Connection
-from core.postgresql.errors import ReadOnly
-from health import reasons
+from core.clients.postgresql.connection import Connection
+from core.clients.postgresql.errors import ReadOnly
+from health.check_runner import Finding
+from health.checks import failure_reasons as reasons
+from health.checks.failure_reasons import CheckFailed
+from health.checks.persistent_connection import Kept
 from health.checks.postgres import connect
-from health.kept import Kept
-from health.reasons import CheckFailed
-from health.runner import Finding
 
 
 @cache

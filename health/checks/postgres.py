@@ -3,11 +3,11 @@
 import psycopg
 from django.db import connections
 
-from core.postgresql.circuit_breaker import circuit_breaker
-from core.postgresql.errors import CommitNotReplicated, NoAnswer
-from core.postgresql.probe import ProbeConnection
-from health.kept import Kept
-from health.runner import Finding
+from core.clients.postgresql.circuit_breaker import circuit_breaker
+from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer
+from core.clients.postgresql.probe import ProbeConnection
+from health.check_runner import Finding
+from health.checks.persistent_connection import Kept
 
 
 def connect(seconds: float) -> ProbeConnection:

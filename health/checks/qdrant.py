@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from health import reasons
-from health.kept import Kept
-from health.reasons import CheckFailed
-from health.runner import Finding
+from health.check_runner import Finding
+from health.checks import failure_reasons as reasons
+from health.checks.failure_reasons import CheckFailed
+from health.checks.persistent_connection import Kept
 
 _MOST_BYTES = 1_000_000  # what is longer is not Qdrant's
 

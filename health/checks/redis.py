@@ -14,10 +14,10 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from core import redis_url
-from health.kept import Kept
-from health.reasons import MISCONFIGURED, CheckFailed
-from health.runner import Finding
+from core.clients import redis_url
+from health.check_runner import Finding
+from health.checks.failure_reasons import MISCONFIGURED, CheckFailed
+from health.checks.persistent_connection import Kept
 
 _WRONG_MODES = {
     "cluster": "This is a node of a Redis Cluster, which is not supported: use one server or redis+sentinel://",

@@ -22,9 +22,9 @@ def appending(table: Table, databases: Databases) -> None:
     from django.db import connection
     from uuid_utils.compat import uuid7
 
+    from core.clients.postgresql.time_limit import request_time_limit
     from core.conversations import append_message
     from core.models import Message, Session
-    from core.postgresql.time_limit import request_time_limit
 
     databases.choose("large")
     turns = itertools.cycle(Session.objects.filter(ended_at=None).values_list("pk", flat=True)[:100])

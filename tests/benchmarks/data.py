@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from tests.benchmarks.table import Table
-from tests.servers import Postgres, Valkey
+from tests.support.dependency_servers import Postgres, Valkey
 from voiceassist.embedded.programs import postgres_program
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from tests.benchmarks.data import manage, numbers, seed
 from tests.benchmarks.storage import INDEXES, ROUNDS, Storage, Tables
-from tests.servers import Postgres
+from tests.support.dependency_servers import Postgres
 
 KEYS = {  # the type, and whether the database makes it
     "UUIDv7 by the application": ("uuid", False),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.server import ROOT, App
+from tests.support.application import ROOT, App
 
 TARGET = 1.6
 ROUNDS, SECONDS = 21, 0.5
@@ -58,7 +58,7 @@ def inside() -> None:
     """Tells the processor time of a request, without a server, for ever more middleware."""
     os.environ |= ENVIRONMENT
     os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-    from health import metric_files
+    from health.multiprocess import metric_files
 
     metric_files.create()  # metrics are written to files, as under gunicorn
 
@@ -89,15 +89,15 @@ def inside() -> None:
         return lambda: request(handler)
 
     from core import metrics
-    from core.prometheus import PrometheusAfterMiddleware
+    from core.http.prometheus import PrometheusAfterMiddleware
 
     everything = list(settings.MIDDLEWARE)
-    prometheus = ("django_prometheus.", "core.prometheus.")
+    prometheus = ("django_prometheus.", "core.http.prometheus.")
     counter = PrometheusAfterMiddleware(lambda request: None).metrics.responses_streaming
     histogram = metrics.REDIS_CALLS.labels("GET", "ok")
     subjects: dict[str, Callable[[], Any]] = {
         "none": behind("-"),
-        "our request's own: trace id, log, one metric": behind("core.middleware."),
+        "our request's own: trace id, log, one metric": behind("core.http.request_logging."),
         "django-prometheus'": behind(*prometheus),
         "all": behind(""),
         "a counter": counter.inc,

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.table import Table
-from tests.qdrant_server import QdrantServer
-from tests.server import App
-from tests.servers import Postgres, Valkey, free_port
+from tests.support.application import App
+from tests.support.dependency_servers import Postgres, Valkey, free_port
+from tests.support.qdrant_server import QdrantServer
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "var" / "benchmarks"

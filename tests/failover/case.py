@@ -10,7 +10,7 @@ from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, WORKERS, Route
 from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
-from tests.server import App
+from tests.support.application import App
 
 STEADY = 2.0  # seconds of load before a fault, and after the recovery
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from tests.clients import Clients
+from tests.support.load_clients import Clients
 
 CLIENTS = 8
 DATABASE_TIMEOUT = 5.0  # seconds, as the server under test is configured

@@ -11,8 +11,8 @@ from tests.failover.faults import FAULTS, Scene
 from tests.failover.load import Load
 from tests.failover.packets import needs_iptables
 from tests.failover.verdict import Verdict
-from tests.haproxy import needs_haproxy
-from tests.servers import needs_pgbouncer
+from tests.support.dependency_servers import needs_pgbouncer
+from tests.support.haproxy import needs_haproxy
 
 NEEDS = {
     "haproxy": [needs_haproxy],

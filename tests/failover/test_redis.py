@@ -16,13 +16,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.clients import Clients
-from tests.haproxy import HAProxy, needs_haproxy
-from tests.plugin import Servers
-from tests.sentinel import PASSWORD as REDIS_PASSWORD
-from tests.sentinel import QUOTED, Group, Redis, within
-from tests.server import App, database_with_staff
-from tests.servers import Valkey
+from tests.support.application import App, database_with_staff
+from tests.support.dependency_servers import Valkey
+from tests.support.haproxy import HAProxy, needs_haproxy
+from tests.support.load_clients import Clients
+from tests.support.plugin import Servers
+from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
+from tests.support.sentinel import QUOTED, Group, Redis, within
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
 PAGES = ("/admin/", "/admin/core/user/", "/admin/core/session/", "/admin/core/user/add/", "/admin/status/")

@@ -13,7 +13,7 @@ from tests.failover.faults import FAULTS, Scene
 from tests.failover.load import Load
 from tests.failover.packets import can_drop
 from tests.failover.verdict import Verdict
-from tests.haproxy import needs_haproxy
+from tests.support.haproxy import needs_haproxy
 
 
 @pytest.mark.timeout(1800)

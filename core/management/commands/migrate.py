@@ -13,8 +13,8 @@ from django.core.management.commands import migrate
 from django.db import OperationalError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
-from core.postgresql.migration_locks import bounded_connection, reported_blockers
-from core.postgresql.migration_turn import migration_turn
+from core.clients.postgresql.migration_locks import bounded_connection, reported_blockers
+from core.clients.postgresql.migration_turn import migration_turn
 
 MAX_TRIES = 20
 PAUSE = (2.0, 4.0)  # seconds, in which everything that waited behind the migration goes on

@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from rich.console import Console
 from rich.progress import Progress
 
-from core.demo import rows
+from core.demo import generator
 
 _SAY_EVERY = 10  # seconds, where there is no terminal for a bar
 
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         total, began = users + sessions + messages, time.monotonic()
         try:
             with connection.cursor() as cursor:
-                steps = rows.write(cursor, users=users, sessions=sessions, messages=messages, seed=seed)
+                steps = generator.write(cursor, users=users, sessions=sessions, messages=messages, seed=seed)
                 with connection.wrap_database_errors, transaction.atomic(), closing(steps):
                     self._show(steps, total)
                 # For the planner's estimates, and the admin's.

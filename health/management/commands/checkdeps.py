@@ -8,9 +8,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from health import readiness, terminal
+from health import readiness
+from health.check_runner import Report, Runner
 from health.checks import CHECKS, checks
-from health.runner import Report, Runner
+from health.management import checkdeps_output
 
 
 def seconds(text: str) -> float:
@@ -43,13 +44,13 @@ class Command(BaseCommand):
         if options["format"] == "json":
             self.stdout.write(json.dumps(readiness.as_dict(report, for_staff=True), indent=2))
         else:
-            terminal.write(report, self.stdout, self.style, no_color=options["no_color"])
+            checkdeps_output.write(report, self.stdout, self.style, no_color=options["no_color"])
         if report.status == "not_ready":
             raise SystemExit(1)
 
     def _wait(self, runner: Runner, wait: float) -> Report:
         end = time.monotonic() + wait
-        with terminal.progress(self.stderr) as tell:
+        with checkdeps_output.progress(self.stderr) as tell:
             while True:
                 report = runner.report()
                 left = end - time.monotonic()

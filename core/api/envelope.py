@@ -1,0 +1,77 @@
+"""The one shape of every answer, built here and nowhere else.
+
+{"success": true,  "data": …,    "error": null, "trace_id": "…", "timestamp": "…Z"}
+{"success": false, "data": null, "error": {"code", "message", "details"}, "trace_id": "…", "timestamp": "…Z"}
+"""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http import Http404, JsonResponse
+from rest_framework.exceptions import NotAcceptable
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import JSONRenderer
+
+from core import trace_id as trace
+from core.api.error_codes import ErrorCode
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """Returns ISO 8601 in UTC with milliseconds: 2026-01-31T12:34:56.789Z."""
+    moment = (moment or datetime.now(UTC)).astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def success(data: Any) -> dict[str, Any]:
+    return _envelope(success=True, data=data, error=None)
+
+
+def failure(code: ErrorCode, message: str | None = None, details: Any = None) -> dict[str, Any]:
+    return _envelope(success=False, data=None, error=error(code, message, details))
+
+
+def error(code: ErrorCode, message: str | None = None, details: Any = None) -> dict[str, Any]:
+    """Returns the envelope's `error`: what a view gives back beside the code's HTTP status."""
+    return {"code": code.name, "message": message or code.message, "details": details}
+
+
+def failure_response(
+    code: ErrorCode, message: str | None = None, *, headers: dict[str, str] | None = None
+) -> JsonResponse:
+    """Returns the failure as an answer of plain Django, for what breaks outside of DRF's views."""
+    return JsonResponse(failure(code, message), status=code.status, headers=headers)
+
+
+def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:
+    return {
+        "success": success,
+        "data": data,
+        "error": error,
+        "trace_id": trace.current(),
+        "timestamp": timestamp(),
+    }
+
+
+class EnvelopeRenderer(JSONRenderer):
+    """Wraps what a DRF view returns. The status code decides which shape: a view may also return a failure."""
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+        status = renderer_context["response"].status_code if renderer_context else 200
+        if status == 204:
+            return b""
+        failed = status >= 400
+        envelope = _envelope(success=not failed, data=None if failed else data, error=data if failed else None)
+        rendered: bytes = super().render(envelope, accepted_media_type, renderer_context)
+        return rendered
+
+
+class AlwaysTheEnvelope(DefaultContentNegotiation):
+    """Whatever `Accept` says, an envelope stays one: no 406, no HTML. The API documentation negotiates as usual."""
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
+        first = renderers[0]
+        if not isinstance(first, EnvelopeRenderer):
+            with suppress(NotAcceptable, Http404):
+                return super().select_renderer(request, renderers, format_suffix)
+        return first, first.media_type

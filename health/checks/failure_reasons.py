@@ -1,0 +1,145 @@
+"""From the exception of a failed check to one of the contract's reasons, and from a reason to a hint.
+
+An exception is looked at with all that caused it: redis-py wraps the operating system's. libpq gives no
+SQLSTATE for what fails while connecting, so there its words decide (the client's are English: the wheel has no others).
+"""
+
+import json
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from http.client import HTTPException
+
+import redis.exceptions
+
+from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.redis_sentinel import PrimaryDownError, UnknownServiceError
+
+TIMEOUT = "timeout"
+CONNECTION_REFUSED = "connection_refused"
+CONNECTION_LOST = "connection_lost"
+DNS_FAILURE = "dns_failure"
+TLS_FAILURE = "tls_failure"
+AUTH_FAILED = "auth_failed"
+MISCONFIGURED = "misconfigured"
+BAD_RESPONSE = "bad_response"
+NOT_READY = "not_ready"
+MIGRATIONS_PENDING = "migrations_pending"
+ERROR = "error"
+
+HINTS = {
+    TIMEOUT: "it is there but does not answer: look whether it hangs, or raise HEALTH_TIMEOUT",
+    CONNECTION_REFUSED: "nothing listens there: start it, or correct the URL",
+    CONNECTION_LOST: "it closed the connection: look at its log",
+    DNS_FAILURE: "the host's name is unknown: correct the URL, or look at DNS",
+    TLS_FAILURE: "look at the certificate, and whether both sides want TLS",
+    AUTH_FAILED: "correct the user, password or API key",
+    MISCONFIGURED: "correct the URL: the server has no such database or service, or is of another kind",
+    BAD_RESPONSE: "something else answers there: correct the URL, or look at a proxy in the way",
+    NOT_READY: "it runs but can't serve yet: wait, or look at its log",
+    MIGRATIONS_PENDING: "run: python manage.py migrate",
+    ERROR: "look at the detail and the log",
+}
+
+
+class CheckFailed(Exception):
+    """Raised by a check that knows the reason itself."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+# The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
+_EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((CommitNotReplicated, ReadOnly), NOT_READY),
+    ((UnknownServiceError,), MISCONFIGURED),
+    ((PrimaryDownError,), NOT_READY),
+    ((socket.gaierror,), DNS_FAILURE),
+    ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
+    ((NoAnswer,), TIMEOUT),
+    (
+        (
+            redis.exceptions.AuthenticationError,
+            redis.exceptions.AuthorizationError,
+            redis.exceptions.NoPermissionError,
+        ),
+        AUTH_FAILED,
+    ),
+    (
+        (
+            redis.exceptions.BusyLoadingError,
+            redis.exceptions.ReadOnlyError,
+            redis.exceptions.OutOfMemoryError,
+            redis.exceptions.ClusterDownError,
+        ),
+        NOT_READY,
+    ),
+    ((ConnectionRefusedError, FileNotFoundError), CONNECTION_REFUSED),
+    ((ConnectionError,), CONNECTION_LOST),
+    ((ssl.SSLError,), TLS_FAILURE),
+    ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError, HTTPException), BAD_RESPONSE),
+)
+
+_SQLSTATES = {
+    "28": AUTH_FAILED,  # invalid authorization
+    "3D": MISCONFIGURED,  # no such database
+    "42501": AUTH_FAILED,  # insufficient privilege
+    "57P01": CONNECTION_LOST,  # shut down by the administrator
+    "57P02": CONNECTION_LOST,  # crash of another backend
+    "57P03": NOT_READY,  # starting up
+    "53": NOT_READY,  # out of connections, memory or disk
+    "08": CONNECTION_LOST,
+}
+
+# What the servers and libraries say. The first that is found counts.
+_WORDS = (
+    (DNS_FAILURE, "could not translate host name|name or service not known|name resolution"),
+    (TIMEOUT, "timeout expired|timed out"),
+    (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
+    (AUTH_FAILED, "authentication failed|no password supplied|no pg_hba.conf entry|role .* does not exist"),
+    (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM"),
+    (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index|unknown command"),
+    (NOT_READY, "starting up|shutting down|not yet accepting|recovery|too many (clients|connections)|connection slots"),
+    (NOT_READY, "session is (not )?read-only|server is (not )?in hot standby mode"),
+    (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),
+    (BAD_RESPONSE, "invalid response to SSL negotiation|expected authentication request|lost synchronization"),
+    (BAD_RESPONSE, "unsupported frontend protocol|protocol error|illegal|malformed"),
+    (TLS_FAILURE, r"\bSSL\b|\bTLS\b|certificate"),
+    (CONNECTION_LOST, r"closed (the )?connection|connection (was )?(closed|reset|lost)"),
+    (CONNECTION_LOST, r"disconnected|broken pipe|\bEOF\b"),
+)
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Returns the reason and the detail, one line for staff. The caller takes credentials out of the detail."""
+    chain = tuple(_chain(error))
+    detail = " ".join(str(error).split())[:500] or type(error).__name__
+    return _reason(chain), detail
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _reason(chain: tuple[BaseException, ...]) -> str:
+    for error in chain:
+        if isinstance(error, CheckFailed):
+            return error.reason
+        sqlstate = getattr(error, "sqlstate", None)
+        for prefix, reason in _SQLSTATES.items():
+            if isinstance(sqlstate, str) and sqlstate.startswith(prefix):
+                return reason
+    for types, reason in _EXCEPTIONS:
+        if any(isinstance(error, types) for error in chain):
+            return reason
+    words = " ".join(str(error) for error in chain)
+    for reason, pattern in _WORDS:
+        if re.search(pattern, words, re.IGNORECASE):
+            return reason
+    return ERROR

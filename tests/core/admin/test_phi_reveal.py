@@ -1,0 +1,193 @@
+"""Revealing PHI: by who may, by an act, on the record, once; as a browser shows it."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import connection
+from django.test import Client
+from pytest_django.live_server_helper import LiveServer
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+
+from core.conversations import append_message
+from core.models import AuditEvent, Message, Session, User
+from tests.support.browser import needs_chromium
+
+pytestmark = pytest.mark.django_db
+
+CANARY = "canary-of-a-patient"
+PASSWORD = "correct horse battery"
+EVERY_OTHER = ("view_user", "view_session", "view_message", "view_auditevent", "delete_message")
+
+
+def staff(email: str, *permissions: str) -> User:
+    user = User.objects.create_user(email, PASSWORD, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+@pytest.fixture
+def message() -> Message:
+    session = Session.objects.create(user=User.objects.create_user("ann@example.org"), title=f"{CANARY}-title")
+    return append_message(session.pk, role="user", content=CANARY, metadata={"patient": CANARY})
+
+
+@pytest.fixture
+def reviewer(client: Client) -> User:
+    user = staff("reviewer@example.org", "view_phi", *EVERY_OTHER)
+    client.force_login(user)
+    return user
+
+
+def reveals() -> list[AuditEvent]:
+    return list(AuditEvent.objects.filter(action="reveal").order_by("created_at"))
+
+
+def page(row: Any, kind: str = "reveal") -> str:
+    return f"/admin/core/{row._meta.model_name}/{row.pk}/{kind}/"
+
+
+def test_it_is_shown_on_the_record_and_kept_by_nobody(client: Client, reviewer: User, message: Message) -> None:
+    for row, column in ((message, "Content"), (message.session, "Title")):
+        response = client.post(page(row), REMOTE_ADDR="192.0.2.7")
+        assert CANARY in response.content.decode()
+        assert column in response.content.decode()
+        assert "no-store" in response["Cache-Control"]
+        event = reveals()[-1]
+        assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
+        assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
+        assert event.trace_id == response["X-Request-ID"]
+    client.post(page(message))
+    assert len(reveals()) == 3  # each look, also at the same
+
+
+@pytest.mark.parametrize("method", ["get", "head", "options", "put", "delete"])
+def test_nothing_else_reveals(client: Client, reviewer: User, message: Message, method: str) -> None:
+    """Who logs in again comes here by GET: to the masked page."""
+    response = getattr(client, method)(page(message))
+    assert response.status_code == 302
+    assert response["Location"] == page(message, "change")
+    assert not reveals()
+
+
+@pytest.mark.parametrize("missing", ["view_phi", "view_message"])
+def test_both_permissions_are_needed(client: Client, message: Message, missing: str) -> None:
+    client.force_login(staff("staff@example.org", *({"view_phi", *EVERY_OTHER} - {missing})))
+    response = client.post(page(message))
+    assert response.status_code == 403
+    assert CANARY not in response.content.decode()
+    assert not reveals()
+
+
+def test_nobody_else_comes_near(client: Client, message: Message) -> None:
+    assert client.post(page(message))["Location"].startswith("/admin/login/")
+    client.force_login(message.session.user)  # not staff
+    assert client.post(page(message))["Location"].startswith("/admin/login/")
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(User.objects.create_superuser("root@example.org", PASSWORD))
+    assert strict.post(page(message)).status_code == 403
+    assert not reveals()
+
+
+@pytest.mark.parametrize("key", ["x", "0198c000-0000-7000-8000-000000000000", "%00", "1' OR '1'='1"])
+def test_what_is_not_there(client: Client, reviewer: User, key: str) -> None:
+    assert client.post(f"/admin/core/message/{key}/reveal/").status_code == 404
+    assert not reveals()
+
+
+def test_without_the_permission_everything_else_works(client: Client, message: Message) -> None:
+    client.force_login(staff("staff@example.org", *EVERY_OTHER))
+    for row in (message, message.session, message.session.user):
+        for path in (f"/admin/core/{row._meta.model_name}/", page(row, "change")):
+            response = client.get(path)
+            assert response.status_code == 200
+            assert CANARY not in response.content.decode()
+            assert "Reveal" not in response.content.decode()
+    assert client.get(page(message, "history"), follow=True).status_code == 200
+    assert client.get("/admin/core/message/", {"q": str(message.pk)}).context["cl"].result_count == 1
+    assert CANARY not in client.get(page(message, "delete")).content.decode()
+    assert client.post(page(message, "delete"), {"post": "yes"}).status_code == 302
+    assert not Message.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_record_is_committed_before_anything_is_shown(
+    client: Client, reviewer: User, message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is rendered after the transaction of the record: if that fails, there is a record and no page."""
+
+    def fail(*args: Any) -> None:
+        assert not connection.in_atomic_block
+        raise RuntimeError
+
+    monkeypatch.setattr("django.template.response.SimpleTemplateResponse.render", fail)
+    client.raise_request_exception = False
+    response = client.post(page(message))
+    assert response.status_code == 500
+    assert CANARY not in response.content.decode()
+    assert len(reveals()) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_the_record_nothing_is_shown(client: Client, reviewer: User, message: Message) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal') NOT VALID")
+    try:
+        client.raise_request_exception = False
+        response = client.post(page(message))
+        assert response.status_code == 500
+        assert CANARY not in response.content.decode()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE audit_events DROP CONSTRAINT full_disk")
+
+
+# In a browser
+
+
+@needs_chromium
+@pytest.mark.django_db(transaction=True)
+def test_looking_leaving_and_coming_back(browser: Chrome, live_server: LiveServer, message: Message) -> None:
+    browser.implicitly_wait(20)  # for what a click brings
+    staff("reviewer@example.org", "view_phi", *EVERY_OTHER)
+    browser.get(f"{live_server.url}/admin/login/")
+    browser.find_element(By.NAME, "username").send_keys("reviewer@example.org")
+    browser.find_element(By.NAME, "password").send_keys(PASSWORD)
+    browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    browser.find_element(By.ID, "logout-form")
+
+    # Markup, and a mark that turns the direction of what follows it.
+    hostile = f"<script>document.title = 'run'</script> \u202e{CANARY}"
+    Message.objects.update(content=hostile)
+    browser.get(live_server.url + page(message, "change"))
+    assert CANARY not in browser.page_source
+    browser.find_element(By.XPATH, "//button[text()='Reveal PHI']").click()
+    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
+    assert browser.title.startswith("PHI of message")
+    assert len(reveals()) == 1
+
+    browser.refresh()  # sends the form again: another look, another record
+    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
+    assert len(reveals()) == 2
+
+    # A browser that keeps the page that is left, against `no-store`, keeps it masked.
+    browser.execute_script("dispatchEvent(new Event('pagehide'))")
+    assert CANARY not in browser.page_source
+    browser.find_element(By.LINK_TEXT, "Done").click()
+    browser.find_element(By.CLASS_NAME, "field-masked_content")
+    browser.back()
+    assert urlsplit(browser.current_url).path == page(message)
+    assert CANARY not in browser.page_source  # Chromium asks whether to send the form again
+    browser.get(browser.current_url)
+    browser.find_element(By.CLASS_NAME, "field-masked_content")
+    assert CANARY not in browser.page_source
+    assert len(reveals()) == 2
+
+    browser.get(f"{live_server.url}/admin/")
+    browser.find_element(By.LINK_TEXT, "Who looked at PHI").click()
+    row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr").text
+    for told in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
+        assert told in row
+    assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]

@@ -1,0 +1,251 @@
+"""Whatever a view raises becomes an envelope with the right code, and tells nothing that may be PHI."""
+
+import json
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import redis.exceptions
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.test import Client
+from django.test import override_settings as settings_are
+from django.urls import include, path
+from django.views import View
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from rest_framework import exceptions, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from core.api.error_codes import ErrorCode
+from core.api.exceptions import ApiError
+from core.clients.postgresql.errors import NoAnswer
+from tests.core.api.test_envelope import check_envelope
+
+CANARY = "canary of a patient"
+RAISED: list[Exception] = []
+
+
+class Drf(APIView):
+    authentication_classes = ()
+    permission_classes = ()
+
+    def get(self, request: Request) -> Response:
+        raise RAISED[-1]
+
+    def post(self, request: Request) -> Response:
+        return Response(request.data, 201)
+
+    def delete(self, request: Request) -> Response:
+        return Response(status=204)
+
+
+class Private(APIView):
+    def get(self, request: Request) -> Response:
+        return Response({})
+
+
+class Plain(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        raise RAISED[-1]
+
+
+urlpatterns = [
+    path("drf", Drf.as_view()),
+    path("private", Private.as_view()),
+    path("plain", Plain.as_view()),
+    path("", include("voiceassist.urls")),
+]
+handler400 = "core.api.exceptions.bad_request"
+handler403 = "core.api.exceptions.permission_denied"
+handler404 = "core.api.exceptions.page_not_found"
+handler500 = "core.api.exceptions.server_error"
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def urls() -> Any:
+    with settings_are(ROOT_URLCONF=__name__):
+        yield
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(raise_request_exception=False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (exceptions.NotAuthenticated(), "AUTH_REQUIRED"),
+        (exceptions.AuthenticationFailed(CANARY), "AUTH_FAILED"),
+        (exceptions.PermissionDenied(CANARY), "FORBIDDEN"),
+        (PermissionDenied(CANARY), "FORBIDDEN"),
+        (exceptions.NotFound(CANARY), "NOT_FOUND"),
+        (Http404(CANARY), "NOT_FOUND"),
+        (exceptions.MethodNotAllowed("GET"), "METHOD_NOT_ALLOWED"),
+        (exceptions.ValidationError({"name": [serializers.ErrorDetail(CANARY, "invalid")]}), "VALIDATION_ERROR"),
+        (exceptions.Throttled(wait=7), "RATE_LIMITED"),
+        (exceptions.ParseError(CANARY), "BAD_REQUEST"),
+        (exceptions.UnsupportedMediaType(CANARY), "BAD_REQUEST"),
+        (exceptions.APIException(CANARY), "INTERNAL_ERROR"),
+        (ValueError(CANARY), "INTERNAL_ERROR"),
+        (SuspiciousOperation(CANARY), "BAD_REQUEST"),
+        *((ApiError(code), code.name) for code in ErrorCode if code.status >= 400),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_drf(client: Client, raised: Exception, code: str) -> None:
+    RAISED.append(raised)
+    response = client.get("/drf", headers={"accept": "text/html"})
+    assert response.status_code == ErrorCode[code].status
+    body = json.loads(response.content)
+    check_envelope(body, response.status_code)
+    assert body["error"]["code"] == code
+    assert CANARY not in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (Http404(CANARY), "NOT_FOUND"),
+        (PermissionDenied(CANARY), "FORBIDDEN"),
+        (SuspiciousOperation(CANARY), "BAD_REQUEST"),
+        (ValueError(CANARY), "INTERNAL_ERROR"),
+    ],
+)
+def test_plain_django(client: Client, raised: Exception, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    RAISED.append(raised)
+    response = client.get("/plain")
+    assert response.status_code == ErrorCode[code].status
+    check_envelope(response.json(), response.status_code)
+    assert response.json()["error"]["code"] == code
+    assert CANARY not in response.content.decode()
+    assert CANARY not in "".join(capsys.readouterr())
+
+
+def caused(by: Exception) -> Exception:
+    error = InternalError(CANARY)
+    error.__cause__ = by
+    return error
+
+
+OUTAGES = [
+    OperationalError(CANARY),
+    InterfaceError(CANARY),
+    psycopg.InternalError(CANARY),
+    psycopg.errors.AdminShutdown(CANARY),
+    psycopg.errors.QueryCanceled(CANARY),
+    psycopg.errors.TooManyConnections(CANARY),
+    psycopg.errors.DiskFull(CANARY),
+    psycopg.errors.SerializationFailure(CANARY),
+    NoAnswer(CANARY),
+    caused(NoAnswer(CANARY)),
+    caused(psycopg.errors.AdminShutdown(CANARY)),
+    caused(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
+    caused(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
+    redis.exceptions.ConnectionError(CANARY),
+    redis.exceptions.TimeoutError(CANARY),
+    ResponseHandlingException(ValueError(CANARY)),
+    UnexpectedResponse(503, CANARY, b"", httpx.Headers()),
+]
+
+
+@pytest.mark.parametrize("path", ["/drf", "/plain"])
+@pytest.mark.parametrize("raised", OUTAGES, ids=lambda error: type(error).__name__)
+def test_an_outage_is_not_a_defect(
+    client: Client, raised: Exception, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    RAISED.append(raised)
+    response = client.get(path)
+    assert response.status_code == 503
+    assert response["Retry-After"] == "5"
+    check_envelope(response.json(), 503)
+    assert response.json()["error"]["code"] == "NOT_READY"
+    assert CANARY not in response.content.decode() + caplog.text
+    (line,) = caplog.records
+    assert line.msg["outage"] == type(raised).__name__  # type: ignore[index]  # structlog's
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        InternalError(CANARY),
+        caused(psycopg.errors.InFailedSqlTransaction(CANARY)),
+        ProgrammingError(CANARY),
+        psycopg.errors.StatementTooComplex(CANARY),
+        InterfaceError(f"the cursor is closed {CANARY}"),
+        OperationalError(f"number of parameters must be between 0 and 65535 {CANARY}"),
+        UnexpectedResponse(400, CANARY, b"", httpx.Headers()),
+    ],
+    ids=lambda error: type(error.__cause__ or error).__name__,
+)
+def test_a_defect_is_not_an_outage(client: Client, raised: Exception) -> None:
+    RAISED.append(raised)
+    assert client.get("/plain").status_code == 500
+
+
+def test_plain_405(client: Client) -> None:
+    response = client.post("/plain")
+    assert response.status_code == 405
+    check_envelope(response.json(), 405)
+    assert "GET" in response["Allow"]
+
+
+def test_headers_and_details_survive(client: Client) -> None:
+    RAISED.append(exceptions.Throttled(wait=7))
+    assert client.get("/drf")["Retry-After"] == "7"
+    RAISED.append(exceptions.ValidationError({"name": [serializers.ErrorDetail(CANARY, "invalid")]}))
+    assert client.get("/drf").json()["error"]["details"] == {"name": ["invalid"]}
+    RAISED.append(ApiError(ErrorCode.CONFLICT, "Twice.", details={"id": 1}))
+    assert client.get("/drf").json()["error"] == {"code": "CONFLICT", "message": "Twice.", "details": {"id": 1}}
+
+
+def test_success_statuses(client: Client) -> None:
+    response = client.post("/drf", {"a": 1}, content_type="application/json")
+    assert response.status_code == 201
+    check_envelope(response.json(), 201)
+    assert response.json()["data"] == {"a": 1}
+    assert client.delete("/drf").content == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"), [("{", "application/json"), ("<a/>", "application/xml"), ("a=1", "text/plain")]
+)
+def test_a_body_that_can_not_be_read(client: Client, body: str, content_type: str) -> None:
+    response = client.post("/drf", body, content_type=content_type)
+    assert response.status_code == 400
+    check_envelope(response.json(), 400)
+
+
+def test_a_view_is_closed_unless_it_says_otherwise(client: Client) -> None:
+    response = client.get("/private")
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "AUTH_REQUIRED"
+
+
+def test_csrf_failure(admin_user: Any) -> None:
+    client = Client(enforce_csrf_checks=True)
+    response = client.post("/plain")
+    assert response.status_code == 403
+    check_envelope(response.json(), 403)
+    assert client.post("/admin/login/")["Content-Type"].startswith("text/html")
+
+
+def test_the_admin_keeps_its_own_pages(admin_client: Client) -> None:
+    response = admin_client.get("/admin/nothing/")
+    assert response.status_code == 404
+    assert response["Content-Type"].startswith("text/html")
+
+
+def test_the_table_of_codes() -> None:
+    assert {code.name: code.status for code in ErrorCode} == {
+        "AUTH_FAILED": 401, "AUTH_REQUIRED": 401, "FORBIDDEN": 403, "NOT_FOUND": 404, "BAD_REQUEST": 400,
+        "METHOD_NOT_ALLOWED": 405, "CONFLICT": 409, "VALIDATION_ERROR": 422, "RATE_LIMITED": 429,
+        "INTERNAL_ERROR": 500, "TOOL_ERROR": 503, "LLM_ERROR": 503, "NOT_READY": 503, "KB_TIMEOUT": 504,
+        "PHI_DETECTED": 200, "PHI_REDACTED": 200,
+    }  # fmt: skip

@@ -1,0 +1,132 @@
+"""The API documentation says what the API does: real answers, and its own examples, fit the schema."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.test import override_settings as settings_are
+from jsonschema import Draft202012Validator, FormatChecker
+
+from health.checks.failure_reasons import HINTS
+from health.multiprocess import draining
+from tests.support.application import App
+
+pytestmark = pytest.mark.django_db
+
+PATHS = {"/", "/health", "/ready", "/metrics"}
+
+
+@pytest.fixture
+def schema(client: Client) -> dict[str, Any]:
+    response = client.get("/api/schema/", headers={"accept": "application/vnd.oai.openapi+json"})
+    assert response.status_code == 200
+    found: dict[str, Any] = json.loads(response.content)
+    return found
+
+
+def validate(schema: dict[str, Any], path: str, status: int, body: Any) -> None:
+    """Raises ValidationError if the body is not what the schema says of this answer."""
+    documented = schema["paths"][path]["get"]["responses"][str(status)]["content"]["application/json"]["schema"]
+    rooted = {**documented, "components": schema["components"]}
+    Draft202012Validator(rooted, format_checker=FormatChecker()).validate(body)
+
+
+def test_every_path_is_there(schema: dict[str, Any]) -> None:
+    assert schema["openapi"].startswith("3.1")
+    assert set(schema["paths"]) == PATHS
+    assert set(schema["components"]["schemas"]["ReasonEnum"]["enum"]) == set(HINTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "settings", "request_"),
+    [
+        ("/", 200, {}, {}),
+        ("/", 400, {}, {"headers": {"host": "elsewhere.example.org"}}),
+        ("/health", 200, {}, {}),
+        ("/ready", 200, {}, {}),
+        ("/metrics", 401, {"METRICS_TOKEN": "token"}, {}),
+        ("/metrics", 401, {"METRICS_TOKEN": "token"}, {"headers": {"authorization": "Bearer other"}}),
+    ],
+)
+def test_answers_are_as_documented(
+    client: Client, schema: dict[str, Any], path: str, status: int, settings: Any, request_: Any
+) -> None:
+    with settings_are(**settings):
+        response = client.get(path, **request_)
+    assert response.status_code == status
+    validate(schema, path, status, response.json())
+    for header in schema["paths"][path]["get"]["responses"][str(status)]["headers"]:
+        assert header in response
+
+
+def test_a_server_that_is_not_ready_answers_as_documented(
+    client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "begun", lambda: True)
+    response = client.get("/ready")
+    assert response.status_code == 503
+    validate(schema, "/ready", 503, response.json())
+
+
+def test_a_broken_server_answers_as_documented(
+    client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voiceassist.views.INDEX", object())  # nothing that can be rendered
+    client.raise_request_exception = False
+    response = client.get("/")
+    assert response.status_code == 500
+    validate(schema, "/", 500, response.json())
+
+
+def test_every_answer_has_an_example_that_fits(schema: dict[str, Any]) -> None:
+    seen = 0
+    for path, methods in schema["paths"].items():
+        for status, response in methods["get"]["responses"].items():
+            for media_type, content in response["content"].items():
+                assert content["examples"], (path, status)
+                for example in content["examples"].values():
+                    if media_type == "application/json":
+                        validate(schema, path, int(status), example["value"])
+                    seen += 1
+    assert seen == 11
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[App]:
+    with App(HEALTH_OPTIONAL="migrations") as app:  # the tests' database is migrated under another name
+        yield app
+
+
+def test_schemathesis_finds_nothing(app: App) -> None:
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", "--checks=all"]
+    limits = ["--max-examples=50", "--generation-deterministic", "--request-timeout=10", "--no-color"]
+    done = subprocess.run(
+        [*command, f"{app.url}/api/schema/", *limits],
+        capture_output=True, text=True, timeout=50, cwd=app.folder, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 selected / 4 total" in done.stdout
+
+
+def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
+    page = client.get("/api/docs/").content.decode()
+    links = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert links
+    for link in links:
+        assert link.startswith(("/", "?")) and not link.startswith("//"), link
+        response = client.get(f"/api/docs/{link}" if link.startswith("?") else link)
+        response.close()
+        assert response.status_code == 200, link
+
+
+@pytest.mark.parametrize("path", ["/", "/api/schema/", "/api/docs/"])
+@pytest.mark.parametrize("method", ["options", "post", "delete"])
+def test_other_methods_are_refused(client: Client, path: str, method: str) -> None:
+    response = getattr(client, method)(path)
+    assert response.status_code == 405
+    assert "GET" in response["Allow"]

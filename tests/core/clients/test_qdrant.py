@@ -1,0 +1,56 @@
+"""`core.clients.qdrant.client()` over the network: one client for the process, with our key."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client.models import Distance, VectorParams
+
+from core import trace_id as trace
+from core.clients import qdrant
+from tests.support.plugin import API_KEY
+from tests.support.qdrant_server import QdrantServer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantServer]:
+    with QdrantServer(api_key=API_KEY, read_only_key="read-only") as server:
+        monkeypatch.setattr(settings, "QDRANT_URL", server.url)
+        qdrant._network_client.cache_clear()
+        yield server
+    qdrant._network_client.cache_clear()
+
+
+def test_collections(server: QdrantServer) -> None:
+    with qdrant.client() as client:
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+        assert [collection.name for collection in client.get_collections().collections] == ["notes"]
+    with qdrant.client() as again:
+        assert again is client
+        assert again.delete_collection("notes")
+        assert again.get_collections().collections == []
+
+
+def test_calls_carry_the_trace_id(server: QdrantServer) -> None:
+    trace.begin("4bf92f35-77b3-4da6-a3ce-929d0e0e4736")
+    try:
+        with qdrant.client() as client:
+            client.get_collections()
+            client.get_collections()
+    finally:
+        trace.end()
+    first, second = server.traceparents
+    assert re.fullmatch(r"00-4bf92f3577b34da6a3ce929d0e0e4736-(?!0{16})[0-9a-f]{16}-01", first)
+    assert first != second
+
+
+@pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("read-only", 403)])
+def test_a_key_that_is_not_enough(server: QdrantServer, monkeypatch: pytest.MonkeyPatch, key: str, status: int) -> None:
+    monkeypatch.setattr(settings, "QDRANT_API_KEY", key)
+    with qdrant.client() as client, pytest.raises(UnexpectedResponse) as raised:
+        client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
+    assert raised.value.status_code == status

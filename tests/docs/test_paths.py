@@ -1,0 +1,79 @@
+"""Every file and every module that the documentation and the comments name exists."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_HIDDEN = re.compile(r"\.(?!ci$)|var$|staticfiles$|__pycache__$")  # folders that are not part of the project
+_TEXT = {"", ".py", ".md", ".html", ".js", ".css", ".yml", ".yaml", ".cfg", ".ini", ".toml", ".in", ".example"}
+# CHANGELOG.md names files of earlier releases.
+_UNCHECKED = ("CHANGELOG.md", "core/migrations/", "tests/docs/test_paths.py")
+_PATH = re.compile(r"(?<![\w/.$}{<>-])(?:core|health|voiceassist|tests|ops|docs|requirements|\.ci)/[\w./-]*\w")
+_FILE = re.compile(r"(?<![\w/.*<>$}{\"-])[A-Za-z]\w+\.(?:py|md|html|cfg|ini)\b")
+_MODULE = re.compile(r"`((?:core|health|voiceassist|tests)(?:\.\w+)+)")
+# Permissions, loggers and PostgreSQL settings look like modules.
+_NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|voiceassist\.(?:audit|\w+\.example)")
+
+
+def _files() -> Iterator[str]:
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if not _HIDDEN.match(name)]
+        for name in names:
+            yield os.path.relpath(os.path.join(folder, name), ROOT)
+
+
+def _texts() -> Iterator[tuple[str, int, str]]:
+    """Yield path, line number and text of each line that is documentation or may hold a comment."""
+    for path in _files():
+        if path.startswith(_UNCHECKED) or Path(path).suffix not in _TEXT:
+            continue
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
+            yield path, number, line
+
+
+@pytest.fixture(scope="module")
+def existing() -> set[str]:
+    """The paths of all files and folders, and the names of templates and static files."""
+    files = set(_files())
+    folders = {str(parent) for path in files for parent in Path(path).parents}
+    found_by_django = {re.sub(r".*/(templates|static)/", "", path) for path in files}
+    return {*files, *folders, *found_by_django}
+
+
+def test_every_path_exists(existing: set[str]) -> None:
+    missing = [
+        f"{path}:{number}: {named}"
+        for path, number, line in _texts()
+        for named in _PATH.findall(line)
+        if named not in existing
+    ]
+    assert missing == []
+
+
+def test_every_file_name_exists(existing: set[str]) -> None:
+    names = {Path(path).name for path in existing}
+    missing = [
+        f"{path}:{number}: {named}"
+        for path, number, line in _texts()
+        for named in _FILE.findall(line)
+        if named not in names
+    ]
+    assert missing == []
+
+
+def test_every_module_can_be_imported() -> None:
+    missing = []
+    for path, number, line in _texts():
+        for named in _MODULE.findall(line):
+            if _NO_MODULES.fullmatch(named):
+                continue
+            try:
+                resolve_name(named)
+            except (ImportError, AttributeError):
+                missing.append(f"{path}:{number}: {named}")
+    assert missing == []

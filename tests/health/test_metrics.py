@@ -1,0 +1,312 @@
+"""What Prometheus is told: by several processes as one, for every death of a worker, whatever clients send."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from django.conf import settings
+from django.core.cache import cache
+from prometheus_client import REGISTRY, Gauge
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from core import metrics as core_metrics
+from core.clients import qdrant
+from core.clients.redis import Client
+from health import metrics
+from tests.support.application import ROOT, App
+from tests.support.dependency_servers import free_port
+from tests.support.plugin import Servers
+from tests.support.proxy import Proxy
+from tests.voiceassist.test_gunicorn import within
+
+SESSION = {"Cookie": "sessionid=" + "a" * 32}  # nobody's: Redis and then PostgreSQL are asked for it
+
+
+def scrape(app: App) -> dict[str, float]:
+    status, _, body = app.get("/metrics")
+    assert status == 200, body
+    lines = [line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#")]
+    samples = {series: float(value) for series, value in lines}
+    assert len(samples) == len(lines)  # no series twice
+    return samples
+
+
+def connections(app: App) -> dict[str, float]:
+    found = scrape(app)
+    return {state: found[f'voiceassist_database_connections{{state="{state}"}}'] for state in ("open", "in_use", "max")}
+
+
+def answered(app: App) -> float:
+    """Returns how many requests of `/` the server says it has answered."""
+    return scrape(app).get('voiceassist_http_request_duration_seconds_count{method="GET",route="/",status="200"}', 0)
+
+
+def kill_workers(app: App) -> None:
+    """Kills all three, and waits until three others live."""
+    dead = app.workers()
+    for worker in dead:
+        worker.kill()
+    assert within(10, lambda: len(set(app.workers()) - set(dead)) == 3)
+
+
+@pytest.fixture(scope="module")
+def database(servers: Servers) -> Iterator[Proxy]:
+    with Proxy(servers.postgres.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def app(servers: Servers, database: Proxy) -> Iterator[App]:
+    url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{database.port}")
+    with App(WEB_CONCURRENCY="3", HEALTH_OPTIONAL="migrations", DATABASE_URL=url) as app:
+        yield app
+
+
+# What clients send makes no series
+
+
+def send_anything(app: App, word: str) -> None:
+    """Sends the same kinds of requests whatever the word, which stands wherever a client may put one."""
+    anything = {
+        **dict.fromkeys(("User-Agent", "Origin", "Referer", "X-Request-ID", "X-Forwarded-For", "X-" + word), word),
+        **dict.fromkeys(("X-Forwarded-Proto", "X-Forwarded-Host", "X-Requested-With", "Authorization"), word),
+        "Content-Type": f"text/{word}; charset={word}",
+        "Accept": f"application/json; charset={word}, text/{word}",
+        "Accept-Charset": word,
+        "Accept-Language": word,
+        "Cookie": f"{word}={word}; csrftoken={word}",
+    }
+    for method in (word, word.lower(), "PROPFIND", "MKCOL", "TRACE", "get"):
+        app.get("/", method=method, headers=anything)
+    for path in ("/", f"/{word}", f"/{word}/{word}", "/admin/", f"/admin/{word}/", f"/admin/core/user/{word}/change/",
+                 "/admin/login/", "/api/schema/", "/api/docs/", f"/static/{word}.css", f"/health/{word}"):  # fmt: skip
+        for method in ("GET", "POST", "OPTIONS", "HEAD"):
+            app.get(f"{path}?{word}={word}", method=method, headers=anything)
+    app.get("/", headers={"Host": f"{word}.example.org"})
+    assert app.get("/", headers={"Content-Length": "9" * (300 + len(word))})[0] == 400
+
+
+def test_no_series_grows_with_what_a_client_sends(app: App) -> None:
+    send_anything(app, "Xfirst")
+    before = set(scrape(app))
+    for word in ("XSECOND", "Xthird3", "X-FOURTH"):
+        send_anything(app, word)
+    found = scrape(app)
+    assert set(found) == before
+    assert not [series for series in found if re.search("xfirst|xsecond|xthird|propfind", series, re.IGNORECASE)]
+    assert found["django_http_requests_body_total_bytes_sum"] < 1e6  # what nobody sent is not summed up
+    refused = 'voiceassist_http_request_duration_seconds_count{method="other",route="unmatched",status="405"}'
+    assert found[refused] > 4
+
+
+def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: App) -> None:
+    for path in ("/", "/health", "/ready", "/metrics", "/admin/core/user/", "/nothing"):
+        app.get(path)
+    found = [series for series in scrape(app) if series.startswith("voiceassist_http_request_duration_seconds_count")]
+    routes = {match[1] for series in found if (match := re.search('route="([^"]*)"', series))}
+    assert {"/", "admin/core/user/", "unmatched"} <= routes
+    assert not routes & {"", "health", "ready", "metrics"}
+    assert 'voiceassist_http_request_duration_seconds_bucket{le="10.0",method="GET",route="/",status="200"}' in scrape(
+        app
+    )
+
+
+def test_promtool_has_nothing_to_say(app: App) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None and "CI" not in os.environ:
+        pytest.skip("needs promtool (Debian: prometheus)")
+    assert promtool
+    app.get("/ready")
+    app.get("/admin/", headers=SESSION)
+    text = app.get("/metrics")[2]
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+# Several processes are one
+
+
+def test_counters_survive_workers_and_files_do_not_pile_up(app: App) -> None:
+    stop, scraped, broken = threading.Event(), [0.0], list[str]()
+
+    def keep_scraping() -> None:
+        while not stop.is_set():
+            try:
+                count = answered(app)
+            except (AssertionError, KeyError) as error:
+                broken.append(str(error))
+            except Exception:  # its own worker was killed
+                continue
+            else:
+                if count < scraped[-1]:
+                    broken.append(f"{count} after {scraped[-1]}")
+                scraped.append(count)
+
+    before = answered(app)
+    thread = threading.Thread(target=keep_scraping)
+    thread.start()
+    asked = 0
+    for _ in range(8):
+        for _ in range(20):
+            asked += app.get("/")[0] == 200
+        kill_workers(app)
+    stop.set()
+    thread.join()
+    assert not broken
+    assert len(scraped) > 1
+    assert answered(app) - before == asked
+    (folder,) = app.folder.glob("voiceassist-metrics-*")
+    owners = {path.stem.rpartition("_")[2] for path in folder.iterdir()}
+    assert owners <= {"merged", str(app.process.pid), *(str(worker.pid) for worker in app.workers())}
+    assert len(list(folder.glob("*_merged.db"))) == 3  # counters, histograms, gauges that say what was last measured
+    assert connections(app)["max"] == 3 * 4
+
+
+def test_what_readiness_measured_last_outlives_who_measured_it(app: App) -> None:
+    app.get("/ready")
+    kill_workers(app)
+    found = scrape(app)
+    assert found["voiceassist_ready"] == 1
+    assert found['voiceassist_dependency_up{dependency="migrations"}'] == 0
+
+
+def test_a_scrape_never_misses_nor_doubles_what_a_dying_worker_counted() -> None:
+    command = [sys.executable, "-m", "tests.support.worker_churn", "100", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files, totals = done.stdout.splitlines()
+    assert files == str([
+        "counter_merged.db", "gauge_livesum_master.db", "gauge_mostrecent_master.db", "gauge_mostrecent_merged.db",
+        "histogram_merged.db",
+    ])  # fmt: skip
+    assert totals == str(
+        {"deaths_total": 100.0, "times_count": 100.0, "times_bucket": 300.0, "latest": 100.0, "living": 0.0}
+    )
+
+
+def test_each_gauge_has_one_series_and_can_be_merged() -> None:
+    gauges = [
+        gauge for module in (metrics, core_metrics) for gauge in vars(module).values() if isinstance(gauge, Gauge)
+    ]
+    assert len(gauges) == 3
+    for gauge in gauges:
+        assert gauge._multiprocess_mode in ("livemax", "livesum", "mostrecent"), gauge
+
+
+def test_the_folder_of_a_killed_server_goes_when_the_next_one_starts(tmp_path: Path) -> None:
+    def folders() -> set[Path]:
+        return set(tmp_path.glob("voiceassist-metrics-*"))
+
+    with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1") as first:
+        (left,) = folders()
+        with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as second:
+            assert left in folders()  # in use
+            scrape(first)
+            second.terminate()
+            assert second.process.wait(10) == 0
+        assert folders() == {left}
+        processes = [psutil.Process(first.process.pid), *first.workers()]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes[1:], 10)
+        first.process.wait(10)
+    assert folders() == {left}
+    with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1"):
+        assert left not in folders() and len(folders()) == 1
+
+
+def test_a_command_leaves_no_files(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "manage.py", "check"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Calls of dependencies
+
+
+def test_connections_of_the_database_and_a_scrape_while_it_hangs(app: App, database: Proxy) -> None:
+    for _ in range(20):
+        app.get("/admin/", headers=SESSION)
+    assert within(5, lambda: connections(app)["in_use"] == 0)
+    assert 1 <= connections(app)["open"] <= 12
+    database.mode = "silent"
+    slow = [threading.Thread(target=_ignore_outcome, args=(app,)) for _ in range(2)]
+    for thread in slow:
+        thread.start()
+    try:
+        assert within(5, lambda: connections(app)["in_use"] == 2)
+        began = time.monotonic()
+        scrape(app)
+        assert time.monotonic() - began < 3
+    finally:
+        database.mode = "reset"
+        for thread in slow:
+            thread.join(20)
+        database.mode = "pass"
+    assert within(5, lambda: connections(app)["in_use"] == 0)
+    assert connections(app)["open"] <= 12
+    kill_workers(app)
+    assert within(5, lambda: connections(app) == {"open": 0, "in_use": 0, "max": 12})
+
+
+def _ignore_outcome(app: App) -> None:
+    app.get("/admin/", headers=SESSION, timeout=20)
+
+
+def calls(metric: str, label: str, value: str, outcome: str) -> float:
+    name = f"voiceassist_{metric}_call_duration_seconds_count"
+    return REGISTRY.get_sample_value(name, {label: value, "outcome": outcome}) or 0
+
+
+def test_calls_of_redis() -> None:
+    def count(command: str, outcome: str = "ok") -> float:
+        return calls("redis", "command", command, outcome)
+
+    before = {command: count(command) for command in ("GET", "SET", "DEL", "pipeline", "other")}
+    cache.set("a", 1)
+    assert cache.get("a") == 1
+    cache.set_many({"b": 1, "c": 2})
+    cache.delete("a")
+    Client.from_url(settings.REDIS_URL).execute_command("ECHO", "b")  # type: ignore[no-untyped-call]
+    assert {command: count(command) - seen for command, seen in before.items()} == dict.fromkeys(before, 1)
+
+    failed = count("GET", "error")
+    elsewhere = Client(host="127.0.0.1", port=free_port(), retry=Retry(NoBackoff(), 0))
+    with pytest.raises(RedisConnectionError):
+        elsewhere.get("a")
+    assert count("GET", "error") == failed + 1
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_calls_of_qdrant(servers: Servers) -> None:
+    def count(outcome: str) -> float:
+        return calls("qdrant", "method", "GET", outcome)
+
+    qdrant._network_client.cache_clear()
+    succeeded, failed = count("ok"), count("error")
+    try:
+        with qdrant.client() as client:
+            client.get_collections()
+            assert (count("ok"), count("error")) == (succeeded + 1, failed)
+            servers.qdrant.fault = "500"
+            with pytest.raises(UnexpectedResponse):
+                client.get_collections()
+            servers.qdrant.fault = "reset"
+            with pytest.raises(ResponseHandlingException):
+                client.get_collections()
+            assert (count("ok"), count("error")) == (succeeded + 1, failed + 2)
+    finally:
+        servers.qdrant.fault = None
+        qdrant._network_client.cache_clear()

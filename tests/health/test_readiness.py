@@ -1,0 +1,538 @@
+"""Each dependency with each fault, injected for real: the reason that is told, in time, and the recovery after it."""
+
+import functools
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import psycopg
+import pytest
+import trustme
+from django.conf import settings
+from django.db import connections
+
+from core.clients.postgresql.servers import preference
+from health import readiness
+from health.check_runner import Result, Runner
+from health.checks import checks
+from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, Valkey, free_port
+from tests.support.plugin import API_KEY, forget
+from tests.support.proxy import Proxy, TlsFront
+from tests.support.qdrant_server import QdrantServer
+from voiceassist.environment import Environment
+
+TIMEOUT = 1.0
+NOISE = 1.0  # seconds that a busy machine may add
+
+Use = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="module")
+def database(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(folder / "postgres")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def cache(folder: Path) -> Iterator[Valkey]:
+    server = Valkey(folder / "valkey")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def vectors() -> Iterator[QdrantServer]:
+    with QdrantServer(api_key=API_KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
+    """Points the application at other servers, as the environment would."""
+
+    def point(*, database: str | None = None, cache: str | None = None, vectors: str | None = None) -> None:
+        if database:
+            monkeypatch.setenv("DATABASE_URL", database)
+            for key, value in Environment().database("DATABASE_URL", default=None, required=True).items():
+                monkeypatch.setitem(connections.settings["default"], key, value)
+        if cache:
+            monkeypatch.setattr(settings, "REDIS_URL", cache)
+        if vectors:
+            monkeypatch.setattr(settings, "QDRANT_URL", vectors)
+        forget()
+
+    yield point
+    forget()
+
+
+@functools.cache
+def runner(name: str, timeout: float = TIMEOUT) -> Runner:
+    """Returns the one runner of this name and timeout: as in a server, one check runs at a time."""
+    return Runner(checks([name]), timeout=timeout, max_age=0, explain=readiness.explain)
+
+
+def check(name: str, timeout: float = TIMEOUT) -> Result:
+    began = time.monotonic()
+    result = runner(name, timeout).report().results[0]
+    assert time.monotonic() - began < timeout + NOISE
+    return result
+
+
+def reason(name: str) -> str | None:
+    return check(name).reason
+
+
+def becomes(name: str, expected: str | None, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while (found := reason(name)) != expected and time.monotonic() < end:
+        time.sleep(0.05)
+    return found == expected
+
+
+# Through a proxy that breaks connections
+
+
+@pytest.fixture
+def proxied(
+    request: pytest.FixtureRequest, use: Use, database: Postgres, cache: Valkey, vectors: QdrantServer
+) -> Iterator[tuple[str, Proxy]]:
+    name: str = request.param
+    targets: dict[str, Postgres | Valkey | QdrantServer] = {"postgres": database, "redis": cache, "qdrant": vectors}
+    target = targets[name]
+    with Proxy(target.port) as proxy:
+        url = target.url.replace(f":{target.port}", f":{proxy.port}")
+        use(**{{"postgres": "database", "redis": "cache", "qdrant": "vectors"}[name]: url})
+        yield name, proxy
+
+
+FAULTS = {
+    "refuse": {"connection_refused"},
+    "silent": {"timeout"},
+    "reset": {"connection_lost"},
+    "close": {"connection_lost"},
+    "garbage": {"bad_response"},
+    "html": {"bad_response"},
+    "truncate": {"connection_lost", "bad_response"},
+}
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["before the connection", "on an open connection"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("proxied", ["postgres", "redis", "qdrant"], indirect=True)
+def test_fault_on_the_way(proxied: tuple[str, Proxy], fault: str, opened: bool) -> None:
+    name, proxy = proxied
+    if opened:
+        assert reason(name) is None
+    proxy.mode = fault
+    assert reason(name) in FAULTS[fault]
+    assert reason(name) in FAULTS[fault]
+    proxy.mode = "pass"
+    assert reason(name) is None
+
+
+@pytest.mark.parametrize("proxied", ["postgres", "redis", "qdrant"], indirect=True)
+def test_slow_but_in_time_is_healthy(proxied: tuple[str, Proxy]) -> None:
+    name, proxy = proxied
+    assert reason(name) is None
+    proxy.mode, proxy.delay = "delay", 0.05
+    result = check(name, timeout=5)
+    assert result.healthy
+    assert result.latency_ms >= 50
+
+
+@pytest.mark.parametrize("proxied", ["postgres", "redis", "qdrant"], indirect=True)
+def test_a_connection_that_went_stale_is_no_outage(proxied: tuple[str, Proxy]) -> None:
+    name, proxy = proxied
+    assert reason(name) is None
+    proxy.mode = "close"
+    proxy.mode = "pass"
+    assert reason(name) is None
+
+
+@pytest.mark.parametrize("proxied", ["postgres", "redis", "qdrant"], indirect=True)
+def test_the_connection_is_kept_while_healthy(proxied: tuple[str, Proxy]) -> None:
+    name, proxy = proxied
+    for _ in range(20):
+        assert reason(name) is None
+    assert proxy.accepted == 1
+
+
+@pytest.mark.parametrize("fault", ["refuse", "silent", "reset", "close", "garbage"])
+@pytest.mark.parametrize("proxied", ["postgres", "redis", "qdrant"], indirect=True)
+def test_nothing_is_leaked_by_failing(proxied: tuple[str, Proxy], fault: str) -> None:
+    name, proxy = proxied
+    proxy.mode = fault
+    shared = runner(name, 0.1)
+    process = psutil.Process()
+
+    def used() -> tuple[int, int]:
+        checking = [thread for thread in threading.enumerate() if thread.name.startswith("check-")]
+        return len(checking), process.num_fds()
+
+    shared.report()
+    forget()
+    before = used()
+    for _ in range(15):
+        shared.report()
+    end = time.monotonic() + 10
+    while (after := used()) > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert after[0] <= max(1, before[0])
+    assert after[1] <= before[1] + 4  # two ends of a connection here, two in the proxy
+
+
+# Servers that are killed, frozen, restarted
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_killed_and_back(name: str, use: Use, database: Postgres, cache: Valkey) -> None:
+    use(database=database.url, cache=cache.url)
+    server = {"postgres": database, "redis": cache}[name]
+    assert reason(name) is None
+    server.kill()
+    assert reason(name) == "connection_refused"
+    server.start()
+    assert reason(name) is None
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_frozen_and_thawed(name: str, use: Use, database: Postgres, cache: Valkey) -> None:
+    use(database=database.url, cache=cache.url)
+    server = {"postgres": database, "redis": cache}[name]
+    assert reason(name) is None
+    server.freeze()
+    try:
+        assert reason(name) == "timeout"
+        assert reason(name) == "timeout"
+    finally:
+        server.thaw()
+    assert becomes(name, None)
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_a_restart_between_two_checks_is_not_seen(name: str, use: Use, database: Postgres, cache: Valkey) -> None:
+    use(database=database.url, cache=cache.url)
+    server = {"postgres": database, "redis": cache}[name]
+    assert reason(name) is None
+    server.stop()
+    server.start()
+    assert reason(name) is None
+
+
+# What each can say wrong
+
+
+def test_postgres_credentials_and_names(use: Use, database: Postgres) -> None:
+    at = f"127.0.0.1:{database.port}"
+    user = database.url.split("@")[0].removeprefix("postgres://")
+    for url, expected in [
+        (f"postgres://tester:wrong@{at}/tests", "auth_failed"),
+        (f"postgres://nobody:wrong@{at}/tests", "auth_failed"),
+        (f"postgres://tester@{at}/tests", "auth_failed"),
+        (f"postgres://{user}@{at}/missing", "misconfigured"),
+        (f"postgres://{user}@no-such-host.invalid:{database.port}/tests", "dns_failure"),
+        (f"postgres://{user}@{at}/tests?sslmode=require", "tls_failure"),
+        (f"postgres://{user}@/tests?host={quote('/no/such/folder')}", "connection_refused"),
+    ]:
+        use(database=url)
+        result = check("postgres", timeout=5)
+        assert result.reason == expected, (url, result)
+
+
+def test_postgres_that_can_not_be_written(use: Use, database: Postgres) -> None:
+    use(database=database.url)
+    database.execute("ALTER DATABASE tests SET default_transaction_read_only = on")
+    try:
+        forget()
+        assert reason("postgres") == "not_ready"
+    finally:
+        with psycopg.connect(database.url, autocommit=True, options="-c default_transaction_read_only=off") as c:
+            c.execute("ALTER DATABASE tests RESET default_transaction_read_only")
+    forget()
+    assert reason("postgres") is None
+
+
+def test_postgres_whose_first_host_is_silent(use: Use, database: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one was promoted. Readiness tries it as the ORM does, and finds it at once from then on."""
+    monkeypatch.setattr(preference, "last_success", None)
+    with Proxy(database.port) as proxy:
+        proxy.mode = "silent"
+        user = database.url.split("@")[0]
+        use(database=f"{user}@127.0.0.1:{proxy.port},127.0.0.1:{database.port}/tests")
+        for _ in range(3):
+            assert reason("postgres") is None
+        assert proxy.accepted == 1
+
+
+def test_postgres_that_lost_its_synchronous_standby(use: Use, database: Postgres) -> None:
+    """It can be read and takes every write, but no commit ends."""
+    use(database=database.url)
+    assert reason("postgres") is None
+    local = "-c synchronous_commit=local"
+    with psycopg.connect(database.url, autocommit=True, options=local) as operator:
+        operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        operator.execute("SELECT pg_reload_conf()")
+        try:
+            assert becomes("postgres", "not_ready")
+            for _ in range(3):
+                assert reason("postgres") == "not_ready"
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            assert operator.execute(waiting).fetchone() == (0,)
+        finally:
+            operator.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            operator.execute("SELECT pg_reload_conf()")
+    assert becomes("postgres", None)
+
+
+def test_postgres_that_became_a_standby(use: Use, database: Postgres) -> None:
+    """The connection that readiness keeps leads to it, and a new one to the primary: a name or address was moved."""
+    use(database=database.url)
+    assert reason("postgres") is None
+    kept = import_module("health.checks.postgres")._kept
+    connection = kept._connection
+    assert connection is not None
+    connection.execute("SET default_transaction_read_only = on")
+    assert reason("postgres") is None
+    assert kept._connection is not connection
+
+
+def test_postgres_without_a_free_connection(use: Use, database: Postgres) -> None:
+    use(database=database.url)
+    database.execute("CREATE ROLE few LOGIN PASSWORD 'few' CONNECTION LIMIT 0")
+    use(database=f"postgres://few:few@127.0.0.1:{database.port}/tests")
+    assert reason("postgres") == "not_ready"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def authorities(authority: trustme.CA, folder: Path) -> dict[str, Path]:
+    """The files of the authority that the servers have, and of one that they don't have."""
+    files = {"right": folder / "right.crt", "wrong": folder / "wrong.crt"}
+    authority.cert_pem.write_to_path(str(files["right"]))
+    trustme.CA().cert_pem.write_to_path(str(files["wrong"]))
+    return files
+
+
+@pytest.mark.parametrize(("trusted", "expected"), [("right", None), ("wrong", "tls_failure")])
+def test_over_tls(
+    use: Use,
+    database: Postgres,
+    cache: Valkey,
+    context: ssl.SSLContext,
+    authorities: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: str,
+    expected: str | None,
+) -> None:
+    file = authorities[trusted]
+    with TlsFront(database.port, context, postgres=True) as front:
+        url = database.url.replace(f":{database.port}", f":{front.port}")
+        use(database=f"{url}?sslmode=verify-full&sslrootcert={file}")
+        assert reason("postgres") == expected
+        forget()
+    with TlsFront(cache.port, context) as front:
+        url = cache.url.replace(f":{cache.port}", f":{front.port}").replace("redis:", "rediss:")
+        use(cache=f"{url}?ssl_ca_certs={file}")
+        assert reason("redis") == expected
+        forget()
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with QdrantServer(api_key=API_KEY, tls=context) as server:
+        use(vectors=server.url)
+        assert reason("qdrant") == expected
+        forget()
+
+
+def test_redis_credentials_and_names(use: Use, cache: Valkey) -> None:
+    at = f"127.0.0.1:{cache.port}"
+    password = cache.url.split("@")[0].removeprefix("redis://:")
+    for url, expected in [
+        (f"redis://:wrong@{at}/0", "auth_failed"),
+        (f"redis://nobody:wrong@{at}/0", "auth_failed"),
+        (f"redis://{at}/0", "auth_failed"),
+        (f"redis://:{password}@{at}/99", "misconfigured"),
+        (f"redis://:{password}@no-such-host.invalid:{cache.port}/0", "dns_failure"),
+        (f"rediss://:{password}@{at}/0", "timeout"),  # a server without TLS waits for the end of the line
+        ("unix:///no/such/socket", "connection_refused"),
+    ]:
+        use(cache=url)
+        result = check("redis", timeout=5)
+        assert result.reason == expected, (url, result)
+
+
+def test_redis_that_takes_no_writes(use: Use, cache: Valkey, folder: Path) -> None:
+    replica = Valkey(folder / "replica", replica_of=cache)
+    full = Valkey(folder / "full", options=("--maxmemory", "1", "--maxmemory-policy", "noeviction"))
+    lonely = Valkey(folder / "lonely", options=("--min-replicas-to-write", "1"))
+    for server in (replica, full, lonely):
+        server.start()
+        try:
+            use(cache=server.url)
+            assert reason("redis") == "not_ready", server.options
+        finally:
+            server.kill()
+
+
+def test_redis_that_is_part_of_a_cluster(use: Use, folder: Path) -> None:
+    server = Valkey(folder / "cluster", options=("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
+    server.start()
+    try:
+        use(cache=server.url)
+        result = check("redis")
+        assert result.reason == "misconfigured"
+        assert "Redis Cluster" in result.detail
+    finally:
+        server.kill()
+
+
+def test_redis_that_is_still_loading(use: Use, folder: Path) -> None:
+    server = Valkey(folder / "loading", options=("--key-load-delay", "20"))  # microseconds
+    server.start()
+    server.ask("\r\n".join(f"SET key{number} value" for number in range(60000)))
+    server.stop()
+    use(cache=server.url)
+    server.launch()
+    try:
+        assert becomes("redis", "not_ready")
+        assert becomes("redis", None)
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("403", "auth_failed"),
+        ("500", "bad_response"),
+        ("503", "not_ready"),
+        ("502 html", "bad_response"),
+        ("html", "bad_response"),
+        ("text", "bad_response"),
+        ("wrong shape", "bad_response"),
+        ("list", "bad_response"),
+        ("not utf-8", "bad_response"),
+        ("redirect", "bad_response"),
+        ("garbage", "bad_response"),
+        ("truncated", "connection_lost"),
+        ("reset", "connection_lost"),
+        ("closed", "connection_lost"),
+        ("silence", "timeout"),
+        ("endless", "bad_response"),
+        ("trickle", "timeout"),
+    ],
+)
+def test_qdrant_answers_wrong(use: Use, vectors: QdrantServer, fault: str, expected: str) -> None:
+    use(vectors=vectors.url)
+    assert reason("qdrant") is None
+    vectors.fault = fault
+    result = check("qdrant")
+    assert result.reason == expected, result
+    vectors.fault = None
+    assert becomes("qdrant", None)
+
+
+def test_qdrant_shards(use: Use, vectors: QdrantServer) -> None:
+    use(vectors=vectors.url)
+    vectors.shards_ready = False
+    assert reason("qdrant") == "not_ready"
+    vectors.shards_ready = True
+    assert reason("qdrant") is None
+
+
+def test_qdrant_key_and_names(use: Use, vectors: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url, expected in [
+        (f"http://no-such-host.invalid:{vectors.port}", "dns_failure"),
+        (f"https://127.0.0.1:{vectors.port}", "tls_failure"),
+        ("http://127.0.0.1:1", "connection_refused"),
+    ]:
+        use(vectors=url)
+        result = check("qdrant", timeout=5)
+        assert result.reason == expected, (url, result)
+    for key in ("wrong", None):
+        monkeypatch.setattr(settings, "QDRANT_API_KEY", key)
+        use(vectors=vectors.url)
+        assert reason("qdrant") == "auth_failed"
+
+
+def test_qdrant_in_local_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings, "QDRANT_URL", None)
+    monkeypatch.setattr(settings, "QDRANT_PATH", tmp_path / "qdrant")
+    assert reason("qdrant") is None
+    (tmp_path / "qdrant" / "meta.json").write_text("{")
+    assert reason("qdrant") == "bad_response"
+
+
+# Migrations
+
+
+def test_migrations_pending_and_noticed(use: Use, database: Postgres) -> None:
+    use(database=database.url)
+    shared = runner("migrations", 5)
+    assert shared.report().results[0].reason == "migrations_pending"
+    known = import_module("health.checks.migrations")._on_disk()
+    database.execute("CREATE TABLE django_migrations (app text, name text)")
+    try:
+        assert shared.report().results[0].reason == "migrations_pending"
+        rows = ", ".join(f"('{app}', '{name}')" for app, name in known)
+        database.execute(f"INSERT INTO django_migrations VALUES {rows}")
+        assert shared.report().results[0].reason is None
+        database.execute("INSERT INTO django_migrations VALUES ('core', '9999_of_newer_code')")
+        assert shared.report().results[0].reason is None
+        database.execute("DELETE FROM django_migrations WHERE app = 'core'")
+        result = shared.report().results[0]
+        assert result.reason == "migrations_pending"
+        assert "core.0001_initial" in result.detail
+    finally:
+        database.execute("DROP TABLE django_migrations")
+
+
+def test_migrations_while_the_database_is_down(use: Use) -> None:
+    use(database="postgres://a:b@127.0.0.1:1/c")
+    assert reason("migrations") == "connection_refused"
+
+
+# Credentials
+
+
+def test_no_detail_holds_a_credential(use: Use, database: Postgres, cache: Valkey) -> None:
+    use(database=f"postgres://tester:{QUOTED}@127.0.0.1:{database.port}/missing", cache=f"{cache.url}99")
+    for name in ("postgres", "redis", "migrations"):
+        result = check(name, timeout=5)
+        assert not result.healthy
+        assert PASSWORD not in result.detail
+        assert QUOTED not in result.detail
+
+
+@pytest.mark.django_db
+def test_a_process_that_was_forked_has_a_runner_of_its_own() -> None:
+    parent = readiness.runner()
+    assert parent.report().status == "ready"
+    child = os.fork()
+    if child == 0:
+        own = readiness.runner()
+        os._exit(0 if own is not parent and own.latest is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

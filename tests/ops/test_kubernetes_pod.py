@@ -1,0 +1,178 @@
+"""The Deployment and the migrate Job of ops/kubernetes, run by `podman kube play` against the tests' servers.
+
+Needs the image, which `docker compose build` or `podman build -t voiceassist:local .` makes from this checkout.
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.dependency_servers import free_port
+from tests.support.kubernetes import find, needs_kubectl, render
+from tests.support.plugin import API_KEY, Servers
+
+IMAGE = "voiceassist:local"
+DATABASE = "kubernetes"
+HOST = "voiceassist.example.org"
+TOKEN = "token-of-metrics"
+
+
+def podman(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["podman", *words], capture_output=True, text=True, timeout=50, **options)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def image_is_there() -> bool:
+    return shutil.which("podman") is not None and not podman("image", "exists", IMAGE, check=False).returncode
+
+
+pytestmark = [
+    needs_kubectl,
+    pytest.mark.skipif(not image_is_there(), reason=f"no podman here, or no image {IMAGE}: podman build -t {IMAGE} ."),
+    pytest.mark.timeout(180),
+]
+
+
+def as_podman_takes_it(pod: dict[str, Any], secrets: Path) -> dict[str, Any]:
+    """Change what podman 4.3 can't do, and nothing of the security context.
+
+    It asks for probes with curl, which the image lacks, and publishes ports only on a network of its own, which doesn't
+    reach the tests' servers. It writes the values of a Secret into files as they are encoded in the manifest, so a
+    folder stands for each Secret.
+    """
+    (container,) = pod["containers"]
+    unsupported = ("ports", "startupProbe", "livenessProbe", "readinessProbe")
+    container = {name: value for name, value in container.items() if name not in unsupported}
+    volumes = [
+        {"name": v["name"], "hostPath": {"path": str(secrets / v["secret"]["secretName"])}} if "secret" in v else v
+        for v in pod["volumes"]
+    ]
+    tag = podman("image", "inspect", "--format", "{{index .RepoTags 0}}", IMAGE).stdout.strip()
+    image = {"image": tag, "imagePullPolicy": "Never"}
+    return pod | {"hostNetwork": True, "containers": [container | image], "volumes": volumes}
+
+
+class Cluster:
+    """What the pods have in common: secrets, configuration, and a port of the loopback."""
+
+    def __init__(self, folder: Path, servers: Servers) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._documents = render()
+        database = servers.postgres.url.replace("/tests", f"/{DATABASE}")
+        secrets = {
+            "voiceassist-server/SECRET_KEY": "k" * 64,
+            "voiceassist-server/DATABASE_URL": database,
+            "voiceassist-server/REDIS_URL": servers.redis.url,
+            "voiceassist-server/QDRANT_API_KEY": API_KEY,
+            "voiceassist-server/METRICS_TOKEN": TOKEN,
+            "voiceassist-migrate/DATABASE_URL": database,
+        }
+        for name, value in secrets.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(value + "\n")
+        config = find(self._documents, "ConfigMap")
+        config["data"] |= {"BIND": f"127.0.0.1:{self.port}", "QDRANT_URL": servers.qdrant.url, "DRAIN_SECONDS": "3"}
+        # Its namespace is none of podman's.
+        self._config = config | {"metadata": {"name": config["metadata"]["name"]}}
+
+    @contextmanager
+    def play(self, kind: str, name: str) -> Iterator[str]:
+        """Run the pod of this object and yield the container's id. Podman 4.3 knows no Job, so its pod stands alone."""
+        found = find(self._documents, kind, name)
+        template = found["spec"]["template"]
+        template["spec"] = as_podman_takes_it(template["spec"], self._folder)
+        del found["metadata"]["namespace"]
+        if kind == "Job":
+            found = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]}
+        manifest = self._folder / f"{name}.yaml"
+        manifest.write_text(yaml.safe_dump_all([self._config, found]))
+        try:
+            yield podman("kube", "play", str(manifest)).stdout.split()[-1]
+        finally:
+            podman("kube", "down", str(manifest))
+
+
+@pytest.fixture(scope="module")
+def cluster(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    servers.postgres.execute(f"CREATE DATABASE {DATABASE}")
+    yield Cluster(tmp_path_factory.mktemp("kubernetes"), servers)
+    servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+def test_the_job_migrates_and_the_deployment_serves_without_rights_and_drains(cluster: Cluster) -> None:
+    with cluster.play("Job", "voiceassist-migrate") as job:
+        code = podman("wait", job).stdout.strip()
+        assert code == "0", podman("logs", job).stdout
+    with cluster.play("Deployment", "voiceassist-server") as container:
+        wait_until_ready(cluster, container)
+        assert_restricted(container)
+        assert_configured(cluster, container)
+        stopping = subprocess.Popen(["podman", "stop", "--time", "60", container], stdout=subprocess.DEVNULL)
+        until(lambda: ready(cluster) == (503, "draining"))
+        assert httpx.get(f"{cluster.url}/health").status_code == 200
+        assert stopping.wait(50) == 0
+        state = json.loads(podman("inspect", container).stdout)[0]["State"]
+        assert (state["Status"], state["ExitCode"]) == ("exited", 0), podman("logs", container).stdout
+
+
+def ready(cluster: Cluster) -> tuple[int, str]:
+    response = httpx.get(f"{cluster.url}/ready")
+    body = response.json()
+    return response.status_code, (body["data"] or body["error"]["details"])["status"]
+
+
+def wait_until_ready(cluster: Cluster, container: str) -> None:
+    def is_ready() -> bool:
+        with suppress(httpx.TransportError):  # it doesn't listen yet
+            return ready(cluster) == (200, "ready")
+        return False
+
+    until(is_ready, lambda: podman("logs", container).stdout)
+
+
+def until(is_true: Callable[[], bool], explain: Callable[[], str] = str) -> None:
+    end = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < end, explain()
+        time.sleep(0.1)
+
+
+def assert_restricted(container: str) -> None:
+    status = podman("exec", container, "cat", "/proc/1/status").stdout
+    process = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert process["Uid"].split() == process["Gid"].split() == ["10001"] * 4
+    assert process["CapEff"] == process["CapBnd"] == "0" * 16
+    assert process["NoNewPrivs"] == "1"
+    assert process["Seccomp"] == "2"  # a filter
+    mounts = dict(line.split()[1:4:2] for line in podman("exec", container, "cat", "/proc/mounts").stdout.splitlines())
+    assert "ro" in mounts["/"].split(",")
+    for path, code in {"/app": 1, "/etc/voiceassist/server": 1, "/tmp": 0, "/dev/shm": 0}.items():
+        assert podman("exec", container, "touch", f"{path}/file", check=False).returncode == code, path
+
+
+def assert_configured(cluster: Cluster, container: str) -> None:
+    for path in ("/health", "/ready"):
+        podman("exec", container, "python", "-I", "-S", "health/container_probe.py", path, "4")
+    environment = podman("exec", container, "env").stdout
+    assert "\nWEB_CONCURRENCY=2\n" in environment  # the CPUs that it requests
+    assert not {"SECRET_KEY=", "DATABASE_URL=", "REDIS_URL="} & {
+        line.split("=")[0] + "=" for line in environment.split()
+    }
+    assert httpx.get(f"{cluster.url}/metrics").status_code == 401
+    assert httpx.get(f"{cluster.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    proxied = {"Host": HOST, "X-Forwarded-Proto": "https"}
+    assert httpx.get(cluster.url, headers=proxied).status_code == 200
+    assert httpx.get(cluster.url, headers={"Host": HOST}).status_code == 301

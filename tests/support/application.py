@@ -1,0 +1,104 @@
+"""Our server, run as production runs it: gunicorn in processes of its own, on a free port."""
+
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.support.dependency_servers import Postgres, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def database_with_staff(postgres: Postgres, name: str, email: str, password: str) -> str:
+    """Return the URL of a new, migrated database with a superuser."""
+    postgres.execute(f"CREATE DATABASE {name}")
+    url = postgres.url.replace("/tests", f"/{name}")
+    program = (
+        "import django; django.setup()\n"
+        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
+        f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
+    )
+    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+    return url
+
+
+class App:
+    """Used as a context manager. `environment` is added to that of the tests; with BIND it decides the address."""
+
+    def __init__(
+        self,
+        *,
+        python: str | Path = sys.executable,
+        port: int = 0,
+        config: str = "voiceassist/gunicorn.py",
+        application: str = "voiceassist.wsgi:application",
+        **environment: str,
+    ) -> None:
+        self._python = python
+        self._config, self._application = config, application
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
+        self._log = (self.folder / "log").open("w+")
+        ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
+        inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
+        self._environment = {**inherited, **ours, **environment}
+
+    def __enter__(self) -> "App":
+        command = ["-m", "gunicorn", "-c", self._config, self._application]
+        bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen(
+            [self._python, *command, *bind],
+            env=self._environment,
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        end = time.monotonic() + 30
+        while True:
+            try:
+                self.get("/health")
+                return self
+            except OSError:
+                assert self.process.poll() is None, self.log()
+                assert time.monotonic() < end, self.log()
+                time.sleep(0.05)
+
+    def __exit__(self, *args: object) -> None:
+        if self.process.poll() is None:
+            for process in [*self.workers(), psutil.Process(self.process.pid)]:
+                process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self._log.close()
+        shutil.rmtree(self.folder)
+
+    def get(
+        self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 10
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Asks on a connection of its own. Raises OSError or http.client.HTTPException if there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()

@@ -1,0 +1,51 @@
+"""Lint core's migrations: python -m tests.support.lint_migrations, which is part of `make check`.
+
+Both linters look at the SQL. django-migration-linter knows what breaks code of the release before; squawk, which is
+configured in `.squawk.toml`, knows what locks a table for long.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import django
+from django.core.management import call_command
+
+# Migrations that are not linted: the first three were never released, so no server runs on the schemas before them.
+# Add the second half of a change over two releases here, for example dropping a column that no release uses any more.
+EXEMPT = {"0001_initial", "0002_indexes", "0003_audit"}
+ROOT = Path(__file__).resolve().parents[2]
+SQUAWK = (str(Path(sys.executable).with_name("squawk")), "--config", str(ROOT / ".squawk.toml"))
+
+
+def squawk(name: str) -> bool:
+    """Return whether squawk accepts the SQL of a migration of core. It prints what it finds."""
+    sql = io.StringIO()
+    call_command("sqlmigrate", "core", name, stdout=sql, no_color=True)
+    command = [*SQUAWK, "--stdin-filepath", f"core/migrations/{name}.py"]
+    return subprocess.run(command, input=sql.getvalue(), text=True, check=False).returncode == 0
+
+
+def main() -> int:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
+    django.setup()
+    from django.conf import settings
+    from django_migration_linter import MigrationLinter
+
+    if settings.EMBEDDED_SERVERS:
+        from voiceassist.embedded import start_or_exit
+
+        start_or_exit(settings.EMBEDDED_SERVERS)
+    linter = MigrationLinter(include_apps=["core"], ignore_name=EXEMPT, all_warnings_as_errors=True, quiet=["ignore"])
+    linter.lint_all_migrations()
+    linter.print_summary()
+    sys.stdout.flush()  # before what squawk prints
+    names = sorted(name for app, name in linter.migration_loader.disk_migrations if app == "core")
+    refused = [name for name in names if name not in EXEMPT and not squawk(name)]
+    return int(linter.has_errors or bool(refused))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

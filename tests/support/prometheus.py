@@ -1,0 +1,71 @@
+"""A real Prometheus with the configuration and the rules that we ship, in quick motion: their minutes are seconds here.
+
+Without the programs the tests of it are skipped, but never in CI.
+"""
+
+import json
+import os
+import re
+import shutil
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.dependency_servers import Server
+
+OPS = Path(__file__).resolve().parents[2] / "ops"
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+
+needs_prometheus = pytest.mark.skipif(
+    not (PROMETHEUS and PROMTOOL) and "CI" not in os.environ, reason="no prometheus and promtool here; CI has them"
+)
+
+
+class Prometheus(Server):
+    """Scrapes the server on `target`, a port of the loopback, and shows it `token`."""
+
+    def __init__(self, folder: Path, *, target: int, token: str) -> None:
+        super().__init__(folder)
+        self.instance = f"127.0.0.1:{target}"
+        rules = (OPS / "prometheus" / "alerts.yml").read_text()
+        (folder / "alerts.yml").write_text(re.sub(r"\b(\d+)m\b", r"\1s", rules))
+        (folder / "token").write_text(token)
+        config = (OPS / "prometheus" / "prometheus.yml").read_text()
+        for ours, here in {
+            "15s": "250ms",
+            "voiceassist-server:8000": self.instance,
+            "/tmp/metrics-token": str(folder / "token"),
+        }.items():
+            assert ours in config
+            config = config.replace(ours, here)
+        self.config = folder / "prometheus.yml"
+        self.config.write_text(config)
+
+    def command(self) -> list[str]:
+        assert PROMETHEUS, "install Debian's prometheus"
+        return [PROMETHEUS, f"--config.file={self.config}", f"--storage.tsdb.path={self.folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]  # fmt: skip
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def _api(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._api("query", query=expression)["result"]
+        return found
+
+    def firing(self) -> dict[str, dict[str, str]]:
+        """Returns the labels of each alert that fires, by its name."""
+        alerts = self._api("alerts")["alerts"]
+        return {alert["labels"]["alertname"]: alert["labels"] for alert in alerts if alert["state"] == "firing"}

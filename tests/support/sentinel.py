@@ -1,0 +1,127 @@
+"""A real group of Redis servers that Sentinels watch, from the wheel: a primary, a replica and three Sentinels."""
+
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.dependency_servers import Server, Valkey
+from tests.support.proxy import TlsFront
+from voiceassist.embedded.programs import valkey_program
+
+SERVICE = "MyPrimary"  # not in lower case, as a host name would be
+DOWN_AFTER = 1.0  # seconds until a Sentinel takes a server that is silent for lost
+# A comma and a colon need no escape in a URL, a slash and an at-sign do.
+PASSWORD, QUOTED = "re:dis,pa/ss@word", "re:dis,pa%2Fss%40word"
+SENTINEL_PASSWORD, SENTINEL_QUOTED = "sen:ti,nel/pass+word", "sen:ti,nel%2Fpass%2Bword"
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Redis(Valkey):
+    password, quoted = PASSWORD, QUOTED
+
+
+class Sentinel(Valkey):
+    password, quoted = SENTINEL_PASSWORD, SENTINEL_QUOTED
+
+    def __init__(self, folder: Path, primary: int) -> None:
+        super().__init__(folder)
+        (folder / "sentinel.conf").write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {folder}\nrequirepass {SENTINEL_PASSWORD}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n"
+            f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
+            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER * 1000:.0f}\n"
+            f"sentinel failover-timeout {SERVICE} 3000\n"
+            f"sentinel sentinel-pass {SENTINEL_PASSWORD}\n"
+        )
+
+    def command(self) -> list[str]:
+        return [valkey_program(), str(self.folder / "sentinel.conf"), "--sentinel"]
+
+    def query(self, command: str) -> Any:
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(port=self.port, password=self.password, socket_timeout=0.5, retry=once) as client:
+            return getattr(client, command)(SERVICE) if command != "sentinel_masters" else client.sentinel_masters()
+
+
+class Group:
+    """Used as a context manager. With `context` clients may speak TLS to all of it, on ports of their own."""
+
+    def __init__(self, folder: Path, *, context: ssl.SSLContext | None = None) -> None:
+        self._stack = ExitStack()
+        first, second = Redis(folder / "first"), Redis(folder / "second")
+        self.nodes = [first, second]
+        self.fronts = self._front(self.nodes, context)
+        for node, port in zip(self.nodes, self._ports(self.nodes), strict=True):
+            node.options = ("--primaryauth", PASSWORD, "--replica-announce-port", str(port))
+            node.options += ("--repl-diskless-sync-delay", "0")
+        second.options += ("--replicaof", f"127.0.0.1 {self._ports(self.nodes)[0]}")
+        self.sentinels = [Sentinel(folder / f"sentinel{n}", self._ports(self.nodes)[0]) for n in range(3)]
+        self.fronts |= self._front(self.sentinels, context)
+
+    def _front(self, servers: Any, context: ssl.SSLContext | None) -> dict[Server, TlsFront]:
+        if context is None:
+            return {}
+        return {server: TlsFront(server.port, context, or_plain=True) for server in servers}
+
+    def _ports(self, servers: Any) -> list[int]:
+        return [(self.fronts.get(server) or server).port for server in servers]
+
+    def url(self, *, scheme: str = "redis", options: str = "") -> str:
+        sentinels = ",".join(f"127.0.0.1:{port}" for port in self._ports(self.sentinels))
+        own = f"sentinel_password={SENTINEL_QUOTED}"
+        return f"{scheme}+sentinel://:{QUOTED}@{sentinels}/{SERVICE}/0?{own}{options}"
+
+    def __enter__(self) -> "Group":
+        for front in self.fronts.values():
+            self._stack.enter_context(front)
+        for server in (*self.nodes, *self.sentinels):
+            self._stack.callback(server.kill)
+            server.start()
+        assert within(30, self.settled), self._log()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._stack.close()
+
+    def _log(self) -> str:
+        return "\n".join((server.folder / "log").read_text()[-1500:] for server in (*self.nodes, *self.sentinels))
+
+    @property
+    def primary(self) -> Redis:
+        """What most of the Sentinels that answer take for it."""
+        ports = []
+        for sentinel in self.sentinels:
+            try:
+                ports.append(sentinel.query("sentinel_masters")[SERVICE]["port"])
+            except redis.RedisError:
+                continue
+        return self.nodes[self._ports(self.nodes).index(max(ports, key=ports.count))]
+
+    def settled(self) -> bool:
+        """Says whether every Sentinel knows the others and the replica, and all of them are up."""
+        try:
+            for sentinel in self.sentinels:
+                state = sentinel.query("sentinel_masters")[SERVICE]
+                replicas = sentinel.query("sentinel_slaves")
+                if state["num-other-sentinels"] != 2 or state["flags"] != "master" or len(replicas) != 1:
+                    return False
+                if replicas[0]["flags"] != "slave" or replicas[0]["master-link-status"] != "ok":
+                    return False
+        except redis.RedisError:
+            return False
+        return True

