@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponseBase
 
-from core.audit import acting
+from core.audit import audit_context
 from core.auth.login_throttling import LoginForm
 
 
@@ -26,7 +26,7 @@ class AdminSite(admin.AdminSite):
         def attributed(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if request.method in ("GET", "HEAD", "OPTIONS"):
                 return view(request, *args, **kwargs)  # type: ignore[no-any-return]
-            with acting(request):
+            with audit_context(request):
                 return view(request, *args, **kwargs)  # type: ignore[no-any-return]
 
         return super().admin_view(attributed, cacheable)

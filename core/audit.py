@@ -16,9 +16,9 @@ from django.db.models import Model
 from django.dispatch import receiver
 from django.http import HttpRequest
 
-from core import trace_id as trace
 from core.http.client_ip import client_address
 from core.models import AuditEvent, User
+from core.trace_id import get_or_create_trace_id
 
 
 def _who(user: Any, request: HttpRequest | None) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def _who(user: Any, request: HttpRequest | None) -> dict[str, Any]:
         "actor_id": user.pk if known else None,
         "actor_email": user.email if known else "",
         "address": client_address(request) or None if request else None,
-        "trace_id": trace.current() if request else "",
+        "trace_id": get_or_create_trace_id() if request else "",
     }
 
 
 @contextmanager
-def acting(request: HttpRequest) -> Iterator[None]:
+def audit_context(request: HttpRequest) -> Iterator[None]:
     """A transaction whose changes are recorded as those of the request's user."""
     who = json.dumps(_who(request.user, request), default=str)
     with transaction.atomic():

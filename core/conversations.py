@@ -19,11 +19,11 @@ from django.db import DataError, IntegrityError, OperationalError, connection, t
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from core import cursor_pagination as paging
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
 from core.clients.outages import sqlstate
 from core.clients.postgresql.probe import EMIT_WAL
+from core.cursor_pagination import after_cursor, cursor_of, ordering
 from core.models import Message, Session
 
 MOST_PER_PAGE = 200
@@ -184,15 +184,15 @@ def read_messages(session_id: UUID, *, newest_first: bool = True, cursor: str | 
     if not 1 <= limit <= MOST_PER_PAGE:
         raise ApiError(ErrorCode.VALIDATION_ERROR, f"limit must be from 1 to {MOST_PER_PAGE}.")
     try:
-        beyond = [] if cursor is None else [paging.beyond(cursor, newest_first)]
+        beyond = [] if cursor is None else [after_cursor(cursor, newest_first)]
     except ValueError:
         raise ApiError(ErrorCode.BAD_REQUEST, "The cursor is not one.") from None
-    messages = Message.objects.filter(*beyond, session_id=session_id).order_by(*paging.order(newest_first))
+    messages = Message.objects.filter(*beyond, session_id=session_id).order_by(*ordering(newest_first))
     found = list(messages[: limit + 1])
     if not found and cursor is None and not Session.objects.filter(pk=session_id).exists():
         raise ApiError(ErrorCode.NOT_FOUND, "There is no such session.")
     more = len(found) > limit
-    return Page(found[:limit], paging.cursor(found[limit - 1]) if more else None)
+    return Page(found[:limit], cursor_of(found[limit - 1]) if more else None)
 
 
 def end_session(session_id: UUID) -> Session:

@@ -22,22 +22,22 @@ class Row(Protocol):
     created_at: datetime
 
 
-def order(newest_first: bool) -> tuple[str, str]:
+def ordering(newest_first: bool) -> tuple[str, str]:
     return ("-created_at", "-id") if newest_first else ("created_at", "id")
 
 
-def cursor(row: Row) -> str:
-    return encode(row.created_at, row.id)
+def cursor_of(row: Row) -> str:
+    return encode_cursor(row.created_at, row.id)
 
 
-def encode(moment: datetime, key: UUID) -> str:
+def encode_cursor(moment: datetime, key: UUID) -> str:
     """Returns 32 characters that can stand in a URL."""
     packed = struct.pack(">q", (moment - _EPOCH) // _MICROSECOND) + key.bytes
     return base64.urlsafe_b64encode(packed).decode()
 
 
-def decode(text: str) -> tuple[datetime, UUID]:
-    """Raises ValueError for anything that `encode` didn't return."""
+def decode_cursor(text: str) -> tuple[datetime, UUID]:
+    """Raises ValueError for anything that `encode_cursor` didn't return."""
     try:
         packed = base64.b64decode(text, altchars=b"-_", validate=True)
         return _EPOCH + struct.unpack(">q", packed[:8])[0] * _MICROSECOND, UUID(bytes=packed[8:])
@@ -71,6 +71,6 @@ class _Beyond(Expression):
         return f"({table}.created_at, {table}.id) {self.sign} (%s, %s)", self.values
 
 
-def beyond(text: str, newest_first: bool) -> _Beyond:
+def after_cursor(text: str, newest_first: bool) -> _Beyond:
     """The rows after that of the cursor, in this order, as a condition for `filter`. Raises ValueError."""
-    return _Beyond(*decode(text), newest_first)
+    return _Beyond(*decode_cursor(text), newest_first)

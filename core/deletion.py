@@ -9,7 +9,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from core import cursor_pagination as paging
+from core.cursor_pagination import after_cursor, cursor_of, ordering
 from core.models import Message, Session, User
 
 _MAX_SESSIONS = 1000  # of one statement
@@ -19,13 +19,13 @@ _MAX_MESSAGES = 10_000  # of one statement; with the audit trail they take about
 @transaction.atomic
 def delete_sessions(sessions: QuerySet[Session]) -> None:
     """Delete sessions with their messages. Nothing is loaded but the keys of a batch."""
-    rows = sessions.order_by(*paging.order(newest_first=False)).only("id", "created_at").select_for_update(of=("self",))
+    rows = sessions.order_by(*ordering(newest_first=False)).only("id", "created_at").select_for_update(of=("self",))
     batch = list(rows[:_MAX_SESSIONS])
     while batch:
         keys = [session.pk for session in batch]
         _delete_in_batches(Message.objects.filter(session__in=keys))
         Session.objects.filter(pk__in=keys).delete()
-        batch = list(rows.filter(paging.beyond(paging.cursor(batch[-1]), newest_first=False))[:_MAX_SESSIONS])
+        batch = list(rows.filter(after_cursor(cursor_of(batch[-1]), newest_first=False))[:_MAX_SESSIONS])
 
 
 @transaction.atomic

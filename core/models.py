@@ -23,7 +23,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 
-class Row(models.Model):
+class BaseModel(models.Model):
     """What every table has. `created_at` can be given, so that imported rows keep their time."""
 
     PHI: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class UserManager(BaseUserManager["User"]):
         return self.create_user(email, password, **{**fields, "is_staff": True, "is_superuser": True})
 
 
-class User(Row, AbstractBaseUser, PermissionsMixin):
+class User(BaseModel, AbstractBaseUser, PermissionsMixin):
     PERSONAL = ("email", "full_name")
     SECRET = ("password",)
     PLAIN = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
@@ -106,7 +106,7 @@ class User(Row, AbstractBaseUser, PermissionsMixin):
             ),
         )
 
-    __str__ = Row.__str__  # AbstractBaseUser's is the email
+    __str__ = BaseModel.__str__  # AbstractBaseUser's is the email
 
     def get_full_name(self) -> str:
         return self.full_name or self.email
@@ -115,7 +115,7 @@ class User(Row, AbstractBaseUser, PermissionsMixin):
         return self.get_full_name()
 
 
-class Session(Row):
+class Session(BaseModel):
     class Mode(models.TextChoices):
         TEXT = "text"
         VOICE = "voice"
@@ -153,7 +153,7 @@ class Session(Row):
         )
 
 
-class Message(Row):
+class Message(BaseModel):
     class Role(models.TextChoices):
         USER = "user"
         ASSISTANT = "assistant"
@@ -204,7 +204,7 @@ class Message(Row):
 
 # Always true. Only a query that says it is served by the index on time alone: else the planner walks through the whole
 # trail by that one for an actor or a request with much of it, long ago, instead of by theirs.
-EVERY_EVENT = Q(id__gt=UUID(int=0))
+MATCHES_TIME_INDEX = Q(id__gt=UUID(int=0))
 
 
 class AuditEvent(models.Model):
@@ -243,7 +243,7 @@ class AuditEvent(models.Model):
         ordering = ("-created_at", "-id")
         default_permissions = ("view",)
         indexes = (
-            models.Index(fields=("created_at", "id"), name="audit_events_time", condition=EVERY_EVENT),
+            models.Index(fields=("created_at", "id"), name="audit_events_time", condition=MATCHES_TIME_INDEX),
             models.Index(fields=("object_id", "created_at", "id"), name="audit_events_object"),
             models.Index(fields=("actor_id", "created_at", "id"), name="audit_events_actor"),
             models.Index(fields=("actor_email", "created_at", "id"), name="audit_events_email"),

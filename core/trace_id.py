@@ -18,7 +18,7 @@ _of_request: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def from_headers(traceparent: str = "", request_id: str = "") -> str:
+def trace_id_from_headers(traceparent: str = "", request_id: str = "") -> str:
     """Returns the id of a valid `traceparent`, else a valid `X-Request-ID`, else a new UUID."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match and not (match["version"] == "00" and match["more"]):
@@ -34,35 +34,35 @@ def _new() -> str:
     return made.hex if settings.OTEL_EXPORTER_OTLP_ENDPOINT else str(made)
 
 
-def begin(trace_id: str) -> None:
-    """Makes it the current one, until `end`."""
+def set_trace_id(trace_id: str) -> None:
+    """Makes it the current one, until `clear_trace_id`."""
     _of_request.set(trace_id)
 
 
-def end() -> None:
+def clear_trace_id() -> None:
     """Forgets it: the thread's next line of the log may belong to nobody."""
     _of_request.set(None)
 
 
-def current() -> str:
+def get_or_create_trace_id() -> str:
     """Returns the current trace id; outside of a request a new one, so that an envelope never lacks it."""
-    return of_request() or _new()
+    return get_trace_id() or _new()
 
 
-def of_request() -> str | None:
+def get_trace_id() -> str | None:
     """Returns the current trace id, None outside of a request."""
     return _of_request.get()
 
 
-def w3c_id() -> str:
+def as_w3c_trace_id() -> str:
     """Returns the current trace id as 32 hexadecimal digits: its own, or of another X-Request-ID a digest."""
-    trace_id = current()
+    trace_id = get_or_create_trace_id()
     digits = trace_id.replace("-", "").lower()
     if re.fullmatch(r"(?!0{32})[0-9a-f]{32}", digits):
         return digits
     return hashlib.sha256(trace_id.encode()).hexdigest()[:32]
 
 
-def traceparent() -> str:
+def new_traceparent() -> str:
     """Returns the header for one call to another service. Sampled: who traces there shall do so."""
-    return f"00-{w3c_id()}-{secrets.randbits(64) or 1:016x}-01"
+    return f"00-{as_w3c_trace_id()}-{secrets.randbits(64) or 1:016x}-01"

@@ -21,7 +21,7 @@ _SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckOutput:
     """What a check learnt. `where` and `version` are for staff: no credentials in them."""
 
     where: str
@@ -31,7 +31,7 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    run: Callable[[float], Finding]  # is given the seconds that it has; should give up by itself then
+    run: Callable[[float], CheckOutput]  # is given the seconds that it has; should give up by itself then
     critical: bool = True
 
 

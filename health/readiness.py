@@ -16,8 +16,7 @@ from core.api.envelope import timestamp
 from core.clients import redis_url
 from health import metrics
 from health.check_runner import Report, Runner
-from health.checks import checks
-from health.checks import failure_reasons as reasons
+from health.checks import checks, failure_reasons
 from health.multiprocess import check_history as history
 from health.multiprocess import draining
 from health.multiprocess import worker_slots as workers
@@ -29,7 +28,7 @@ _EVERY = 2.0  # seconds between two signs of life of a worker
 
 def explain(error: Exception) -> tuple[str, str]:
     """Returns the reason and a detail without credentials."""
-    reason, detail = reasons.explain(error)
+    reason, detail = failure_reasons.explain(error)
     for secret in _secrets():
         detail = detail.replace(secret, "***")
     return reason, detail
@@ -41,7 +40,7 @@ def _secrets() -> set[str]:
 
 
 def status(report: Report) -> str:
-    return "draining" if draining.begun() else report.status
+    return "draining" if draining.is_draining() else report.status
 
 
 def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:

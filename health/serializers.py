@@ -2,9 +2,9 @@
 
 from rest_framework import serializers
 
-from health.checks import failure_reasons as reasons
+from health.checks import failure_reasons
 
-_REASONS = [value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str)]
+_REASONS = [value for name, value in vars(failure_reasons).items() if name.isupper() and isinstance(value, str)]
 
 
 class LivenessSerializer(serializers.Serializer):

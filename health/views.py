@@ -17,7 +17,7 @@ from rest_framework.views import APIView
 
 from core.api.envelope import error
 from core.api.error_codes import ErrorCode
-from core.api.openapi import ALWAYS, failure_of, success_of
+from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from health import metrics, readiness
 from health.check_runner import Report, Result
 from health.multiprocess import draining, metric_files
@@ -59,7 +59,7 @@ class LivenessView(ProbeView):
         operation_id="health",
         summary="Liveness",
         tags=["probes"],
-        responses={200: success_of(LivenessSerializer, _ALIVE), **ALWAYS},
+        responses={200: success_response(LivenessSerializer, _ALIVE), **COMMON_RESPONSES},
     )
     def get(self, request: Request) -> Response:
         return Response(_ALIVE)
@@ -73,9 +73,9 @@ class ReadinessView(ProbeView):
         summary="Readiness",
         tags=["probes"],
         responses={
-            200: success_of(ReportSerializer, _example()),
-            503: failure_of(ErrorCode.NOT_READY, details=ReportSerializer, example=_example(redis="timeout")),
-            **ALWAYS,
+            200: success_response(ReportSerializer, _example()),
+            503: error_response(ErrorCode.NOT_READY, details=ReportSerializer, example=_example(redis="timeout")),
+            **COMMON_RESPONSES,
         },
     )
     def get(self, request: Request) -> Response:
@@ -84,7 +84,7 @@ class ReadinessView(ProbeView):
             return Response(report)
         if report["status"] == "draining":
             metrics.set_ready(False)
-        message = "Draining." if draining.begun() else "A dependency is not healthy."
+        message = "Draining." if draining.is_draining() else "A dependency is not healthy."
         return Response(error(ErrorCode.NOT_READY, message, report), ErrorCode.NOT_READY.status)
 
 
@@ -100,8 +100,8 @@ class MetricsView(ProbeView):
             (200, "text/plain"): OpenApiResponse(
                 str, "Success.", [OpenApiExample("SUCCESS", "voiceassist_ready 1.0\n", media_type="text/plain")]
             ),
-            401: failure_of(ErrorCode.AUTH_REQUIRED),
-            **ALWAYS,
+            401: error_response(ErrorCode.AUTH_REQUIRED),
+            **COMMON_RESPONSES,
         },
     )
     def get(self, request: Request) -> HttpResponse:

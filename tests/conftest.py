@@ -8,7 +8,7 @@ from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.db import connection
 
 from tests.support.browser import browser
-from tests.support.plugin import forget
+from tests.support.plugin import drop_readiness_connections
 
 __all__ = ["browser"]
 
@@ -31,4 +31,4 @@ def django_db_setup(django_db_setup: None, django_db_blocker: pytest_django.Djan
         for (table,) in cursor.fetchall():
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER audit_is_not_passed")
     yield
-    forget()
+    drop_readiness_connections()

@@ -16,7 +16,7 @@ from gunicorn.glogging import Logger
 from health.multiprocess import draining, metric_files
 from health.multiprocess import worker_slots as seats
 from voiceassist import settings
-from voiceassist.logs.config import Lines, configure
+from voiceassist.logs.config import StderrToLog, configure
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker is loaded before the application
 
@@ -36,7 +36,7 @@ secure_scheme_headers: dict[str, str] = {}
 settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # no other output needs it, as a command's does
 configure(settings.LOGGING)
 if settings.LOG_FORMAT == "json":
-    sys.stderr = Lines()
+    sys.stderr = StderrToLog()
 logconfig_dict = settings.LOGGING
 
 
@@ -62,8 +62,8 @@ def when_ready(server: Any) -> None:
     """Puts draining before gunicorn's own handling of SIGTERM, which closes the sockets first."""
 
     def drain(signum: int, frame: FrameType | None) -> None:
-        if draining.begun() or settings.DRAIN_SECONDS == 0:
-            server.signal(signal.SIGQUIT if draining.begun() else signal.SIGTERM, frame)
+        if draining.is_draining() or settings.DRAIN_SECONDS == 0:
+            server.signal(signal.SIGQUIT if draining.is_draining() else signal.SIGTERM, frame)
             return
         draining.begin()
         signal.setitimer(signal.ITIMER_REAL, settings.DRAIN_SECONDS)

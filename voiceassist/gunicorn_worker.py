@@ -23,9 +23,9 @@ import structlog
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
-from core import trace_id as trace
 from core.api.envelope import failure
 from core.api.error_codes import ErrorCode
+from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
@@ -71,8 +71,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.timeout = min(conn.timeout, deadline)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        trace_id = trace.from_headers()
-        trace.begin(trace_id)
+        trace_id = trace_id_from_headers()
+        set_trace_id(trace_id)
         try:
             # A header that the application sets is of its own making.
             ours = isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName)
@@ -84,7 +84,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 log.error("unhandled exception", exc_info=exc)
             body = json.dumps(failure(code)).encode()
         finally:
-            trace.end()
+            clear_trace_id()
         with suppress(OSError):
             client.sendall(
                 b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\n"

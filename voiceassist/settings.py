@@ -158,7 +158,7 @@ MIDDLEWARE = [
     "health.middleware.ProbeMiddleware",  # answers probes past all that follows
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "core.http.security_headers.PageMiddleware",
+    "core.http.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -219,15 +219,15 @@ SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # not in a cookie, which anybody can read
 
 # Failed logins, see core.auth.login_throttling, which has the limits.
-AXES_HANDLER = "core.auth.login_throttling.Throttle"
+AXES_HANDLER = "core.auth.login_throttling.LoginThrottleHandler"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "username", "ip_address"]
 AXES_FAILURE_LIMIT = 1
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_USERNAME_FORM_FIELD = "username"
-AXES_USERNAME_CALLABLE = "core.auth.login_throttling.account_key"
+AXES_USERNAME_CALLABLE = "core.auth.login_throttling.hashed_username"
 AXES_CLIENT_IP_CALLABLE = "core.auth.login_throttling.client_network"
-AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.locked_out"
+AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.lockout_response"
 AXES_DISABLE_ACCESS_LOG = True  # the audit trail has it
 AXES_ENABLE_ADMIN = False  # hashes and counts tell a reader nothing; the audit trail tells of locks
 AXES_VERBOSE = False
@@ -277,7 +277,7 @@ WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["core.api.envelope.EnvelopeRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.api.envelope.AlwaysTheEnvelope",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.api.envelope.EnvelopeContentNegotiation",
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_METADATA_CLASS": None,  # OPTIONS is refused: what a view takes stands in the documentation

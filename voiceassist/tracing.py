@@ -33,8 +33,8 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Span, SpanKind, Status, set_tracer_provider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from core import trace_id as trace
 from core.clients.postgresql.connection import Connection
+from core.trace_id import as_w3c_trace_id, get_or_create_trace_id
 
 log = structlog.stdlib.get_logger("voiceassist.tracing")
 
@@ -64,7 +64,7 @@ def instrument() -> None:
 
 def _request_id(span: Span, request: HttpRequest) -> None:
     """What the envelope and the log call the request: a client's X-Request-ID may be no possible trace id."""
-    span.set_attribute("request_id", trace.current())
+    span.set_attribute("request_id", get_or_create_trace_id())
 
 
 def start() -> None:
@@ -92,7 +92,7 @@ def stop() -> None:
 
 class _TraceId(RandomIdGenerator):
     def generate_trace_id(self) -> int:
-        return int(trace.w3c_id(), 16)
+        return int(as_w3c_trace_id(), 16)
 
 
 class _Requests(Sampler):

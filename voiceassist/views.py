@@ -8,7 +8,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from core.api.error_codes import ErrorCode
-from core.api.openapi import ALWAYS, failure_of, success_of
+from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 
 LINKS = {
     "health": "/health",
@@ -35,7 +35,11 @@ class IndexView(APIView):
         operation_id="index",
         summary="What this is, and where to go on",
         tags=["index"],
-        responses={200: success_of(IndexSerializer, INDEX), 400: failure_of(ErrorCode.BAD_REQUEST), **ALWAYS},
+        responses={
+            200: success_response(IndexSerializer, INDEX),
+            400: error_response(ErrorCode.BAD_REQUEST),
+            **COMMON_RESPONSES,
+        },
     )
     def get(self, request: Request) -> Response:
         """GET and HEAD. A Host that is not one of ALLOWED_HOSTS is a bad request."""

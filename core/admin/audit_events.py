@@ -10,19 +10,19 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from core.admin.base import Inspect, as_key, link, table
+from core.admin.base import ReadOnlyAdmin, as_key, link, table
 from core.admin.filters import IndexedFilter, TimeFilter
-from core.models import EVERY_EVENT, AuditEvent, Message, Session, User
+from core.models import MATCHES_TIME_INDEX, AuditEvent, Message, Session, User
 
 _PAGES: dict[str, type[Model]] = {model._meta.db_table: model for model in (User, Session, Message)}
 _NAMED: dict[str, type[Model]] = {"permission_id": Permission, "group_id": Group}
 
 
 @admin.register(AuditEvent)
-class AuditEventAdmin(Inspect):
+class AuditEventAdmin(ReadOnlyAdmin):
     list_display = ("created_at", "action", "table", "object_id", "actor_email", "address", "trace_id")
     list_filter = (("action", IndexedFilter), ("created_at", TimeFilter))
-    every_row = EVERY_EVENT
+    every_row = MATCHES_TIME_INDEX
     links = ("object_id__exact", "actor_id__exact", "trace_id__exact")
     search_help_text = "id of an object or of who acted, email of who acted, address, or trace id"
     fields = (

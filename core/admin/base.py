@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from core.admin.changelist import ChangeList
 
-MOST_FOUND = 1000  # rows that a search may bring where their order by time has no index
+MAX_MATCHES = 1000  # rows that a search may bring where their order by time has no index
 _TIMES = ("gte", "lt", "year", "month", "day")
 
 
@@ -37,16 +37,16 @@ def as_key(term: str) -> uuid.UUID | None:
         return None
 
 
-def some(request: HttpRequest, found: QuerySet) -> QuerySet:
+def limit_matches(request: HttpRequest, found: QuerySet) -> QuerySet:
     """Narrows to rows found by an index that isn't in the order of time: so many that sorting them is nothing."""
-    keys = list(found.order_by().values_list("pk", flat=True)[: MOST_FOUND + 1])
-    if len(keys) > MOST_FOUND:
-        messages.warning(request, f"More than {MOST_FOUND:,} match. Here are {MOST_FOUND:,} of them, not the newest.")
-    rows: QuerySet = found.model._default_manager.filter(pk__in=keys[:MOST_FOUND])
+    keys = list(found.order_by().values_list("pk", flat=True)[: MAX_MATCHES + 1])
+    if len(keys) > MAX_MATCHES:
+        messages.warning(request, f"More than {MAX_MATCHES:,} match. Here are {MAX_MATCHES:,} of them, not the newest.")
+    rows: QuerySet = found.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
 
 
-class Recorded(admin.ModelAdmin):
+class AuditedModelAdmin(admin.ModelAdmin):
     """The history of an object is its audit trail. Django's own log beside it would be one that can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -82,7 +82,7 @@ class Recorded(admin.ModelAdmin):
         return [self.called(row) for row in rows], named, refused, []
 
 
-class AtAnySize(Recorded):
+class LargeTableAdmin(AuditedModelAdmin):
     """Base of the pages: none of them counts, sorts or scans a whole table."""
 
     list_per_page = 50
@@ -132,7 +132,7 @@ class AtAnySize(Recorded):
         return super().response_action(request, queryset, *args)
 
 
-class Inspect(AtAnySize):
+class ReadOnlyAdmin(LargeTableAdmin):
     """Rows that the application writes: here they can be found, looked at and deleted."""
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:

@@ -1,7 +1,7 @@
 """A change list that takes as long for ten million rows as for ten.
 
 Django's own counts the table and skips to a page row by row. This one goes on from a row, by the index on time, counts
-nothing, and tells an estimate as one. A filter that no index serves looks at `MOST_LOOKED_AT` rows a page at the most,
+nothing, and tells an estimate as one. A filter that no index serves looks at up to `MAX_SCANNED_ROWS` rows a page,
 and says how far it came.
 """
 
@@ -16,24 +16,24 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from core import cursor_pagination as paging
 from core.admin.filters import NEWER, OLDER, IndexedFilter, TimeFilter
+from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
-MOST_LOOKED_AT = 10_000
+MAX_SCANNED_ROWS = 10_000
 _WAYS = ("created_at", "-created_at")
-_OLDEST = paging.encode(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+_OLDEST = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 class ChangeList(main.ChangeList):
     older = newer = None  # links
     looked_back_to: datetime | None = None
-    most_looked_at = f"{MOST_LOOKED_AT:,}"
+    most_looked_at = f"{MAX_SCANNED_ROWS:,}"
     scanning: list[Any]
     by_time: bool  # by no other index
     model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
-        return list(paging.order(newest_first=True))
+        return list(ordering(newest_first=True))
 
     def get_filters(self, request: HttpRequest) -> Any:
         """Puts aside the active filters that no index serves: one index can't serve what another has found already."""
@@ -81,28 +81,28 @@ class ChangeList(main.ChangeList):
         more = len(found) > self.list_per_page
         found = found[: self.list_per_page]
         if more:
-            onwards = paging.cursor(found[-1])
+            onwards = cursor_of(found[-1])
         else:
-            onwards = last and paging.cursor(last)
+            onwards = last and cursor_of(last)
             self.looked_back_to = last and last.created_at
-        back = start and (paging.cursor(found[0]) if found else start)
+        back = start and (cursor_of(found[0]) if found else start)
         self.older, self.newer = (onwards, back) if newest_first else (back, onwards)
         self.result_list = found if newest_first else found[::-1]
         self._tell_django(request, whole=not start and not more and not last)
 
     def _looked_at(self, start: str | None, newest_first: bool) -> tuple[QuerySet, Any]:
         """Returns the rows from `start` on, and the last that is looked at if there may be more behind it."""
-        order = paging.order(newest_first)
-        beyond = [paging.beyond(start, newest_first)] if start else []
+        order = ordering(newest_first)
+        beyond = [after_cursor(start, newest_first)] if start else []
         rows = self.queryset.filter(*beyond).order_by(*order)
         if not self.scanning:
             return rows, None
         window = self.by_index.filter(*beyond).order_by(*order).select_related(None).only("id", "created_at")
-        last = next(iter(window[MOST_LOOKED_AT - 1 : MOST_LOOKED_AT]), None)
+        last = next(iter(window[MAX_SCANNED_ROWS - 1 : MAX_SCANNED_ROWS]), None)
         if last is None:
             return rows, None
         bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}  # for the index
-        return rows.filter(**bound).exclude(paging.beyond(paging.cursor(last), newest_first)), last
+        return rows.filter(**bound).exclude(after_cursor(cursor_of(last), newest_first)), last
 
     def _tell_django(self, request: HttpRequest, *, whole: bool) -> None:
         self.result_count = len(self.result_list)

@@ -12,16 +12,16 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion
-from core.admin.base import as_key, link, some, table
+from core.admin.base import as_key, limit_matches, link, table
 from core.admin.filters import TimeFilter
-from core.admin.phi_reveal import Reveal, masked
+from core.admin.phi_reveal import RevealPHIAdmin, masked
 from core.models import Message, Session, User
 
 _LATEST = 10  # messages on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(Reveal):
+class SessionAdmin(RevealPHIAdmin):
     list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
@@ -92,7 +92,7 @@ class SessionAdmin(Reveal):
 
 
 @admin.register(Message)
-class MessageAdmin(Reveal):
+class MessageAdmin(RevealPHIAdmin):
     list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
     links = ("session__id__exact",)
@@ -119,7 +119,7 @@ class MessageAdmin(Reveal):
         if key := as_key(term):
             one = messages.filter(pk=key)
             return one if one.exists() else messages.filter(session=key)
-        return some(request, messages.filter(client_message_id=term))
+        return limit_matches(request, messages.filter(client_message_id=term))
 
     def not_found(self, term: str) -> str:
         by = {"pk": key} if (key := as_key(term)) else {"email": term}

@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from core import audit, phi
-from core.admin.base import Inspect
+from core.admin.base import ReadOnlyAdmin
 from core.models import AuditEvent
 
 
@@ -27,7 +27,7 @@ def masked(field: str) -> Callable[[Any, Model], str]:
     return column
 
 
-class Reveal(Inspect):
+class RevealPHIAdmin(ReadOnlyAdmin):
     """Adds the page that shows the PHI of one row, to who may, after a POST, once."""
 
     change_form_template = "admin/core/masked_form.html"

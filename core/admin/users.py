@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from core import deletion
-from core.admin.base import AtAnySize, Recorded, as_key, link, some
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, as_key, limit_matches, link
 from core.admin.filters import TimeFilter
 from core.models import Message, Session, User
 
@@ -23,7 +23,7 @@ _OPENS_DOORS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
 @admin.register(User)
-class UserAdmin(AtAnySize, DjangoUserAdmin):
+class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
@@ -65,8 +65,8 @@ class UserAdmin(AtAnySize, DjangoUserAdmin):
             return users.filter(pk=key)
         if len(term) < _SHORTEST_BEGINNING:
             return users.filter(email=term)
-        by_email = some(request, users.filter(email__startswith=term.lower()))
-        return by_email | some(request, users.filter(full_name__istartswith=term))
+        by_email = limit_matches(request, users.filter(email__startswith=term.lower()))
+        return by_email | limit_matches(request, users.filter(full_name__istartswith=term))
 
     def what_goes(self, users: QuerySet) -> dict[type[Model], int]:
         return {
@@ -90,7 +90,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(Recorded, DjangoGroupAdmin):
+class GroupAdmin(AuditedModelAdmin, DjangoGroupAdmin):
     """Django's would load and list every member of a group that is deleted."""
 
     def what_goes(self, groups: QuerySet) -> dict[type[Model], int]:

@@ -13,8 +13,8 @@ from rest_framework.exceptions import NotAcceptable
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 
-from core import trace_id as trace
 from core.api.error_codes import ErrorCode
+from core.trace_id import get_or_create_trace_id
 
 
 def timestamp(moment: datetime | None = None) -> str:
@@ -48,7 +48,7 @@ def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:
         "success": success,
         "data": data,
         "error": error,
-        "trace_id": trace.current(),
+        "trace_id": get_or_create_trace_id(),
         "timestamp": timestamp(),
     }
 
@@ -66,7 +66,7 @@ class EnvelopeRenderer(JSONRenderer):
         return rendered
 
 
-class AlwaysTheEnvelope(DefaultContentNegotiation):
+class EnvelopeContentNegotiation(DefaultContentNegotiation):
     """Whatever `Accept` says, an envelope stays one: no 406, no HTML. The API documentation negotiates as usual."""
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:

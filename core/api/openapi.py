@@ -2,9 +2,9 @@
 
     @extend_schema(
         responses={
-            200: success_of(ReportSerializer, {"status": "ready", …}),
-            503: failure_of(ErrorCode.NOT_READY, details=ReportSerializer, example={…}),
-            **ALWAYS,
+            200: success_response(ReportSerializer, {"status": "ready", …}),
+            503: error_response(ErrorCode.NOT_READY, details=ReportSerializer, example={…}),
+            **COMMON_RESPONSES,
         },
     )
 
@@ -27,12 +27,12 @@ _CODES = [code.name for code in ErrorCode]
 _EXAMPLE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "timestamp": "2026-01-31T12:34:56.789Z"}
 
 
-def success_of(data: _Serializer, example: Any) -> OpenApiResponse:
+def success_response(data: _Serializer, example: Any) -> OpenApiResponse:
     """Documents a success whose `data` has this shape; `example` is what the view would return."""
     return _response(_success(data), "SUCCESS", "Success.", envelope.success(data(example).data))
 
 
-def failure_of(code: ErrorCode, *, details: _Serializer | None = None, example: Any = None) -> OpenApiResponse:
+def error_response(code: ErrorCode, *, details: _Serializer | None = None, example: Any = None) -> OpenApiResponse:
     """Documents a failure with this code; its `details` have the shape of `details`, or none that is fixed."""
     body = envelope.failure(code, details=details(example).data if details else example)
     return _response(_failure(details), code.name, code.message, body)
@@ -96,7 +96,7 @@ def _name(serializer: _Serializer) -> str:
     return serializer.__name__.removesuffix("Serializer")
 
 
-ALWAYS = {500: failure_of(ErrorCode.INTERNAL_ERROR)}
+COMMON_RESPONSES = {500: error_response(ErrorCode.INTERNAL_ERROR)}
 
 _TRACE = (
     ("traceparent", "W3C trace context: its trace id becomes that of the answer."),

@@ -42,7 +42,7 @@ for _outcome in ("success", "failure", "locked"):
 log = structlog.stdlib.get_logger("voiceassist.logins")
 
 
-def account_key(request: HttpRequest | None, credentials: dict[str, Any] | None) -> str:
+def hashed_username(request: HttpRequest | None, credentials: dict[str, Any] | None) -> str:
     """Returns what stands for a typed name where failures are counted: the same for each way to write an account's."""
     name = str((credentials or {}).get("username", ""))
     return salted_hmac("voiceassist.logins", name.strip().lower(), algorithm="sha256").hexdigest()
@@ -62,12 +62,12 @@ def network(known: str | None) -> str | None:
     return str(address)
 
 
-class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
+class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
     """What axes does, with a limit for each of the three, and a trail."""
 
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
         """Returns 1 if a limit is reached, else 0: axes knows one limit for all, and is told that it is 1."""
-        account = Q(username=account_key(request, credentials))
+        account = Q(username=hashed_username(request, credentials))
         address = Q(ip_address=request.axes_ip_address)
         recent = AccessAttempt.objects.filter(account | address, attempt_time__gte=get_cool_off_threshold(request))
         counted = recent.aggregate(
@@ -94,13 +94,13 @@ class Throttle(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
         """Forgets the failures of this account at this address. Others stay: who has an account could else log in to
         it between guesses at those of others."""
         super().user_logged_in(sender, request, user, **kwargs)
-        key = account_key(request, {"username": user.get_username()})
+        key = hashed_username(request, {"username": user.get_username()})
         AccessAttempt.objects.filter(username=key, ip_address=request.axes_ip_address).delete()
         LOGINS.labels("success").inc()
 
     def reset_attempts(self, *, ip_address: str | None = None, username: str | None = None, **how: Any) -> int:
         """What `manage.py axes_reset_username EMAIL` and its like call."""
-        key = account_key(None, {"username": username}) if username else None
+        key = hashed_username(None, {"username": username}) if username else None
         return int(super().reset_attempts(ip_address=network(ip_address), username=key, **how))
 
 
@@ -109,7 +109,7 @@ def _store_no_form(instance: Any, **kwargs: Any) -> None:
     instance.get_data = instance.post_data = ""
 
 
-def locked_out(request: HttpRequest, response: HttpResponse, credentials: Any) -> HttpResponse:
+def lockout_response(request: HttpRequest, response: HttpResponse, credentials: Any) -> HttpResponse:
     """The same page, with a status that says why."""
     response.status_code = 429
     response["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))

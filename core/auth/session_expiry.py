@@ -18,19 +18,19 @@ from django.utils.functional import SimpleLazyObject
 from core import audit
 from core.models import AuditEvent
 
-BEGAN, SEEN = "began", "seen"  # keys of the session; seconds since 1970
+LOGIN_AT_KEY, LAST_SEEN_KEY = "began", "seen"  # keys of the session; seconds since 1970
 _NOTED_EVERY = 60  # seconds; to store each request would be a write for each
 
 
 @receiver(user_logged_in)
 def _begin(request: HttpRequest, **kwargs: Any) -> None:
-    request.session[BEGAN] = request.session[SEEN] = int(time.time())
+    request.session[LOGIN_AT_KEY] = request.session[LAST_SEEN_KEY] = int(time.time())
 
 
-def is_over(session: Any) -> bool:
+def is_expired(session: Any) -> bool:
     """Says whether a login has lasted too long, since the last request or in all. One without times has."""
     now = int(time.time())
-    idle, age = now - session.get(SEEN, 0), now - session.get(BEGAN, 0)
+    idle, age = now - session.get(LAST_SEEN_KEY, 0), now - session.get(LOGIN_AT_KEY, 0)
     return bool(idle >= settings.SESSION_IDLE_AGE or age >= settings.SESSION_COOKIE_AGE)
 
 
@@ -53,11 +53,11 @@ def _user(request: Any) -> Any:
 
 def _goes_on(request: Any, user: Any) -> bool:
     session, now = request.session, int(time.time())
-    if is_over(session):
+    if is_expired(session):
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
         return False
-    if now - session[SEEN] >= _NOTED_EVERY:
-        session[SEEN] = now
+    if now - session[LAST_SEEN_KEY] >= _NOTED_EVERY:
+        session[LAST_SEEN_KEY] = now
         try:
             session.save()
         except UpdateError:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from core import trace_id as trace
 from core.metrics import QDRANT_CALLS
+from core.trace_id import new_traceparent
 
 if TYPE_CHECKING:
     from httpx import Request, Response
@@ -61,7 +61,7 @@ def _network_client() -> "QdrantClient":
 
 def _call(request: "Request", send: "Callable[[Request], Response]") -> "Response":
     """One call, with the trace id of the request that needs it, and measured."""
-    request.headers["traceparent"] = trace.traceparent()
+    request.headers["traceparent"] = new_traceparent()
     outcome = "error"
     began = time.perf_counter()
     try:

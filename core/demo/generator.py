@@ -138,7 +138,9 @@ def _conversation(random: Random, seed: int, user: int, begins: int, size: int) 
     return Conversation(key, begins, gap, size, specialty, mode, row)
 
 
-def _messages(random: Random, of: Conversation, turns: list[list[vocabulary.Said]]) -> Iterator[tuple[Any, ...]]:
+def _messages(
+    random: Random, of: Conversation, turns: list[list[vocabulary.MessageContent]]
+) -> Iterator[tuple[Any, ...]]:
     metadata = f'{{"demo": true, "device": "{"headset" if of.mode == "voice" else "workstation"}"}}'
     number = 0
     while True:

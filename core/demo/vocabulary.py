@@ -74,7 +74,7 @@ _ANSWERED = (
 _TOOLS = ("find_guideline", "list_medicines", "latest_results")
 
 # The columns of a message that its turn decides: role, content, model, tokens, tool_calls, tool_results, contains_phi.
-Said = tuple[str, str, str, int | None, str | None, str | None, bool]
+MessageContent = tuple[str, str, str, int | None, str | None, str | None, bool]
 
 
 def name(number: int) -> tuple[str, str, str]:
@@ -84,12 +84,12 @@ def name(number: int) -> tuple[str, str, str]:
     return GIVEN[given], MIDDLE[number % len(MIDDLE)], FAMILY[family]
 
 
-def turns(specialty: str, random: Random) -> list[list[Said]]:
+def turns(specialty: str, random: Random) -> list[list[MessageContent]]:
     """Returns exchanges: what was asked, sometimes a tool's call and its result, what was answered."""
     return [_turn(SPECIALTIES[specialty], random) for _ in range(_DIFFERENT)]
 
 
-def _turn(specialty: Specialty, random: Random) -> list[Said]:
+def _turn(specialty: Specialty, random: Random) -> list[MessageContent]:
     words: dict[str, Any] = {
         "age": random.randint(1, 97),
         "bed": random.randint(1, 30),
@@ -101,7 +101,7 @@ def _turn(specialty: Specialty, random: Random) -> list[Said]:
     }
     asked = random.choice(_ASKED).format(**words)
     answered = " ".join(random.sample(_ANSWERED, random.randint(1, 5))).format(**words)
-    said: list[Said] = [("user", asked, "", None, None, None, True)]
+    said: list[MessageContent] = [("user", asked, "", None, None, None, True)]
     if random.random() < 0.15:
         tool = random.choice(_TOOLS)
         calls = json.dumps([{"name": tool, "arguments": {"bed": words["bed"], "drug": words["drug"]}}])

@@ -9,11 +9,11 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 
 from core import metrics
-from core import trace_id as trace
 from core.api.envelope import failure_response
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import in_admin
 from core.clients.postgresql.time_limit import request_time_limit
+from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
 
 log = structlog.stdlib.get_logger("voiceassist.request")
 _MOST_DIGITS = 12  # of a body's length: what is longer overflows a metric, or stays in its sum for ever
@@ -31,8 +31,8 @@ class RequestMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         began = time.perf_counter()
         given = request.META.get
-        trace_id = trace.from_headers(given("HTTP_TRACEPARENT", ""), given("HTTP_X_REQUEST_ID", ""))
-        trace.begin(trace_id)
+        trace_id = trace_id_from_headers(given("HTTP_TRACEPARENT", ""), given("HTTP_X_REQUEST_ID", ""))
+        set_trace_id(trace_id)
         try:
             response = self._answer(request)
             response["X-Request-ID"] = trace_id
@@ -45,7 +45,7 @@ class RequestMiddleware:
                 metrics.observe(request, response, seconds)
                 self._log(request, response, seconds)
         finally:
-            trace.end()
+            clear_trace_id()
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponse:

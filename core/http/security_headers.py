@@ -15,7 +15,7 @@ _NOT_USED = ("camera", "display-capture", "geolocation", "microphone", "payment"
 _PERMISSIONS = ", ".join(f"{feature}=()" for feature in _NOT_USED)
 
 
-class PageMiddleware(CSPMiddleware):
+class SecurityHeadersMiddleware(CSPMiddleware):
     """Adds Content-Security-Policy, which pages have from the settings, Permissions-Policy, the admin's `no-store`."""
 
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:

@@ -7,10 +7,10 @@ from django.db.migrations.loader import MigrationLoader
 
 from core.clients.postgresql.connection import Connection
 from core.clients.postgresql.errors import ReadOnly
-from health.check_runner import Finding
-from health.checks import failure_reasons as reasons
+from health.check_runner import CheckOutput
+from health.checks import failure_reasons
 from health.checks.failure_reasons import CheckFailed
-from health.checks.persistent_connection import Kept
+from health.checks.persistent_connection import PersistentConnection
 from health.checks.postgres import connect
 
 
@@ -31,10 +31,10 @@ def _ask(connection: Connection, seconds: float) -> set[tuple[str, str]]:
             return set()
 
 
-_kept = Kept(connect)
+_kept = PersistentConnection(connect)
 
 
-def migrations(seconds: float) -> Finding:
+def migrations(seconds: float) -> CheckOutput:
     """No migration of this code is unapplied. Ones that only newer code knows do no harm."""
     known, applied = _on_disk(), _kept.ask(_ask, seconds)
     pending = sorted(
@@ -45,5 +45,5 @@ def migrations(seconds: float) -> Finding:
     if pending:
         more = f" and {len(pending) - 3} more" if len(pending) > 3 else ""
         detail = f"unapplied: {', '.join(pending[:3])}{more}"
-        raise CheckFailed(reasons.MIGRATIONS_PENDING, detail)
-    return Finding(f"{len(known)} applied")
+        raise CheckFailed(failure_reasons.MIGRATIONS_PENDING, detail)
+    return CheckOutput(f"{len(known)} applied")

@@ -13,7 +13,7 @@ C = TypeVar("C", bound=Connection)
 R = TypeVar("R")
 
 
-class Kept(Generic[C]):
+class PersistentConnection(Generic[C]):
     """`open(seconds)` makes a connection. One thread at a time uses it: the runner sees to that."""
 
     def __init__(self, open: Callable[[float], C]) -> None:

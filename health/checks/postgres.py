@@ -6,8 +6,8 @@ from django.db import connections
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer
 from core.clients.postgresql.probe import ProbeConnection
-from health.check_runner import Finding
-from health.checks.persistent_connection import Kept
+from health.check_runner import CheckOutput
+from health.checks.persistent_connection import PersistentConnection
 
 
 def connect(seconds: float) -> ProbeConnection:
@@ -21,7 +21,7 @@ def _ask(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
     return connection.info
 
 
-_kept = Kept(connect)
+_kept = PersistentConnection(connect)
 _has_answered = False  # in this process
 
 
@@ -39,7 +39,7 @@ def _server(host: str, port: object) -> str:
     return host if host.startswith("/") else f"{host}:{port or 5432}"
 
 
-def postgres(seconds: float) -> Finding:
+def postgres(seconds: float) -> CheckOutput:
     """Commit one small WAL record: neither a standby nor a primary that lost its synchronous standby can do that.
 
     Requests learn from the result whether to ask PostgreSQL at all. Where it has never answered in time, the network
@@ -58,4 +58,4 @@ def postgres(seconds: float) -> Finding:
     _has_answered = True
     # 180001 is 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
-    return Finding(f"{_server(info.host, info.port)}/{info.dbname}", version)
+    return CheckOutput(f"{_server(info.host, info.port)}/{info.dbname}", version)

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from health.check_runner import Finding
-from health.checks import failure_reasons as reasons
+from health.check_runner import CheckOutput
+from health.checks import failure_reasons
 from health.checks.failure_reasons import CheckFailed
-from health.checks.persistent_connection import Kept
+from health.checks.persistent_connection import PersistentConnection
 
 _MOST_BYTES = 1_000_000  # what is longer is not Qdrant's
 
@@ -42,16 +42,16 @@ class Client:
         connection.request("GET", self.prefix + path, headers=self.headers)
         response = connection.getresponse()
         if response.status in (401, 403):
-            raise CheckFailed(reasons.AUTH_FAILED, f"{path}: HTTP {response.status}")
+            raise CheckFailed(failure_reasons.AUTH_FAILED, f"{path}: HTTP {response.status}")
         if response.status == 503:
-            raise CheckFailed(reasons.NOT_READY, f"{path}: HTTP 503")
+            raise CheckFailed(failure_reasons.NOT_READY, f"{path}: HTTP 503")
         if response.status != 200:
-            raise CheckFailed(reasons.BAD_RESPONSE, f"{path}: HTTP {response.status}")
+            raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: HTTP {response.status}")
         body = b""
         while chunk := response.read1(65536):
             body += chunk
             if len(body) > _MOST_BYTES:
-                raise CheckFailed(reasons.BAD_RESPONSE, f"{path}: the answer has no end")
+                raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: the answer has no end")
             if time.monotonic() > end:
                 raise TimeoutError(f"{path}: the answer has not ended in time")
         if response.length:
@@ -62,7 +62,7 @@ class Client:
     def get_json(self, path: str, end: float) -> dict[str, Any]:
         answer = json.loads(self.get(path, end))
         if not isinstance(answer, dict):
-            raise CheckFailed(reasons.BAD_RESPONSE, f"{path}: not Qdrant's answer")
+            raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: not Qdrant's answer")
         return answer
 
 
@@ -84,12 +84,12 @@ def _ask(client: Client, seconds: float) -> str | None:
     client.get("/readyz", end)  # plain text; says nothing about the key
     result = client.get_json("/collections", end).get("result")
     if not isinstance(result, dict) or "collections" not in result:
-        raise CheckFailed(reasons.BAD_RESPONSE, "/collections: not Qdrant's answer")
+        raise CheckFailed(failure_reasons.BAD_RESPONSE, "/collections: not Qdrant's answer")
     client.version = client.version or client.get_json("/", end).get("version")
     return client.version
 
 
-_kept = Kept(_connect)
+_kept = PersistentConnection(_connect)
 
 
 def where() -> str:
@@ -100,20 +100,20 @@ def where() -> str:
     return f"{url.scheme}://{url.hostname}:{url.port}"
 
 
-def qdrant(seconds: float) -> Finding:
+def qdrant(seconds: float) -> CheckOutput:
     if settings.QDRANT_URL is None:
         return _local_mode()
     found = _kept.ask(_ask, seconds)
-    return Finding(where(), found)
+    return CheckOutput(where(), found)
 
 
-def _local_mode() -> Finding:
+def _local_mode() -> CheckOutput:
     """Opens no client: that would read every vector, and wait for its turn."""
     folder = settings.QDRANT_PATH
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.R_OK | os.W_OK):
-        raise CheckFailed(reasons.ERROR, f"{folder} can't be written")
+        raise CheckFailed(failure_reasons.ERROR, f"{folder} can't be written")
     collections = folder / "meta.json"
     if collections.exists():
         json.loads(collections.read_text())
-    return Finding(where(), version("qdrant-client"))
+    return CheckOutput(where(), version("qdrant-client"))

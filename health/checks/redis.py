@@ -15,9 +15,9 @@ from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
 from core.clients import redis_url
-from health.check_runner import Finding
+from health.check_runner import CheckOutput
 from health.checks.failure_reasons import MISCONFIGURED, CheckFailed
-from health.checks.persistent_connection import Kept
+from health.checks.persistent_connection import PersistentConnection
 
 _WRONG_MODES = {
     "cluster": "This is a node of a Redis Cluster, which is not supported: use one server or redis+sentinel://",
@@ -50,12 +50,12 @@ def _connect(seconds: float) -> Client:
     return client
 
 
-def _ask(client: Client, seconds: float) -> Finding:
+def _ask(client: Client, seconds: float) -> CheckOutput:
     if not client.where:
         _examine(client)
     # A write is refused by a replica, while loading, without memory and with a full disk; a PING by none of them.
     client.set(f"{settings.SERVICE}:readiness", "", ex=60)
-    return Finding(client.where, client.version)
+    return CheckOutput(client.where, client.version)
 
 
 def _examine(client: Client) -> None:
@@ -73,7 +73,7 @@ def _examine(client: Client) -> None:
         client.where = f"{redis_url.join(*client.connection_pool.master_address)}, {client.where}"
 
 
-_kept = Kept(_connect)
+_kept = PersistentConnection(_connect)
 
 
 def where() -> str:
@@ -81,5 +81,5 @@ def where() -> str:
     return redis_url.where(settings.REDIS_URL)
 
 
-def redis(seconds: float) -> Finding:
+def redis(seconds: float) -> CheckOutput:
     return _kept.ask(_ask, seconds)

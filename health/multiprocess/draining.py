@@ -12,5 +12,5 @@ def begin() -> None:
     _flag[0] = 1
 
 
-def begun() -> bool:
+def is_draining() -> bool:
     return _flag[0] == 1

@@ -20,9 +20,9 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from core.auth.session_expiry import BEGAN, is_over
+from core.auth.session_expiry import LOGIN_AT_KEY, is_expired
 from core.clients.postgresql.connection import Connection
-from health.checks.persistent_connection import Kept
+from health.checks.persistent_connection import PersistentConnection
 from health.checks.postgres import connect
 
 PATH = "/admin/status/"
@@ -39,7 +39,7 @@ def give(request: HttpRequest, response: HttpResponse) -> None:
     if session is None or not session.accessed or response.status_code >= 500:
         return
     user = request.user
-    seconds = session.get(BEGAN, 0) + settings.SESSION_COOKIE_AGE - int(time.time())
+    seconds = session.get(LOGIN_AT_KEY, 0) + settings.SESSION_COOKIE_AGE - int(time.time())
     if session.session_key and user.is_active and getattr(user, "is_staff", False) and seconds > 0:
         value = signing.dumps([_digest(session.session_key), int(time.time()) + seconds], salt=_SALT)
         response.set_cookie(
@@ -63,7 +63,7 @@ def _digest(session_key: str) -> str:
     return salted_hmac(_SALT, session_key, algorithm="sha256").hexdigest()
 
 
-_kept = Kept(connect)
+_kept = PersistentConnection(connect)
 _lock = threading.Lock()
 
 
@@ -86,7 +86,7 @@ def _is_staff(connection: Connection, session_key: str, seconds: float) -> bool:
     session = SessionStore().decode(row[0]) if row else {}
     sql = "SELECT password FROM users WHERE id = %s::uuid AND is_active AND is_staff"
     row = connection.execute(sql, [session.get(SESSION_KEY)]).fetchone()
-    if row is None or is_over(session):
+    if row is None or is_expired(session):
         return False
     user = get_user_model()(password=row[0])
     return bool(constant_time_compare(session.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash()))

@@ -144,7 +144,7 @@ def _worker(voice: Voice) -> Worker:
 
 def _overall(speaking: list[Voice]) -> str:
     statuses = {voice.status for voice in speaking}
-    return "draining" if draining.begun() else statuses.pop() if len(statuses) == 1 else "mixed"
+    return "draining" if draining.is_draining() else statuses.pop() if len(statuses) == 1 else "mixed"
 
 
 def _failing(dependencies: list[Dependency]) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.application import ROOT, App
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 TARGET = 1.6
 ROUNDS, SECONDS = 21, 0.5
@@ -33,7 +33,7 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 
-def answer_time(app: App, seconds: float = SECONDS) -> float:
+def answer_time(app: VoiceAssistServer, seconds: float = SECONDS) -> float:
     """Returns the median, in microseconds."""
     command = ["-m", "tests.benchmarks.load", str(app.port), "/", "1", str(seconds)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -43,7 +43,10 @@ def answer_time(app: App, seconds: float = SECONDS) -> float:
 
 
 def served() -> bool:
-    with App(**ENVIRONMENT) as ours, App(application="tests.benchmarks.bare:application", **ENVIRONMENT) as bare:
+    with (
+        VoiceAssistServer(**ENVIRONMENT) as ours,
+        VoiceAssistServer(application="tests.benchmarks.bare:application", **ENVIRONMENT) as bare,
+    ):
         for app in (ours, bare):
             answer_time(app)
         rounds = [(answer_time(ours), answer_time(bare)) for _ in range(ROUNDS)]

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.table import Table
-from tests.support.application import App
 from tests.support.dependency_servers import Postgres, Valkey, free_port
 from tests.support.qdrant_server import QdrantServer
+from tests.support.voiceassist_server import VoiceAssistServer
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "var" / "benchmarks"
@@ -73,7 +73,7 @@ class Peer:
         self.process.wait(20)
 
 
-def load(subject: App | Peer, path: str, seconds: float = SECONDS) -> dict[str, float]:
+def load(subject: VoiceAssistServer | Peer, path: str, seconds: float = SECONDS) -> dict[str, float]:
     command = ["-m", "tests.benchmarks.load", str(subject.port), path, str(CONNECTIONS), str(seconds)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -81,7 +81,7 @@ def load(subject: App | Peer, path: str, seconds: float = SECONDS) -> dict[str, 
     return found
 
 
-def memory(subject: App | Peer) -> float:
+def memory(subject: VoiceAssistServer | Peer) -> float:
     """Returns the proportional set size of the master and its workers, in MiB."""
     master = psutil.Process(subject.process.pid)
     return sum(process.memory_full_info().pss for process in [master, *master.children()]) / 2**20
@@ -94,7 +94,7 @@ def wall(*words: str) -> float:
 
 
 @contextlib.contextmanager
-def probing(app: App) -> Iterator[None]:
+def probing(app: VoiceAssistServer) -> Iterator[None]:
     """Asks `/ready` once a second, as an orchestrator would."""
     stop = threading.Event()
 
@@ -112,13 +112,13 @@ def probing(app: App) -> Iterator[None]:
 def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess.Popen[str]") -> None:
     environment: dict[str, Any] = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
     with (
-        App(python=peers_python(), **environment) as ours,
-        App(python=peers_python(), **environment, HEALTH_MAX_AGE="0") as fresh,
+        VoiceAssistServer(python=peers_python(), **environment) as ours,
+        VoiceAssistServer(python=peers_python(), **environment, HEALTH_MAX_AGE="0") as fresh,
         Peer("bare") as bare,
         Peer("health") as health_check,
         Peer("watchman") as watchman,
     ):
-        subjects: list[tuple[str, App | Peer, str]] = [
+        subjects: list[tuple[str, VoiceAssistServer | Peer, str]] = [
             ("/health", ours, "/health"),
             ("bare", bare, "/check"),
             ("/ready", ours, "/ready"),

@@ -26,10 +26,10 @@ from typing import Any
 
 import psutil
 
-from tests.support.application import ROOT, App
 from tests.support.dependency_servers import Postgres, Valkey
 from tests.support.proxy import MODES, Proxy
 from tests.support.qdrant_server import QdrantServer
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 TIMEOUT, MAX_AGE = 1.0, 0.5  # seconds: HEALTH_TIMEOUT and HEALTH_MAX_AGE
 PROMISED = TIMEOUT + 0.25
@@ -42,7 +42,7 @@ MOST_MEMORY = 15 * 2**20  # bytes that a worker may have grown by
 
 
 class Soak:
-    def __init__(self, app: App, proxies: dict[str, Proxy], chance: random.Random) -> None:
+    def __init__(self, app: VoiceAssistServer, proxies: dict[str, Proxy], chance: random.Random) -> None:
         self.app, self.proxies, self.chance = app, proxies, chance
         self.wrong: list[str] = []
         self.times: list[float] = []
@@ -130,7 +130,7 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
             }
             migrate = [sys.executable, "manage.py", "migrate", "-v0"]
             subprocess.run(migrate, cwd=ROOT, check=True, env={**os.environ, **environment})
-            with App(**environment) as app:
+            with VoiceAssistServer(**environment) as app:
                 run = Soak(app, {"postgres": a, "redis": b, "qdrant": c}, random.Random(seed))
                 (worker,) = app.workers()
                 run.run(min(30, seconds / 3))

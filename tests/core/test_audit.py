@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, models, transaction
 from django.test import Client, RequestFactory
 
 from core import phi
-from core.audit import acting
+from core.audit import audit_context
 from core.conversations import append_message
 from core.deletion import delete_user
 from core.models import AuditEvent, Message, Session, User
@@ -279,7 +279,7 @@ def test_who_when_from_where(admin_client: Client, admin_user: User, session: Se
 def test_who_it_was_is_forgotten_with_the_transaction(rf: RequestFactory, session: Session) -> None:
     request = rf.post("/")
     request.user = session.user
-    with acting(request):
+    with audit_context(request):
         Session.objects.update(mode="voice")
     assert latest(table="sessions").actor_id == session.user_id
     # Tests run in a transaction of their own, within which the setting lives on: end it.
@@ -293,7 +293,7 @@ def test_who_it_was_is_forgotten_with_the_transaction(rf: RequestFactory, sessio
 def test_the_next_transaction_of_the_same_connection_is_nobodys(rf: RequestFactory, session: Session) -> None:
     request = rf.post("/")
     request.user = session.user
-    with acting(request):
+    with audit_context(request):
         Session.objects.update(mode="voice")
     Session.objects.update(mode="text")
     modes = {event.changes["mode"][1]: event.actor_id for event in AuditEvent.objects.filter(action="change")}

@@ -14,10 +14,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from core import conversations, deletion
-from core import cursor_pagination as paging
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
 from core.conversations import append_message, read_messages
+from core.cursor_pagination import after_cursor, cursor_of, decode_cursor, encode_cursor, ordering
 from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db
@@ -230,7 +230,7 @@ def test_many_at_once_are_all_counted_and_in_order(session: Session) -> None:
 def test_who_reads_on_from_a_cursor_misses_none(session: Session) -> None:
     """Messages become visible in the order of their times: also if a slow transaction began before a fast one."""
     append_message(session.pk, role="user", content="first")
-    cursor = paging.cursor(Message.objects.get())
+    cursor = cursor_of(Message.objects.get())
     seen: list[str] = []
 
     def write(number: int) -> None:
@@ -244,7 +244,7 @@ def test_who_reads_on_from_a_cursor_misses_none(session: Session) -> None:
         over = all(future.done() for future in done)
         page = read_messages(session.pk, newest_first=False, cursor=cursor)
         seen += [message.content for message in page.messages]
-        cursor = paging.cursor(page.messages[-1]) if page.messages else cursor
+        cursor = cursor_of(page.messages[-1]) if page.messages else cursor
         assert page.messages or not over, f"{len(seen)} of 80"
     assert len(set(seen)) == 80
     writers.shutdown()
@@ -327,17 +327,17 @@ def test_cursors_that_are_none(session: Session, ten: list[str], cursor: str) ->
     except ApiError as error:
         assert error.code is ErrorCode.BAD_REQUEST
     else:
-        assert paging.encode(*paging.decode(cursor)) == cursor  # it is one, if of no row
+        assert encode_cursor(*decode_cursor(cursor)) == cursor  # it is one, if of no row
 
 
 def test_a_page_deep_in_a_session_is_read_by_the_index(session: Session, ten: list[str]) -> None:
     page = read_messages(session.pk, limit=3)
     assert page.next_cursor
-    rows = Message.objects.filter(paging.beyond(page.next_cursor, True), session_id=session.pk)
+    rows = Message.objects.filter(after_cursor(page.next_cursor, True), session_id=session.pk)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_sort = off")
-    plan = rows.order_by(*paging.order(True))[:4].explain()
+    plan = rows.order_by(*ordering(True))[:4].explain()
     assert "messages_session_time" in plan
     index_condition = next(line for line in plan.splitlines() if "Index Cond" in line)
     assert "created_at" in index_condition, plan

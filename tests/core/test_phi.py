@@ -16,7 +16,7 @@ from sentry_sdk.transport import Transport
 from sentry_sdk.utils import event_from_exception
 
 from core import phi
-from core.models import Message, Row, Session, User
+from core.models import BaseModel, Message, Session, User
 
 CANARY = "canary-of-a-patient"
 
@@ -44,7 +44,7 @@ def test_what_is_phi() -> None:
 
 @isolate_apps("core")
 def test_a_new_column_that_is_not_declared_is_refused() -> None:
-    class Note(Row):
+    class Note(BaseModel):
         PHI = ("text",)
         PLAIN = ("text", "kind")
         text = models.TextField()

@@ -32,9 +32,9 @@ from django.db import connection, models
 
 from core import phi
 from core.models import AuditEvent, Message, Session, User
-from tests.support.application import ROOT, App
 from tests.support.dependency_servers import Postgres
 from tests.support.plugin import Servers
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 pytestmark = pytest.mark.timeout(180)  # the fixture does it all
 
@@ -64,7 +64,7 @@ def found(text: str, *kinds: str) -> set[str]:
 class Place:
     """A server and a database of its own, and all that has come out of them, by the name of the channel."""
 
-    app: App
+    app: VoiceAssistServer
 
     def __init__(self, folder: Path, servers: Servers) -> None:
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -181,7 +181,7 @@ def place(servers: Servers) -> Iterator[Place]:
             place.ended(*both, code=0)
             place.insert(User(email="admin@example.org", password=make_password(PASSWORD), is_staff=True,
                               is_superuser=True))  # fmt: skip
-            with App(port=0, **place.environment) as place.app:
+            with VoiceAssistServer(port=0, **place.environment) as place.app:
                 break_everything(place)
                 yield place
         finally:

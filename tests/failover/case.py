@@ -10,14 +10,14 @@ from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, WORKERS, Route
 from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
-from tests.support.application import App
+from tests.support.voiceassist_server import VoiceAssistServer
 
 STEADY = 2.0  # seconds of load before a fault, and after the recovery
 
 
 @contextmanager
-def _served(route: Route) -> Iterator[App]:
-    with App(
+def _served(route: Route) -> Iterator[VoiceAssistServer]:
+    with VoiceAssistServer(
         python=route.python,
         DATABASE_URL=route.url,
         DATABASE_TIMEOUT=str(DATABASE_TIMEOUT),

@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from tests.support.application import ROOT
 from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, free_port
+from tests.support.voiceassist_server import ROOT
 from voiceassist.embedded.programs import clean_environment, postgres_program
 
 STANDBY = "standby"  # the application name by which the primary knows its synchronous standby

@@ -12,9 +12,9 @@ import pytest
 from tests.failover.agent import Agent
 from tests.failover.cluster import Cluster, Node
 from tests.failover.load import CLIENTS
-from tests.support.application import ROOT
 from tests.support.dependency_servers import PASSWORD, PGBOUNCER, QUOTED, Server, _connects, _not_as_root
 from tests.support.haproxy import PROGRAM as HAPROXY
+from tests.support.voiceassist_server import ROOT
 
 WORKERS = 2  # of our server
 _NAME = "postgres.example"

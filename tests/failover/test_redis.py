@@ -16,13 +16,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.application import App, database_with_staff
 from tests.support.dependency_servers import Valkey
 from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
 from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
 from tests.support.sentinel import QUOTED, Group, Redis, within
+from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
 PAGES = ("/admin/", "/admin/core/user/", "/admin/core/session/", "/admin/core/user/add/", "/admin/status/")
@@ -40,7 +40,7 @@ def database(servers: Servers) -> str:
 class Browsing(Clients):
     """Staff who each ask for the next page as soon as they have one, and a probe of readiness ten times a second."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: VoiceAssistServer) -> None:
         self._app = app
         self.pages: Counter[int] = Counter()
         self.failed: list[str] = []
@@ -136,7 +136,7 @@ def lose(group: Group, fault: str) -> tuple[list[Valkey], float]:
 
 def test_no_page_fails(database: str, group: Group, url: str, record_property: Callable[[str, object], None]) -> None:
     with (
-        App(DATABASE_URL=database, REDIS_URL=url, WEB_CONCURRENCY="2", HEALTH_MAX_AGE="0.5") as app,
+        VoiceAssistServer(DATABASE_URL=database, REDIS_URL=url, WEB_CONCURRENCY="2", HEALTH_MAX_AGE="0.5") as app,
         Browsing(app) as browsing,
     ):
         assert within(20, browsing.is_ready)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from health.check_runner import Check, Finding, Report, Runner
+from health.check_runner import Check, CheckOutput, Report, Runner
 
 
 class Gate:
@@ -16,17 +16,17 @@ class Gate:
         self.open = threading.Event()
         self.calls = 0
 
-    def __call__(self, seconds: float) -> Finding:
+    def __call__(self, seconds: float) -> CheckOutput:
         self.calls += 1
         self.open.wait(30)
-        return Finding("gate")
+        return CheckOutput("gate")
 
 
-def fine(seconds: float) -> Finding:
-    return Finding("there", "1.0")
+def fine(seconds: float) -> CheckOutput:
+    return CheckOutput("there", "1.0")
 
 
-def broken(seconds: float) -> Finding:
+def broken(seconds: float) -> CheckOutput:
     raise OSError("no")
 
 
@@ -78,9 +78,9 @@ def test_status(checks: list[Check], status: str) -> None:
 def test_checks_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
 
-    def meets(seconds: float) -> Finding:
+    def meets(seconds: float) -> CheckOutput:
         meeting.wait(5)  # passes only when all three are here
-        return Finding("met")
+        return CheckOutput("met")
 
     report = make(*(Check(name, meets) for name in "abc"), timeout=5).report()
     assert report.status == "ready"
@@ -131,9 +131,9 @@ def test_whoever_asks_meanwhile_waits_for_the_same_round(gate: Gate) -> None:
 def test_a_report_is_reused_until_it_is_too_old() -> None:
     calls: list[float] = []
 
-    def counts(seconds: float) -> Finding:
+    def counts(seconds: float) -> CheckOutput:
         calls.append(seconds)
-        return Finding("counted")
+        return CheckOutput("counted")
 
     runner = make(Check("a", counts), max_age=0.5, timeout=5)
     first = runner.report()

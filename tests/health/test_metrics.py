@@ -25,16 +25,16 @@ from core import metrics as core_metrics
 from core.clients import qdrant
 from core.clients.redis import Client
 from health import metrics
-from tests.support.application import ROOT, App
 from tests.support.dependency_servers import free_port
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 from tests.voiceassist.test_gunicorn import within
 
 SESSION = {"Cookie": "sessionid=" + "a" * 32}  # nobody's: Redis and then PostgreSQL are asked for it
 
 
-def scrape(app: App) -> dict[str, float]:
+def scrape(app: VoiceAssistServer) -> dict[str, float]:
     status, _, body = app.get("/metrics")
     assert status == 200, body
     lines = [line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#")]
@@ -43,17 +43,17 @@ def scrape(app: App) -> dict[str, float]:
     return samples
 
 
-def connections(app: App) -> dict[str, float]:
+def connections(app: VoiceAssistServer) -> dict[str, float]:
     found = scrape(app)
     return {state: found[f'voiceassist_database_connections{{state="{state}"}}'] for state in ("open", "in_use", "max")}
 
 
-def answered(app: App) -> float:
+def answered(app: VoiceAssistServer) -> float:
     """Returns how many requests of `/` the server says it has answered."""
     return scrape(app).get('voiceassist_http_request_duration_seconds_count{method="GET",route="/",status="200"}', 0)
 
 
-def kill_workers(app: App) -> None:
+def kill_workers(app: VoiceAssistServer) -> None:
     """Kills all three, and waits until three others live."""
     dead = app.workers()
     for worker in dead:
@@ -68,16 +68,16 @@ def database(servers: Servers) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def app(servers: Servers, database: Proxy) -> Iterator[App]:
+def app(servers: Servers, database: Proxy) -> Iterator[VoiceAssistServer]:
     url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{database.port}")
-    with App(WEB_CONCURRENCY="3", HEALTH_OPTIONAL="migrations", DATABASE_URL=url) as app:
+    with VoiceAssistServer(WEB_CONCURRENCY="3", HEALTH_OPTIONAL="migrations", DATABASE_URL=url) as app:
         yield app
 
 
 # What clients send makes no series
 
 
-def send_anything(app: App, word: str) -> None:
+def send_anything(app: VoiceAssistServer, word: str) -> None:
     """Sends the same kinds of requests whatever the word, which stands wherever a client may put one."""
     anything = {
         **dict.fromkeys(("User-Agent", "Origin", "Referer", "X-Request-ID", "X-Forwarded-For", "X-" + word), word),
@@ -98,7 +98,7 @@ def send_anything(app: App, word: str) -> None:
     assert app.get("/", headers={"Content-Length": "9" * (300 + len(word))})[0] == 400
 
 
-def test_no_series_grows_with_what_a_client_sends(app: App) -> None:
+def test_no_series_grows_with_what_a_client_sends(app: VoiceAssistServer) -> None:
     send_anything(app, "Xfirst")
     before = set(scrape(app))
     for word in ("XSECOND", "Xthird3", "X-FOURTH"):
@@ -111,7 +111,7 @@ def test_no_series_grows_with_what_a_client_sends(app: App) -> None:
     assert found[refused] > 4
 
 
-def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: App) -> None:
+def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: VoiceAssistServer) -> None:
     for path in ("/", "/health", "/ready", "/metrics", "/admin/core/user/", "/nothing"):
         app.get(path)
     found = [series for series in scrape(app) if series.startswith("voiceassist_http_request_duration_seconds_count")]
@@ -123,7 +123,7 @@ def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: App) ->
     )
 
 
-def test_promtool_has_nothing_to_say(app: App) -> None:
+def test_promtool_has_nothing_to_say(app: VoiceAssistServer) -> None:
     promtool = shutil.which("promtool")
     if promtool is None and "CI" not in os.environ:
         pytest.skip("needs promtool (Debian: prometheus)")
@@ -138,7 +138,7 @@ def test_promtool_has_nothing_to_say(app: App) -> None:
 # Several processes are one
 
 
-def test_counters_survive_workers_and_files_do_not_pile_up(app: App) -> None:
+def test_counters_survive_workers_and_files_do_not_pile_up(app: VoiceAssistServer) -> None:
     stop, scraped, broken = threading.Event(), [0.0], list[str]()
 
     def keep_scraping() -> None:
@@ -174,7 +174,7 @@ def test_counters_survive_workers_and_files_do_not_pile_up(app: App) -> None:
     assert connections(app)["max"] == 3 * 4
 
 
-def test_what_readiness_measured_last_outlives_who_measured_it(app: App) -> None:
+def test_what_readiness_measured_last_outlives_who_measured_it(app: VoiceAssistServer) -> None:
     app.get("/ready")
     kill_workers(app)
     found = scrape(app)
@@ -209,9 +209,9 @@ def test_the_folder_of_a_killed_server_goes_when_the_next_one_starts(tmp_path: P
     def folders() -> set[Path]:
         return set(tmp_path.glob("voiceassist-metrics-*"))
 
-    with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1") as first:
+    with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1") as first:
         (left,) = folders()
-        with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as second:
+        with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as second:
             assert left in folders()  # in use
             scrape(first)
             second.terminate()
@@ -223,7 +223,7 @@ def test_the_folder_of_a_killed_server_goes_when_the_next_one_starts(tmp_path: P
         psutil.wait_procs(processes[1:], 10)
         first.process.wait(10)
     assert folders() == {left}
-    with App(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1"):
+    with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1"):
         assert left not in folders() and len(folders()) == 1
 
 
@@ -236,7 +236,7 @@ def test_a_command_leaves_no_files(tmp_path: Path) -> None:
 # Calls of dependencies
 
 
-def test_connections_of_the_database_and_a_scrape_while_it_hangs(app: App, database: Proxy) -> None:
+def test_connections_of_the_database_and_a_scrape_while_it_hangs(app: VoiceAssistServer, database: Proxy) -> None:
     for _ in range(20):
         app.get("/admin/", headers=SESSION)
     assert within(5, lambda: connections(app)["in_use"] == 0)
@@ -261,7 +261,7 @@ def test_connections_of_the_database_and_a_scrape_while_it_hangs(app: App, datab
     assert within(5, lambda: connections(app) == {"open": 0, "in_use": 0, "max": 12})
 
 
-def _ignore_outcome(app: App) -> None:
+def _ignore_outcome(app: VoiceAssistServer) -> None:
     app.get("/admin/", headers=SESSION, timeout=20)
 
 

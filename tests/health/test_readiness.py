@@ -22,7 +22,7 @@ from health import readiness
 from health.check_runner import Result, Runner
 from health.checks import checks
 from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, Valkey, free_port
-from tests.support.plugin import API_KEY, forget
+from tests.support.plugin import API_KEY, drop_readiness_connections
 from tests.support.proxy import Proxy, TlsFront
 from tests.support.qdrant_server import QdrantServer
 from voiceassist.environment import Environment
@@ -73,10 +73,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
             monkeypatch.setattr(settings, "REDIS_URL", cache)
         if vectors:
             monkeypatch.setattr(settings, "QDRANT_URL", vectors)
-        forget()
+        drop_readiness_connections()
 
     yield point
-    forget()
+    drop_readiness_connections()
 
 
 @functools.cache
@@ -184,7 +184,7 @@ def test_nothing_is_leaked_by_failing(proxied: tuple[str, Proxy], fault: str) ->
         return len(checking), process.num_fds()
 
     shared.report()
-    forget()
+    drop_readiness_connections()
     before = used()
     for _ in range(15):
         shared.report()
@@ -257,12 +257,12 @@ def test_postgres_that_can_not_be_written(use: Use, database: Postgres) -> None:
     use(database=database.url)
     database.execute("ALTER DATABASE tests SET default_transaction_read_only = on")
     try:
-        forget()
+        drop_readiness_connections()
         assert reason("postgres") == "not_ready"
     finally:
         with psycopg.connect(database.url, autocommit=True, options="-c default_transaction_read_only=off") as c:
             c.execute("ALTER DATABASE tests RESET default_transaction_read_only")
-    forget()
+    drop_readiness_connections()
     assert reason("postgres") is None
 
 
@@ -354,17 +354,17 @@ def test_over_tls(
         url = database.url.replace(f":{database.port}", f":{front.port}")
         use(database=f"{url}?sslmode=verify-full&sslrootcert={file}")
         assert reason("postgres") == expected
-        forget()
+        drop_readiness_connections()
     with TlsFront(cache.port, context) as front:
         url = cache.url.replace(f":{cache.port}", f":{front.port}").replace("redis:", "rediss:")
         use(cache=f"{url}?ssl_ca_certs={file}")
         assert reason("redis") == expected
-        forget()
+        drop_readiness_connections()
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     with QdrantServer(api_key=API_KEY, tls=context) as server:
         use(vectors=server.url)
         assert reason("qdrant") == expected
-        forget()
+        drop_readiness_connections()
 
 
 def test_redis_credentials_and_names(use: Use, cache: Valkey) -> None:

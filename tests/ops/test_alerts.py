@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import get_commands
 
-from tests.support.application import ROOT
 from tests.support.prometheus import OPS, PROMTOOL, needs_prometheus
+from tests.support.voiceassist_server import ROOT
 
 RULES = (OPS / "prometheus" / "alerts.yml").read_text()
 RUNBOOK = (ROOT / "docs" / "RUNBOOK.md").read_text()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from health import container_probe
-from tests.support.application import App
 from tests.support.dependency_servers import free_port
+from tests.support.voiceassist_server import VoiceAssistServer
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = Path(sysconfig.get_path("scripts"), "docker-compose")
@@ -270,7 +270,9 @@ def test_the_server_and_its_health_checks_follow_bind(address: str, tmp_path: Pa
     port = free_port()
     bind = address.format(port)
     (tmp_path / "bind").write_text(f"{bind}\n")
-    with App(port=port, BIND=bind, HEALTH_OPTIONAL="migrations"):  # the tests' database is migrated under another name
+    with VoiceAssistServer(
+        port=port, BIND=bind, HEALTH_OPTIONAL="migrations"
+    ):  # the tests' database is migrated under another name
         for path in HEALTH_CHECKS:
             assert health_check(path, BIND=bind) == 0
             assert health_check(path, BIND="127.0.0.1:1", BIND_FILE=str(tmp_path / "bind")) == 0

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.application import ROOT
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
+from tests.support.voiceassist_server import ROOT
 from tests.voiceassist.test_settings import PRODUCTION, run
 from voiceassist import settings
 

@@ -17,11 +17,11 @@ from math import isnan
 
 import pytest
 
-from tests.support.application import ROOT, App
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
 from tests.support.proxy import Proxy
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 pytestmark = needs_prometheus
 
@@ -66,13 +66,13 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[App]:
+def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
     """Under constant probing, as by an orchestrator: a scrape starts no check."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
     environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
     over = threading.Event()
-    with App(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
+    with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
 
         def probe() -> None:
             while not over.wait(0.2):
@@ -89,7 +89,7 @@ def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(app: VoiceAssistServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), target=app.port, token=TOKEN)
     prometheus.start()
     try:
@@ -102,7 +102,7 @@ def prometheus(app: App, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 class Visitor:
     """Somebody with a browser."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: VoiceAssistServer) -> None:
         self.url = app.url
         self.cookies = CookieJar()
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.cookies))
@@ -148,7 +148,7 @@ def show(prometheus: Prometheus, expression: str) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def traffic(prometheus: Prometheus, app: App, postgres: Proxy) -> None:
+def traffic(prometheus: Prometheus, app: VoiceAssistServer, postgres: Proxy) -> None:
     """Some of everything that is counted. Twice: of a counter that is new, what came first is no increase."""
     visitor = Visitor(app)
     for _ in range(2):

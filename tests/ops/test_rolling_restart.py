@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.application import App
 from tests.support.dependency_servers import free_port
 from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
+from tests.support.voiceassist_server import VoiceAssistServer
 
 CLIENTS = 8
 DRAIN = 2  # seconds; the balancer checks twice a second
@@ -76,8 +76,8 @@ def test_no_request_is_lost(servers: Servers, haproxy: HAProxy) -> None:
     environment = {"DRAIN_SECONDS": str(DRAIN), "HEALTH_OPTIONAL": "migrations", "WEB_CONCURRENCY": "2"}
     with contextlib.ExitStack() as stack:
 
-        def start(port: int) -> App:
-            return stack.enter_context(App(port=port, **environment))
+        def start(port: int) -> VoiceAssistServer:
+            return stack.enter_context(VoiceAssistServer(port=port, **environment))
 
         running = [start(port) for port in ports(haproxy)]
         haproxy.wait_for("servers", {"app1", "app2"})
@@ -100,7 +100,9 @@ def test_servers_that_are_alive_serve_while_none_is_ready(servers: Servers, hapr
     with Proxy(servers.redis.port) as first, Proxy(servers.redis.port) as second, contextlib.ExitStack() as stack:
         for redis, port in zip((first, second), ports(haproxy), strict=True):
             url = servers.redis.url.replace(f":{servers.redis.port}/", f":{redis.port}/")
-            stack.enter_context(App(port=port, REDIS_URL=url, HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="1"))
+            stack.enter_context(
+                VoiceAssistServer(port=port, REDIS_URL=url, HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="1")
+            )
         haproxy.wait_for("servers", {"app1", "app2"})
         assert ask(haproxy, "/metrics")[0] == 403
         before = haproxy.requests()

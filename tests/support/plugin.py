@@ -69,7 +69,7 @@ def servers(request: pytest.FixtureRequest) -> Servers:
     return request.config.stash[SERVERS]
 
 
-def forget() -> None:
+def drop_readiness_connections() -> None:
     """Drops the connections that readiness keeps open, when no check is under way."""
     end = time.monotonic() + 10
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):

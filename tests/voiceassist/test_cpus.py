@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.application import ROOT
+from tests.support.voiceassist_server import ROOT
 from voiceassist import cpus
 
 POD = "kubepods/pod1/abc"

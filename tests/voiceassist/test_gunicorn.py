@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from tests.core.api.test_envelope import check_envelope
-from tests.support.application import App
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
+from tests.support.voiceassist_server import VoiceAssistServer
 
 NOISE = 1.5  # seconds that a busy machine may add
 
 
-def state(app: App) -> str:
+def state(app: VoiceAssistServer) -> str:
     status, _, body = app.get("/ready")
     envelope = json.loads(body)
     check_envelope(envelope, status)
@@ -33,13 +33,13 @@ def state(app: App) -> str:
     return found
 
 
-def dependencies(app: App) -> dict[str, Any]:
+def dependencies(app: VoiceAssistServer) -> dict[str, Any]:
     envelope = json.loads(app.get("/ready")[2])
     found: dict[str, Any] = (envelope["data"] or envelope["error"]["details"])["dependencies"]
     return found
 
 
-def messages(app: App) -> list[str]:
+def messages(app: VoiceAssistServer) -> list[str]:
     return [json.loads(line)["message"] for line in app.log().splitlines()]
 
 
@@ -51,16 +51,16 @@ def within(seconds: float, true: Callable[[], bool]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def app(servers: Servers) -> Iterator[App]:
-    with App(HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="3") as app:
+def app(servers: Servers) -> Iterator[VoiceAssistServer]:
+    with VoiceAssistServer(HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="3") as app:
         yield app
 
 
-def test_ready_in_every_worker(app: App) -> None:
+def test_ready_in_every_worker(app: VoiceAssistServer) -> None:
     assert {state(app) for _ in range(30)} == {"degraded"}  # the tests' database is migrated under another name
 
 
-def test_head_has_no_body_and_the_same_length(app: App) -> None:
+def test_head_has_no_body_and_the_same_length(app: VoiceAssistServer) -> None:
     for path in ("/", "/health", "/ready/", "/metrics", "/nothing"):
         with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
             connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -72,7 +72,7 @@ def test_head_has_no_body_and_the_same_length(app: App) -> None:
         assert b"content-length: " in head.lower(), path
 
 
-def test_counters_add_up_over_workers_and_gauges_have_one_series(app: App) -> None:
+def test_counters_add_up_over_workers_and_gauges_have_one_series(app: VoiceAssistServer) -> None:
     for _ in range(30):
         app.get("/")
     text = app.get("/metrics")[2].decode()
@@ -85,7 +85,7 @@ def test_counters_add_up_over_workers_and_gauges_have_one_series(app: App) -> No
     assert "pid=" not in text
 
 
-def test_a_malformed_request_line_makes_no_series(app: App) -> None:
+def test_a_malformed_request_line_makes_no_series(app: VoiceAssistServer) -> None:
     for method in ("FOOA", "foo"):
         assert app.get("/", method=method)[0] in (400, 405)
     assert b"FOO" not in app.get("/metrics")[2].upper().replace(b"FOOTER", b"")
@@ -95,7 +95,7 @@ UNREADABLE = ("GET / HTTP/9.x", "b\x01d / HTTP/1.1", "GET / HTTP/1.1\r\na b: c",
 
 
 @pytest.mark.parametrize("line", UNREADABLE)
-def test_what_can_not_be_read_is_answered_in_the_envelope(app: App, line: str) -> None:
+def test_what_can_not_be_read_is_answered_in_the_envelope(app: VoiceAssistServer, line: str) -> None:
     with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
         connection.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection)
@@ -107,7 +107,7 @@ def test_what_can_not_be_read_is_answered_in_the_envelope(app: App, line: str) -
     assert within(5, lambda: envelope["trace_id"] in app.log())
 
 
-def test_log_lines(app: App) -> None:
+def test_log_lines(app: VoiceAssistServer) -> None:
     trace = "trace-of-this-test"
     app.get("/secret-path?name=secret-query", headers={"X-Request-ID": trace})
     app.get("/health", headers={"X-Request-ID": "quiet"})
@@ -127,7 +127,7 @@ def test_a_server_comes_up_by_itself_when_its_dependencies_do(servers: Servers) 
     with Proxy(servers.postgres.port) as proxy:
         proxy.mode = "refuse"
         url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
-        with App(DATABASE_URL=url, HEALTH_OPTIONAL="migrations") as app:
+        with VoiceAssistServer(DATABASE_URL=url, HEALTH_OPTIONAL="migrations") as app:
             assert app.get("/health")[0] == 200
             assert dependencies(app)["postgres"]["reason"] == "connection_refused"
             assert state(app) == "not_ready"
@@ -139,7 +139,7 @@ def test_everything_else_goes_on_while_a_dependency_hangs(servers: Servers, tmp_
     frozen = Valkey(tmp_path / "valkey")
     frozen.start()
     try:
-        with App(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
+        with VoiceAssistServer(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
             state(app)
             frozen.freeze()
             slow = threading.Thread(target=state, args=(app,))
@@ -168,9 +168,9 @@ def test_requests_do_not_ask_a_database_that_is_known_to_hang(servers: Servers) 
     web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}  # has to be looked up
     with Proxy(servers.postgres.port) as proxy:
         url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
-        with App(DATABASE_URL=url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
+        with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
 
-            def ask(_: int, server: App = app) -> int:
+            def ask(_: int, server: VoiceAssistServer = app) -> int:
                 return server.get("/admin/", headers=web_session, timeout=4)[0]  # sooner than connecting would give up
 
             state(app)
@@ -191,7 +191,7 @@ def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> Non
         b"GET /health HTTP/1.1\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
     )
-    with App(WEB_CONCURRENCY="1", WEB_THREADS="2") as app, contextlib.ExitStack() as stack:
+    with VoiceAssistServer(WEB_CONCURRENCY="1", WEB_THREADS="2") as app, contextlib.ExitStack() as stack:
         for start in unfinished * 2:
             client = stack.enter_context(socket.create_connection(("127.0.0.1", app.port)))
             client.sendall(start)
@@ -206,7 +206,7 @@ def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> Non
 
 
 def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
-    with App(WEB_CONCURRENCY="1", WEB_THREADS="1") as app, contextlib.ExitStack() as stack:
+    with VoiceAssistServer(WEB_CONCURRENCY="1", WEB_THREADS="1") as app, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port))) for _ in range(5)]
         assert app.get("/", timeout=3)[0] == 200
         idle[0].sendall(b"GET /health HTTP/1.0\r\n\r\n")
@@ -215,7 +215,10 @@ def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
 
 
 def test_a_connection_from_which_nothing_has_come_delays_no_stop() -> None:
-    with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app, socket.create_connection(("127.0.0.1", app.port)):
+    with (
+        VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app,
+        socket.create_connection(("127.0.0.1", app.port)),
+    ):
         assert app.get("/health")[0] == 200
         app.terminate()
         assert app.process.wait(15) == 0  # gunicorn's graceful_timeout is 30 s
@@ -223,7 +226,7 @@ def test_a_connection_from_which_nothing_has_come_delays_no_stop() -> None:
 
 def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:
     web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}
-    with App(DATABASE_URL="postgres://u:p@127.0.0.1:1/db") as app:
+    with VoiceAssistServer(DATABASE_URL="postgres://u:p@127.0.0.1:1/db") as app:
         status, headers, body = app.get("/admin/", headers=web_session)
         assert (status, headers["Retry-After"]) == (503, "5")
         assert b"not available right now" in body
@@ -237,7 +240,7 @@ def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_draining(workers: str) -> None:
-    with App(WEB_CONCURRENCY=workers, DRAIN_SECONDS="3") as app:
+    with VoiceAssistServer(WEB_CONCURRENCY=workers, DRAIN_SECONDS="3") as app:
         state(app)
         began = time.monotonic()
         app.terminate()
@@ -259,7 +262,7 @@ def test_what_is_in_flight_is_finished(servers: Servers) -> None:
     """A probe of a frozen server is the slowest request there is."""
     with Proxy(servers.redis.port) as proxy:
         url = servers.redis.url.replace(f":{servers.redis.port}", f":{proxy.port}")
-        with App(DRAIN_SECONDS="0", REDIS_URL=url, HEALTH_TIMEOUT="3", WEB_CONCURRENCY="1") as app:
+        with VoiceAssistServer(DRAIN_SECONDS="0", REDIS_URL=url, HEALTH_TIMEOUT="3", WEB_CONCURRENCY="1") as app:
             state(app)
             proxy.mode = "silent"
             answers: list[int] = []
@@ -274,7 +277,7 @@ def test_what_is_in_flight_is_finished(servers: Servers) -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_now(second: signal.Signals) -> None:
-    with App(DRAIN_SECONDS="60") as app:
+    with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.terminate()
         assert within(5, lambda: state(app) == "draining")
         began = time.monotonic()
@@ -284,7 +287,7 @@ def test_a_second_signal_stops_now(second: signal.Signals) -> None:
 
 
 def test_sigint_stops_now() -> None:
-    with App(DRAIN_SECONDS="60") as app:
+    with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.process.send_signal(signal.SIGINT)
         assert app.process.wait(10) == 0
 
@@ -297,14 +300,14 @@ def test_a_signal_to_stop_is_not_lost_on_a_worker_that_is_just_born(tmp_path: Pa
         "def post_fork(server, worker):\n"
         "    if worker.age == 2: time.sleep(2)\n"
     )
-    with App(config=str(slow)) as app:
+    with VoiceAssistServer(config=str(slow)) as app:
         assert within(5, lambda: len(app.workers()) == 2)
         app.process.send_signal(signal.SIGINT)
         assert app.process.wait(10) == 0
 
 
 def test_a_worker_that_is_born_while_draining_drains_too() -> None:
-    with App(WEB_CONCURRENCY="1", DRAIN_SECONDS="8") as app:
+    with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="8") as app:
         app.terminate()
         assert within(5, lambda: state(app) == "draining")
         (worker,) = app.workers()
@@ -321,7 +324,7 @@ def test_a_worker_that_is_born_while_draining_drains_too() -> None:
 
 
 def test_metric_files_do_not_outlive_the_server() -> None:
-    with App(DRAIN_SECONDS="0") as app:
+    with VoiceAssistServer(DRAIN_SECONDS="0") as app:
         assert len(list(app.folder.glob("voiceassist-metrics-*/*.db"))) > 1
         app.terminate()
         assert app.process.wait(10) == 0
@@ -330,7 +333,7 @@ def test_metric_files_do_not_outlive_the_server() -> None:
 
 @pytest.mark.parametrize("behind", ["false", "true"])
 def test_what_a_client_says_of_https_counts_only_behind_a_proxy(behind: str) -> None:
-    with App(HTTPS_ONLY="true", BEHIND_PROXY=behind) as app:
+    with VoiceAssistServer(HTTPS_ONLY="true", BEHIND_PROXY=behind) as app:
         for headers in ({}, {"X-Forwarded-Proto": "http"}, {"X-Forwarded-Ssl": "on"}, {"X-Forwarded-Protocol": "ssl"}):
             assert app.get("/", headers=headers)[0] == 301, headers
         status, found, _ = app.get("/", headers={"X-Forwarded-Proto": "https"})

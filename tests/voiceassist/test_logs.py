@@ -20,9 +20,9 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from core import trace_id as trace
 from core.models import Message, Session, User
-from tests.support.application import App
+from core.trace_id import clear_trace_id, set_trace_id
+from tests.support.voiceassist_server import VoiceAssistServer
 from tests.voiceassist.test_gunicorn import within
 from tests.voiceassist.test_settings import PRODUCTION, run
 from voiceassist.logs.config import logging_config
@@ -91,9 +91,9 @@ def test_a_line_can_not_be_split_or_forged_by_input(style: str) -> None:
     stream = logging_to(style)
     logging.getLogger("app").info("first %s", HOSTILE)
     structlog.stdlib.get_logger("app").info(HOSTILE, route=HOSTILE, deep={HOSTILE: [HOSTILE]}, **{HOSTILE: 1})
-    trace.begin(HOSTILE)
+    set_trace_id(HOSTILE)
     logging.getLogger("app\nb").info("third", extra={"x": HOSTILE})
-    trace.end()
+    clear_trace_id()
     text = stream.getvalue().removesuffix("\n")
     written = text.split("\n")
     assert len(written) == 3
@@ -102,11 +102,11 @@ def test_a_line_can_not_be_split_or_forged_by_input(style: str) -> None:
 
 def test_no_caller_takes_the_place_of_what_every_line_has(lines: Read) -> None:
     false = dict.fromkeys(("timestamp", "level", "service", "logger", "message", "trace_id"), "false")
-    trace.begin("true")
+    set_trace_id("true")
     structlog.stdlib.get_logger("app").warning("said", **false)
     false.pop("message")  # logging itself refuses that one
     logging.getLogger("app").warning("said", extra=false)
-    trace.end()
+    clear_trace_id()
     for line in lines():
         assert "false" not in line.values()
         assert (line["level"], line["logger"], line["message"], line["trace_id"]) == ("warning", "app", "said", "true")
@@ -262,7 +262,7 @@ MALFORMED = [
 
 def test_gunicorns_lines_tell_nothing_of_a_request_it_can_not_read() -> None:
     canary = CANARY.replace(" ", "-")
-    with App(LOG_LEVEL="DEBUG", WEB_CONCURRENCY="1") as app:
+    with VoiceAssistServer(LOG_LEVEL="DEBUG", WEB_CONCURRENCY="1") as app:
         for request in MALFORMED:
             with socket.create_connection(("127.0.0.1", app.port), 5) as client:
                 client.sendall(request.replace("%s", canary).encode() + b"\r\n\r\n")
@@ -277,7 +277,7 @@ def test_gunicorns_lines_tell_nothing_of_a_request_it_can_not_read() -> None:
 
 
 def test_the_end_of_a_worker_is_told_in_lines() -> None:
-    with App(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 2") as app:
+    with VoiceAssistServer(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 2") as app:
         app.workers()[0].send_signal(signal.SIGSTOP)  # the master asks it to end, and then kills it
         assert within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
         told = [json.loads(line) for line in app.log().splitlines()]

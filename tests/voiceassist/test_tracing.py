@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from core import trace_id as trace
-from tests.support.application import App
+from core.trace_id import as_w3c_trace_id, clear_trace_id, new_traceparent, set_trace_id
 from tests.support.plugin import Servers
 from tests.support.trace_collector import Collector
 from tests.support.traced_urls import CANARY
+from tests.support.voiceassist_server import VoiceAssistServer
 from tests.voiceassist.test_gunicorn import within
 from tests.voiceassist.test_settings import PRODUCTION, ROOT
 
@@ -40,16 +40,16 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def app(collector: Collector) -> Iterator[App]:
-    with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100", **SETTINGS) as app:
+def app(collector: Collector) -> Iterator[VoiceAssistServer]:
+    with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100", **SETTINGS) as app:
         yield app
 
 
-def lines(app: App) -> list[dict[str, object]]:
+def lines(app: VoiceAssistServer) -> list[dict[str, object]]:
     return [json.loads(line) for line in app.log().splitlines()]
 
 
-def test_a_request_is_a_span_with_its_calls(app: App, collector: Collector, servers: Servers) -> None:
+def test_a_request_is_a_span_with_its_calls(app: VoiceAssistServer, collector: Collector, servers: Servers) -> None:
     status, headers, _ = app.get(f"/touch/{CANARY}/?q={CANARY}", headers=HEADERS)
     assert (status, headers["X-Request-ID"]) == (200, TRACE)
     *calls, request = collector.trace(TRACE)
@@ -71,7 +71,7 @@ def test_a_request_is_a_span_with_its_calls(app: App, collector: Collector, serv
     assert servers.qdrant.traceparents[-1] == f"00-{TRACE}-{of_qdrant.span_id.hex()}-01"
 
 
-def test_an_exception_is_told_by_its_type(app: App, collector: Collector) -> None:
+def test_an_exception_is_told_by_its_type(app: VoiceAssistServer, collector: Collector) -> None:
     assert app.get(f"/fail/{CANARY}/", headers={**HEADERS, "traceparent": f"00-{'a' * 32}-{PARENT}-01"})[0] == 500
     *_, call, request = collector.trace("a" * 32)
     for span, kind in ((call, "psycopg.errors.InvalidTextRepresentation"), (request, "django.db.utils.DataError")):
@@ -81,19 +81,19 @@ def test_an_exception_is_told_by_its_type(app: App, collector: Collector) -> Non
         assert span.status.message == ""
 
 
-def test_envelope_log_and_span_have_the_same_trace_id(app: App, collector: Collector) -> None:
+def test_envelope_log_and_span_have_the_same_trace_id(app: VoiceAssistServer, collector: Collector) -> None:
     for headers in ({}, {"X-Request-ID": "of-the-client"}, {"X-Request-ID": "01A20D61-A32A-73FE-AEA0-A1644A63DB09"}):
         trace_id = json.loads(app.get("/", headers=headers)[2])["trace_id"]
         assert trace_id == headers.get("X-Request-ID", trace_id)
         assert within(5, lambda trace_id=trace_id: trace_id in app.log())  # type: ignore[misc]
-        trace.begin(trace_id)
-        (span,) = collector.trace(trace.w3c_id())
-        trace.end()
+        set_trace_id(trace_id)
+        (span,) = collector.trace(as_w3c_trace_id())
+        clear_trace_id()
         assert {a.key: a.value.string_value for a in span.attributes}["request_id"] == trace_id
         assert headers or span.trace_id.hex() == trace_id
 
 
-def test_probes_are_not_traced(app: App, collector: Collector) -> None:
+def test_probes_are_not_traced(app: VoiceAssistServer, collector: Collector) -> None:
     for path in ("/health", "/ready", "/metrics/"):
         for host in ("localhost", "10.1.2.3"):
             status, _, _ = app.get(path, headers={"Host": host, "traceparent": f"00-{'b' * 32}-{PARENT}-01"})
@@ -106,7 +106,7 @@ def test_probes_are_not_traced(app: App, collector: Collector) -> None:
     assert not [span for span in collector.spans if span.trace_id.hex() == "b" * 32]
 
 
-def test_nothing_of_a_request_leaves(app: App, collector: Collector) -> None:
+def test_nothing_of_a_request_leaves(app: VoiceAssistServer, collector: Collector) -> None:
     """Comes after the others: of all that they have sent."""
     assert len(collector.spans) > 10
     assert CANARY.encode() not in b"".join(collector.bodies).lower()
@@ -117,7 +117,7 @@ def test_nothing_of_a_request_leaves(app: App, collector: Collector) -> None:
 def test_a_worker_sends_what_is_left_at_its_end() -> None:
     with Collector() as collector:
         endless: dict[str, Any] = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "DRAIN_SECONDS": "0"}
-        with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **endless) as app:
+        with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **endless) as app:
             app.get("/", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
             assert not collector.spans
             app.terminate()
@@ -132,7 +132,7 @@ def test_a_collector_that_says_nothing_delays_no_request_and_no_end() -> None:
             "OTEL_EXPORTER_OTLP_TIMEOUT": "60",
             "DRAIN_SECONDS": "0",
         }
-        with App(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, WEB_CONCURRENCY="1", **environment) as app:
+        with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, WEB_CONCURRENCY="1", **environment) as app:
             app.get("/")
             assert within(5, lambda: collector.swallowed > 0)
             for _ in range(20):
@@ -148,7 +148,7 @@ def test_a_collector_that_is_not_there_is_one_line() -> None:
         "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2",
         "DRAIN_SECONDS": "0",
     }
-    with App(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
+    with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
         for _ in range(5):
             app.get("/")
             assert within(5, lambda: "collector" in app.log())
@@ -179,11 +179,11 @@ def test_nothing_of_it_is_imported_without_an_endpoint() -> None:
     ],
 )
 def test_every_trace_id_has_a_form_that_w3c_knows(trace_id: str, expected: str) -> None:
-    trace.begin(trace_id)
+    set_trace_id(trace_id)
     try:
-        first, second = trace.traceparent(), trace.traceparent()
+        first, second = new_traceparent(), new_traceparent()
     finally:
-        trace.end()
+        clear_trace_id()
     match = re.fullmatch(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-01", first)
     assert match
     assert match[1].startswith(expected)

@@ -111,7 +111,7 @@ def _ignored(args: "sys.UnraisableHookArgs") -> None:
     log.error("exception where nobody can catch it", exc_info=args.exc_value)
 
 
-class Lines(io.TextIOBase):
+class StderrToLog(io.TextIOBase):
     """A stream whose every line is a line of the log: what a server prints on stderr, such as why it can't start."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ import structlog
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from structlog.typing import EventDict
 
-from core import trace_id as trace
+from core.trace_id import get_trace_id
 
 _MOST_FRAMES = 30  # innermost, enough to find the line
 _MOST_TEXT = 2_000  # characters of one value
@@ -60,7 +60,7 @@ class Formatter(logging.Formatter):
             "logger": record.name,
             "message": event.pop("event", ""),
         }
-        if trace_id := trace.of_request():
+        if trace_id := get_trace_id():
             fixed["trace_id"] = trace_id
         return {str(key): _plain(value) for key, value in {**fixed, **event, **fixed}.items()}
 

@@ -10,8 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from core import deletion
-from core.admin import base as find
-from core.admin import changelist
+from core.admin import base, changelist
 from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db
@@ -97,8 +96,8 @@ LISTS = {
 
 @pytest.fixture(autouse=True)
 def rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changelist, "MOST_LOOKED_AT", LOOKED_AT)
-    monkeypatch.setattr(find, "MOST_FOUND", 100)
+    monkeypatch.setattr(changelist, "MAX_SCANNED_ROWS", LOOKED_AT)
+    monkeypatch.setattr(base, "MAX_MATCHES", 100)
     with connection.cursor() as cursor:
         cursor.execute(DATA)
 

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
-from django.test import override_settings as settings_are
+from django.test import Client, override_settings
 
 from core.api.error_codes import ErrorCode
 from health.multiprocess import draining
@@ -112,7 +111,7 @@ def test_ready(client: Client) -> None:
 
 
 def test_ready_says_draining(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "begun", lambda: True)
+    monkeypatch.setattr(draining, "is_draining", lambda: True)
     response = client.get("/ready")
     assert response.status_code == 503
     check_envelope(response.json(), 503)
@@ -124,7 +123,7 @@ def test_ready_says_draining(client: Client, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/", "/ready", "/ready/", "/metrics", "/metrics/"])
-@settings_are(SECURE_SSL_REDIRECT=True, ALLOWED_HOSTS=["only.example.org"])
+@override_settings(SECURE_SSL_REDIRECT=True, ALLOWED_HOSTS=["only.example.org"])
 def test_probes_are_answered_whatever_the_host_over_plain_http_without_cookies(client: Client, path: str) -> None:
     for host in ("10.1.2.3:8000", "only.example.org", "a_b", "[::1]"):
         for method in ("GET", "HEAD"):
@@ -163,7 +162,7 @@ def test_a_method_that_nobody_knows_makes_no_series(client: Client) -> None:
     assert "FOO" not in client.get("/metrics").content.decode()
 
 
-@settings_are(METRICS_TOKEN="a-token")
+@override_settings(METRICS_TOKEN="a-token")
 def test_metrics_behind_a_token(client: Client) -> None:
     for given, status, code in [
         (None, 401, "AUTH_REQUIRED"),

@@ -10,8 +10,7 @@ import redis.exceptions
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, HttpResponse
-from django.test import Client
-from django.test import override_settings as settings_are
+from django.test import Client, override_settings
 from django.urls import include, path
 from django.views import View
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -69,7 +68,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def urls() -> Any:
-    with settings_are(ROOT_URLCONF=__name__):
+    with override_settings(ROOT_URLCONF=__name__):
         yield
 
 

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.test import Client
-from django.test import override_settings as settings_are
+from django.test import Client, override_settings
 from jsonschema import Draft202012Validator, FormatChecker
 
 from health.checks.failure_reasons import HINTS
 from health.multiprocess import draining
-from tests.support.application import App
+from tests.support.voiceassist_server import VoiceAssistServer
 
 pytestmark = pytest.mark.django_db
 
@@ -56,7 +55,7 @@ def test_every_path_is_there(schema: dict[str, Any]) -> None:
 def test_answers_are_as_documented(
     client: Client, schema: dict[str, Any], path: str, status: int, settings: Any, request_: Any
 ) -> None:
-    with settings_are(**settings):
+    with override_settings(**settings):
         response = client.get(path, **request_)
     assert response.status_code == status
     validate(schema, path, status, response.json())
@@ -67,7 +66,7 @@ def test_answers_are_as_documented(
 def test_a_server_that_is_not_ready_answers_as_documented(
     client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draining, "begun", lambda: True)
+    monkeypatch.setattr(draining, "is_draining", lambda: True)
     response = client.get("/ready")
     assert response.status_code == 503
     validate(schema, "/ready", 503, response.json())
@@ -97,12 +96,12 @@ def test_every_answer_has_an_example_that_fits(schema: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[App]:
-    with App(HEALTH_OPTIONAL="migrations") as app:  # the tests' database is migrated under another name
+def app() -> Iterator[VoiceAssistServer]:
+    with VoiceAssistServer(HEALTH_OPTIONAL="migrations") as app:  # the tests' database is migrated under another name
         yield app
 
 
-def test_schemathesis_finds_nothing(app: App) -> None:
+def test_schemathesis_finds_nothing(app: VoiceAssistServer) -> None:
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", "--checks=all"]
     limits = ["--max-examples=50", "--generation-deterministic", "--request-timeout=10", "--no-color"]
     done = subprocess.run(

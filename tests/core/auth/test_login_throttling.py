@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from prometheus_client import REGISTRY
 from pytest_django import Settings
 
-from core.auth.login_throttling import LIMITS, account_key, client_network
+from core.auth.login_throttling import LIMITS, client_network, hashed_username
 from core.models import AuditEvent, User
 
 pytestmark = pytest.mark.django_db
@@ -44,7 +44,7 @@ def inside(client: Client) -> bool:
 def failures(name: str, at: str, number: int) -> None:
     """As if so many attempts had failed just now."""
     AccessAttempt.objects.create(
-        username=account_key(None, {"username": name}), ip_address=at, failures_since_start=number
+        username=hashed_username(None, {"username": name}), ip_address=at, failures_since_start=number
     )
 
 
@@ -106,7 +106,7 @@ def test_logging_in_forgets_ones_own_failures_and_no_others(client: Client, ann:
     failures(NOBODY, HERE, 4)
     assert log_in(client, ANN).status_code == 302
     left = {(row.username, row.ip_address) for row in AccessAttempt.objects.all()}
-    assert left == {(account_key(None, {"username": name}), at) for name, at in ((ANN, THERE), (NOBODY, HERE))}
+    assert left == {(hashed_username(None, {"username": name}), at) for name, at in ((ANN, THERE), (NOBODY, HERE))}
 
 
 def test_other_spellings_of_a_name_and_other_browsers_are_counted_together(client: Client, ann: User) -> None:

@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from core.auth.session_expiry import BEGAN, SEEN
+from core.auth.session_expiry import LAST_SEEN_KEY, LOGIN_AT_KEY
 from core.models import AuditEvent, User
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
@@ -54,7 +54,7 @@ def test_the_cookie(at_work: Client) -> None:
     assert cookie["samesite"] == "Lax"
     assert cookie["max-age"] == cookie["expires"] == ""  # it goes with the browser
     stored = at_work.session
-    assert stored[SEEN] == stored[BEGAN]
+    assert stored[LAST_SEEN_KEY] == stored[LOGIN_AT_KEY]
 
 
 def test_logging_in_makes_a_new_key(client: Client, ann: User) -> None:
@@ -75,7 +75,9 @@ def test_a_key_that_nobody_gave_out_is_not_taken(client: Client, ann: User) -> N
     assert client.cookies[COOKIE].value != "a" * 32
 
 
-@pytest.mark.parametrize(("since", "most"), [(SEEN, 15 * 60), (BEGAN, 12 * 3600)], ids=["idle", "absolute"])
+@pytest.mark.parametrize(
+    ("since", "most"), [(LAST_SEEN_KEY, 15 * 60), (LOGIN_AT_KEY, 12 * 3600)], ids=["idle", "absolute"]
+)
 def test_a_login_ends_by_itself(at_work: Client, ann: User, since: str, most: int) -> None:
     key = at_work.cookies[COOKIE].value
     was = at_work.session[since]
@@ -93,14 +95,14 @@ def test_a_login_ends_by_itself(at_work: Client, ann: User, since: str, most: in
 
 def test_work_goes_on_as_long_as_there_is_work_but_not_after_its_end(at_work: Client) -> None:
     for _ in range(47):
-        ago(at_work, **{SEEN: 14 * 60, BEGAN: 15 * 60})
+        ago(at_work, **{LAST_SEEN_KEY: 14 * 60, LOGIN_AT_KEY: 15 * 60})
         assert inside(at_work)
-    ago(at_work, **{BEGAN: 15 * 60})
+    ago(at_work, **{LOGIN_AT_KEY: 15 * 60})
     assert not inside(at_work)
 
 
 def test_a_post_after_the_end_changes_nothing(at_work: Client, ann: User) -> None:
-    ago(at_work, **{SEEN: 15 * 60})
+    ago(at_work, **{LAST_SEEN_KEY: 15 * 60})
     at_work.post(f"/admin/core/user/{ann.pk}/change/", {"email": "eve@example.org", "full_name": "Eve"})
     ann.refresh_from_db()
     assert ann.email == "ann@example.org"
@@ -108,7 +110,7 @@ def test_a_post_after_the_end_changes_nothing(at_work: Client, ann: User) -> Non
 
 def test_a_session_without_times_is_over(at_work: Client) -> None:
     session = at_work.session
-    del session[SEEN]
+    del session[LAST_SEEN_KEY]
     session.save()
     assert not inside(at_work)
 
@@ -120,7 +122,7 @@ def test_activity_is_stored_once_a_minute(at_work: Client) -> None:
         return sum("django_session" in query["sql"] for query in queries)
 
     assert writes() == 0
-    ago(at_work, **{SEEN: 60})
+    ago(at_work, **{LAST_SEEN_KEY: 60})
     assert writes() == 1
     assert writes() == 0
 
@@ -167,11 +169,11 @@ def test_a_login_that_ended_while_redis_was_away_comes_back_for_a_minute_at_the_
 ) -> None:
     key = at_work.cookies[COOKIE].value
     assert inside(at_work)
-    ago(at_work, **{SEEN: 60})
+    ago(at_work, **{LAST_SEEN_KEY: 60})
     between.mode = "refuse"
     at_work.post("/admin/logout/")
     between.mode = "pass"
-    assert SessionStore(key).load()[SEEN] <= time.time() - 60  # Redis has it still
+    assert SessionStore(key).load()[LAST_SEEN_KEY] <= time.time() - 60  # Redis has it still
     at_work.cookies[COOKIE] = key
     assert not inside(at_work)
     at_work.cookies[COOKIE] = key

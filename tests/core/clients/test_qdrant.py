@@ -8,8 +8,8 @@ from django.conf import settings
 from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.models import Distance, VectorParams
 
-from core import trace_id as trace
 from core.clients import qdrant
+from core.trace_id import clear_trace_id, set_trace_id
 from tests.support.plugin import API_KEY
 from tests.support.qdrant_server import QdrantServer
 
@@ -36,13 +36,13 @@ def test_collections(server: QdrantServer) -> None:
 
 
 def test_calls_carry_the_trace_id(server: QdrantServer) -> None:
-    trace.begin("4bf92f35-77b3-4da6-a3ce-929d0e0e4736")
+    set_trace_id("4bf92f35-77b3-4da6-a3ce-929d0e0e4736")
     try:
         with qdrant.client() as client:
             client.get_collections()
             client.get_collections()
     finally:
-        trace.end()
+        clear_trace_id()
     first, second = server.traceparents
     assert re.fullmatch(r"00-4bf92f3577b34da6a3ce929d0e0e4736-(?!0{16})[0-9a-f]{16}-01", first)
     assert first != second

@@ -24,9 +24,9 @@ from core.clients.redis import ConnectionFactory
 from health import readiness
 from health.check_runner import Result, Runner
 from health.checks import checks
-from tests.support.application import ROOT
-from tests.support.plugin import forget
+from tests.support.plugin import drop_readiness_connections
 from tests.support.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group, within
+from tests.support.voiceassist_server import ROOT
 
 TIMEOUT = 1.0
 NOISE = 2.0  # seconds that a busy machine may add
@@ -59,10 +59,10 @@ def use(settings: Settings) -> Iterator[Use]:
         changed["default"]["LOCATION"] = [url]
         settings.CACHES = changed
         settings.REDIS_URL = url
-        forget()
+        drop_readiness_connections()
 
     yield point
-    forget()
+    drop_readiness_connections()
     ConnectionFactory._pools.clear()
 
 
@@ -138,7 +138,7 @@ def test_without_sentinels_only_new_connections_fail(use: Use, group: Group, fau
         getattr(sentinel, fault)()
     assert check().healthy
     assert cache.get("key") == "value"
-    forget()
+    drop_readiness_connections()
     pool_of_the_cache().disconnect()
     result = check()
     assert result.reason == {"freeze": "timeout", "kill": "connection_refused"}[fault]
@@ -220,11 +220,11 @@ def test_nothing_is_leaked_by_failing(use: Use, standing: Group) -> None:
     use(standing.url().replace(QUOTED, "wrong"))
     process = psutil.Process()
     check()
-    forget()
+    drop_readiness_connections()
     before = process.num_fds()
     for _ in range(15):
         assert check().reason == "auth_failed"
-    forget()
+    drop_readiness_connections()
     assert process.num_fds() <= before + 2
 
 

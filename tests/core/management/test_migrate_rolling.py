@@ -16,10 +16,10 @@ import pytest
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import fresh
 from tests.core.management.test_migrate_blocked import Migrate, blocker, migrated, one
-from tests.support.application import App
 from tests.support.load_clients import Clients
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
+from tests.support.voiceassist_server import VoiceAssistServer
 
 __all__ = ["fresh", "migrated"]
 
@@ -93,7 +93,7 @@ def sessions(migrated: str) -> Iterator[list[UUID]]:
     yield [*several, *[several[0]] * (CLIENTS - len(several))]
 
 
-def pending(app: App) -> bool:
+def pending(app: VoiceAssistServer) -> bool:
     """Return whether a server waits for a migration, and for nothing else."""
     status, _, body = app.get("/ready")
     answer = json.loads(body)
@@ -115,7 +115,7 @@ def test_old_code_serves_while_newer_code_migrates(
 ) -> None:
     newer = {"DATABASE_URL": migrated, **newer_code(tmp_path, ADD_COLUMN, ADD_INDEX, settings=OLD)}
     environment: dict[str, Any] = {"DATABASE_URL": migrated, "DJANGO_SETTINGS_MODULE": OLD, "WEB_CONCURRENCY": "1"}
-    with App(**environment) as old, App(**{**environment, **newer}) as new:
+    with VoiceAssistServer(**environment) as old, VoiceAssistServer(**{**environment, **newer}) as new:
         ports = [old.port]
         with Load(ports, sessions) as load:
             load.goes_on()
@@ -138,7 +138,7 @@ def test_a_blocked_migration_does_not_block_the_application(
     servers: Servers, migrated: str, sessions: list[UUID], tmp_path: Path
 ) -> None:
     environment: dict[str, Any] = {"DATABASE_URL": migrated, "DJANGO_SETTINGS_MODULE": OLD, "WEB_CONCURRENCY": "1"}
-    with App(**environment) as old, Load([old.port], sessions) as load:
+    with VoiceAssistServer(**environment) as old, Load([old.port], sessions) as load:
         load.goes_on()
         with Migrate(tmp_path, ADD_COLUMN, url=migrated) as migrate:
             with blocker(migrated):

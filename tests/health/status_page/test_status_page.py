@@ -10,18 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from django.core import signing
-from django.test import Client
-from django.test import override_settings as settings_are
+from django.test import Client, override_settings
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from core.models import User
 from health.status_page import access as passes
-from tests.support.application import App, database_with_staff
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
+from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 from tests.voiceassist.test_gunicorn import within
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
@@ -77,7 +76,7 @@ def test_the_pass_is_for_this_page_from_login_to_logout(staff: Client) -> None:
     assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == (PAGE, True, "Strict")
     assert not cookie["max-age"]  # it ends with the browser, as the session's does
     assert staff.cookies["sessionid"].value not in cookie.value
-    with settings_are(SESSION_COOKIE_SECURE=True):
+    with override_settings(SESSION_COOKIE_SECURE=True):
         assert staff.get("/admin/").cookies[passes.COOKIE]["secure"]
     session = staff.session
     session["began"] = int(time.time()) - 12 * 3600 + 60
@@ -118,7 +117,7 @@ def test_a_pass_is_forged_by_nobody_bound_to_its_session_and_ends(rf: Any) -> No
     assert not holds(rf, made("key", later, salt="another use of the key"))
     for broken in ("", "x", good[:-1], f"x{good}", good.replace(":", ""), signing.dumps("text", salt="health.passes")):
         assert not holds(rf, broken), broken
-    with settings_are(SECRET_KEY="another"):
+    with override_settings(SECRET_KEY="another"):
         assert not holds(rf, good)
 
 
@@ -141,7 +140,7 @@ def test_the_page(staff: Client, servers: Servers, django_assert_num_queries: An
         assert f"127.0.0.1:{servers.redis.port}" in html
         for hidden in (EMAIL, "se:cr", "se%3Acr", "tests-key"):
             assert hidden not in html
-    with settings_are(SECURE_SSL_REDIRECT=True):
+    with override_settings(SECURE_SSL_REDIRECT=True):
         assert Client().get(PAGE)["Location"].startswith("https://")
     for path in (PAGE, PART, "/admin/", "/admin/core/user/"):
         html = staff.get(path).content.decode()
@@ -169,7 +168,7 @@ def redis(tmp_path: Path) -> Iterator[Valkey]:
     server.kill()
 
 
-def login(app: App) -> httpx.Client:
+def login(app: VoiceAssistServer) -> httpx.Client:
     client = httpx.Client(base_url=app.url, timeout=15)
     client.get("/admin/login/")
     form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
@@ -180,7 +179,10 @@ def login(app: App) -> httpx.Client:
 def test_it_goes_on_while_the_database_and_redis_hang(database: str, redis: Valkey, servers: Servers) -> None:
     with Proxy(servers.postgres.port) as proxy:
         url = database.replace(f":{servers.postgres.port}", f":{proxy.port}")
-        with App(DATABASE_URL=url, REDIS_URL=redis.url, HEALTH_TIMEOUT="0.5") as app, closing(login(app)) as staff:
+        with (
+            VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, HEALTH_TIMEOUT="0.5") as app,
+            closing(login(app)) as staff,
+        ):
             assert "Healthy" in staff.get(PAGE).text
             proxy.mode = "silent"
             redis.freeze()
@@ -198,7 +200,10 @@ def test_it_goes_on_while_the_database_and_redis_hang(database: str, redis: Valk
 
 
 def test_it_speaks_for_every_worker_and_remembers_what_dead_ones_saw(database: str, redis: Valkey) -> None:
-    with App(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_MAX_AGE="1") as app, closing(login(app)) as staff:
+    with (
+        VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_MAX_AGE="1") as app,
+        closing(login(app)) as staff,
+    ):
         redis.kill()
         # One connection, so one worker answers; the other one checks too, while somebody looks.
         assert within(10, lambda: staff.get(PART).text.count("redis: connection_refused") == 2)
@@ -229,7 +234,7 @@ def test_an_open_page_follows(browser: Chrome, database: str, redis: Valkey) -> 
     def text(selector: str) -> str:
         return browser.find_element(By.CSS_SELECTOR, selector).text
 
-    with App(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3") as app:
+    with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3") as app:
         browser.implicitly_wait(20)  # for what a click brings
         browser.get(f"{app.url}/admin/login/?next=/admin/")
         browser.find_element(By.NAME, "username").send_keys(EMAIL)

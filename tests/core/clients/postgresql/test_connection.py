@@ -21,7 +21,7 @@ from core.clients.postgresql.time_limit import request_time_left, request_time_l
 from core.conversations import append_message
 from core.models import Session, User
 from tests.support.dependency_servers import Postgres
-from tests.support.plugin import Servers, forget
+from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.proxy import Proxy
 
 NOISE = 2.0  # seconds that a busy machine may add
@@ -706,4 +706,4 @@ def test_others_wait_for_the_first_probe_and_are_refused_during_later_ones() -> 
 @pytest.fixture(autouse=True, scope="module")
 def no_kept_connections() -> Iterator[None]:
     yield
-    forget()
+    drop_readiness_connections()

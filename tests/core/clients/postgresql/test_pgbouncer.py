@@ -10,9 +10,9 @@ import pytest
 from django.contrib.auth.hashers import make_password
 
 from tests.core.management.test_migrate import migrate_at_once
-from tests.support.application import App
 from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
 from tests.support.plugin import Servers
+from tests.support.voiceassist_server import VoiceAssistServer
 
 pytestmark = needs_pgbouncer
 
@@ -44,7 +44,7 @@ def test_the_server_works(pooled: str) -> None:
             " is_superuser) VALUES (gen_random_uuid(), 'ann@example.org', %s, '', '', now(), now(), true, true, true)",
             [make_password(PASSWORD)],
         )
-    with App(DATABASE_URL=pooled) as app:
+    with VoiceAssistServer(DATABASE_URL=pooled) as app:
         use(app)
         levels = [json.loads(line)["level"] for line in app.log().splitlines()]
     assert set(levels) == {"info"}
@@ -56,7 +56,7 @@ def test_the_server_works(pooled: str) -> None:
         assert connection.execute(of_nobody).fetchone() == ("",)
 
 
-def use(app: App) -> None:
+def use(app: VoiceAssistServer) -> None:
 
     def ready(_: int) -> None:
         status, _headers, body = app.get("/ready")

@@ -31,7 +31,7 @@ def database_with_staff(postgres: Postgres, name: str, email: str, password: str
     return url
 
 
-class App:
+class VoiceAssistServer:
     """Used as a context manager. `environment` is added to that of the tests; with BIND it decides the address."""
 
     def __init__(
@@ -53,7 +53,7 @@ class App:
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
         self._environment = {**inherited, **ours, **environment}
 
-    def __enter__(self) -> "App":
+    def __enter__(self) -> "VoiceAssistServer":
         command = ["-m", "gunicorn", "-c", self._config, self._application]
         bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(
