@@ -1,13 +1,16 @@
-"""Runs checks under one deadline. It knows nothing of what it checks.
+"""Run checks in parallel under one deadline. This module does not know what it checks.
 
-    Check     a name and a function that returns a Finding or raises
-    Result    what became of one check
-    Report    the results of one round, and the state that follows from them
-    Runner    at most one round at a time, however many ask; its result is shared and reused
+    Check     a name and a function that returns a CheckOutput or raises
+    Result    the outcome of one check
+    Report    the results of one round
+    Runner    runs at most one round at a time, whose report all callers share
 
-A round gives every check a daemon thread (a `ThreadPoolExecutor` would wait for a hung one when the process ends). Who
-asks meanwhile waits for the same round. At the deadline the round is over: a check that hasn't come back is reported as
-a timeout, keeps its thread, and isn't started again before it has come back. Between rounds no thread is left.
+    report() ─┬─ latest report is fresh ───────────────────────────▶ latest report
+              ├─ a round is running ──────┬─▶ wait for all checks,
+              └─ otherwise start a round ─┘   or the deadline ─────▶ new report
+
+A check that misses the deadline is reported as a timeout, and is not started again until its thread has finished. The
+threads are daemons, because a `ThreadPoolExecutor` would wait for a hung check when the process exits.
 """
 
 import threading
@@ -16,22 +19,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-# Of the deadline, that a check is given. It ends just before its round does, so that the next round finds it back.
-_SHARE = 0.9
+# Less than 1, so that a check that times out has finished when the next round starts.
+_CHECK_TIMEOUT_FRACTION = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOutput:
-    """What a check learnt. `where` and `version` are for staff: no credentials in them."""
+    """The output of a successful check, shown to staff. It must not contain credentials."""
 
-    where: str
+    endpoint: str
     version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    run: Callable[[float], CheckOutput]  # is given the seconds that it has; should give up by itself then
+    run: Callable[[float], CheckOutput]  # receives its timeout in seconds
     critical: bool = True
 
 
@@ -40,8 +43,8 @@ class Result:
     name: str
     critical: bool
     latency_ms: float
-    reason: str | None = None  # None: healthy
-    detail: str = ""
+    reason: str | None = None  # None if healthy
+    detail: str = ""  # the endpoint if healthy, otherwise what went wrong
     version: str | None = None
 
     @property
@@ -57,43 +60,43 @@ class Result:
 class Report:
     results: tuple[Result, ...]
     checked_at: datetime
-    ended: float  # time.monotonic()
+    finished_at: float  # time.monotonic()
 
     @property
     def status(self) -> str:
         if all(result.healthy for result in self.results):
             return "ready"
-        failed_critical = any(result.critical and not result.healthy for result in self.results)
-        return "not_ready" if failed_critical else "degraded"
+        has_critical_failure = any(result.critical and not result.healthy for result in self.results)
+        return "not_ready" if has_critical_failure else "degraded"
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """One run of one check. It may outlive its round by hanging."""
+    """One run of one check. It outlives its round if it hangs."""
 
     check: Check
-    began: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     result: Result | None = None
 
-    def ended(self, reason: str | None, detail: str, version: str | None = None) -> Result:
-        latency = round((time.monotonic() - self.began) * 1000, 1)
-        return Result(self.check.name, self.check.critical, latency, reason, detail, version)
+    def build_result(self, reason: str | None, detail: str, version: str | None = None) -> Result:
+        latency_ms = round((time.monotonic() - self.started_at) * 1000, 1)
+        return Result(self.check.name, self.check.critical, latency_ms, reason, detail, version)
 
 
 class _Round:
-    def __init__(self, attempts: Sequence[_Attempt], waiting_for: int, deadline: float) -> None:
+    def __init__(self, attempts: Sequence[_Attempt], pending: int, deadline: float) -> None:
         self.attempts = attempts
-        self.waiting_for = waiting_for
+        self.pending = pending  # attempts that have not finished
         self.deadline = deadline
-        self.over = threading.Event()
+        self.finished = threading.Event()
         self.report: Report | None = None
 
 
 class Runner:
-    """Runs `checks` within `timeout` seconds all together; a report is reused for `max_age` seconds.
+    """Run `checks` within `timeout` seconds in total, and reuse each report for `max_age` seconds.
 
-    `explain` turns the exception of a failed check into a reason and a detail. `observe` is told every new report and
-    the one before it.
+    `explain` maps the exception of a failed check to a reason and a detail. `observe` receives the previous and the new
+    report, once for each report.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Runner:
         timeout: float,
         max_age: float,
         explain: Callable[[Exception], tuple[str, str]],
-        observe: Callable[[Report | None, Report], None] = lambda before, now: None,
+        observe: Callable[[Report | None, Report], None] = lambda previous, report: None,
     ) -> None:
         self.checks = checks
         self.timeout = timeout
@@ -111,68 +114,69 @@ class Runner:
         self._explain = explain
         self._observe = observe
         self._lock = threading.Lock()
-        self._under_way: dict[str, _Attempt] = {}  # not back yet, of this round or one before
+        self._running: dict[str, _Attempt] = {}  # of this round or an earlier one
         self._round: _Round | None = None
         self.latest: Report | None = None
 
     def report(self) -> Report:
-        """Returns a report no older than `max_age`, within `timeout` seconds whatever the checks do."""
+        """Return a report that is at most `max_age` seconds old, within `timeout` seconds whatever the checks do."""
         with self._lock:
-            if self.latest and time.monotonic() - self.latest.ended < self.max_age:
+            if self.latest and time.monotonic() - self.latest.finished_at < self.max_age:
                 return self.latest
-            this = self._round
-            if this is None or this.over.is_set():  # whoever comes now gets a check that ends from now on
-                this = self._begin()
-        this.over.wait(max(0.0, this.deadline - time.monotonic()))
-        return self._end(this)
+            round_ = self._round
+            if round_ is None or round_.finished.is_set():
+                # A finished round may predate a recovery, so this caller gets a new one.
+                round_ = self._start_round()
+        round_.finished.wait(max(0.0, round_.deadline - time.monotonic()))
+        return self._finish_round(round_)
 
-    def _begin(self) -> _Round:
+    def _start_round(self) -> _Round:
         attempts, new = [], []
         for check in self.checks:
-            attempt = self._under_way.get(check.name)
+            attempt = self._running.get(check.name)
             if attempt is None:
-                attempt = self._under_way[check.name] = _Attempt(check)
+                attempt = self._running[check.name] = _Attempt(check)
                 new.append(attempt)
             attempts.append(attempt)
-        this = self._round = _Round(attempts, len(new), time.monotonic() + self.timeout)
+        round_ = self._round = _Round(attempts, len(new), time.monotonic() + self.timeout)
         for attempt in new:
             name = f"check-{attempt.check.name}"
-            thread = threading.Thread(target=self._run, args=(attempt, this), name=name, daemon=True)
+            thread = threading.Thread(target=self._run, args=(attempt, round_), name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # no thread to be had
-                self._back(attempt, attempt.ended(*self._explain(error)), this)
+            except RuntimeError as error:  # the system refuses another thread
+                self._finish_check(attempt, attempt.build_result(*self._explain(error)), round_)
         if not new:
-            this.over.set()
-        return this
+            round_.finished.set()
+        return round_
 
-    def _run(self, attempt: _Attempt, this: _Round) -> None:
+    def _run(self, attempt: _Attempt, round_: _Round) -> None:
         try:
-            finding = attempt.check.run(self.timeout * _SHARE)
-            result = attempt.ended(None, finding.where, finding.version)
+            output = attempt.check.run(self.timeout * _CHECK_TIMEOUT_FRACTION)
+            result = attempt.build_result(None, output.endpoint, output.version)
         except Exception as error:
-            result = attempt.ended(*self._explain(error))
+            result = attempt.build_result(*self._explain(error))
         with self._lock:
-            self._back(attempt, result, this)
+            self._finish_check(attempt, result, round_)
 
-    def _back(self, attempt: _Attempt, result: Result, this: _Round) -> None:
+    def _finish_check(self, attempt: _Attempt, result: Result, round_: _Round) -> None:
         attempt.result = result
-        del self._under_way[attempt.check.name]
-        this.waiting_for -= 1
-        if this.waiting_for == 0:
-            this.over.set()
+        del self._running[attempt.check.name]
+        round_.pending -= 1
+        if round_.pending == 0:
+            round_.finished.set()
 
-    def _end(self, this: _Round) -> Report:
-        """The first of the callers to come here makes the report; the others take it."""
+    def _finish_round(self, round_: _Round) -> Report:
+        """Return the report of the round, built by the first caller."""
         with self._lock:
-            if this.report is not None:
-                return this.report
+            if round_.report is not None:
+                return round_.report
             results = tuple(
-                attempt.result or attempt.ended("timeout", "has not answered in time") for attempt in this.attempts
+                attempt.result or attempt.build_result("timeout", "no response in time") for attempt in round_.attempts
             )
-            before, self.latest = self.latest, Report(results, datetime.now(UTC), time.monotonic())
-            this.report = self.latest
-            if self._round is this:
+            previous, self.latest = self.latest, Report(results, datetime.now(UTC), time.monotonic())
+            round_.report = self.latest
+            if self._round is round_:
                 self._round = None
-        self._observe(before, this.report)
-        return this.report
+        self._observe(previous, round_.report)
+        return round_.report

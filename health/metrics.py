@@ -1,4 +1,4 @@
-"""What readiness tells Prometheus: what was last measured. A scrape starts no check."""
+"""Prometheus metrics of the last readiness checks. A scrape starts no check."""
 
 import platform
 
@@ -10,29 +10,29 @@ from health.check_runner import Report
 
 _UP = Gauge(
     "voiceassist_dependency_up",
-    "1 if the last check of the dependency found it healthy.",
+    "1 if the last check of the dependency succeeded, otherwise 0.",
     ["dependency"],
     multiprocess_mode="mostrecent",
 )
 _DURATION = Histogram(
     "voiceassist_dependency_check_duration_seconds",
-    "How long checks of the dependency took.",
+    "Duration of the checks of the dependency.",
     ["dependency"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
 )
 _FAILURES = Counter(
     "voiceassist_dependency_check_failures_total",
-    "Checks that found the dependency unhealthy.",
+    "Failed checks of the dependency, by reason.",
     ["dependency", "reason"],
 )
 _READY = Gauge(
     "voiceassist_ready",
-    "1 if the last report was ready or degraded.",
+    "1 if the last report was ready or degraded, otherwise 0.",
     multiprocess_mode="mostrecent",
 )
 Gauge(
     "voiceassist_build_info",
-    "What is running; always 1.",
+    "Versions of the running server; always 1.",
     ["version", "python", "django"],
     multiprocess_mode="livemax",
 ).labels(settings.VERSION, platform.python_version(), django.__version__).set(1)

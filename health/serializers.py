@@ -1,10 +1,8 @@
-"""The shapes of what the probes answer, for the API documentation."""
+"""The responses of the probes, for the API documentation."""
 
 from rest_framework import serializers
 
-from health.checks import failure_reasons
-
-_REASONS = [value for name, value in vars(failure_reasons).items() if name.isupper() and isinstance(value, str)]
+from health.checks.failure_reasons import HINTS
 
 
 class LivenessSerializer(serializers.Serializer):
@@ -15,9 +13,9 @@ class LivenessSerializer(serializers.Serializer):
 
 class DependencySerializer(serializers.Serializer):
     status = serializers.ChoiceField(choices=["healthy", "unhealthy"])
-    critical = serializers.BooleanField(help_text="Whether the server is not ready without it.")
-    latency_ms = serializers.FloatField(help_text="How long the check took, in milliseconds.")
-    reason = serializers.ChoiceField(choices=_REASONS, allow_null=True)
+    critical = serializers.BooleanField(help_text="Whether its failure makes the server not ready.")
+    latency_ms = serializers.FloatField(help_text="Duration of the check in milliseconds.")
+    reason = serializers.ChoiceField(choices=list(HINTS), allow_null=True)
 
 
 class ReportSerializer(serializers.Serializer):

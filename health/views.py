@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and `/metrics`: what probes and Prometheus ask."""
+"""`/health`, `/ready` and `/metrics`."""
 
 import secrets
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.
 
 
 def _example(**reasons: str) -> dict[str, object]:
-    """Returns a report for the documentation: all is healthy but what has a reason here."""
+    """Return a sample report. Dependencies without a reason are healthy."""
     latencies = {"postgres": 0.8, "redis": 0.4, "qdrant": 1.9, "migrations": 0.7}
     results = (
         Result(name, True, 1800.4 if name in reasons else ms, reasons.get(name)) for name, ms in latencies.items()
@@ -41,7 +41,7 @@ class _AllProcesses(Collector):
 
 
 class ProbeView(APIView):
-    """Open to all, to GET and HEAD, never cached."""
+    """Accepts anonymous GET and HEAD requests. Responses are not cached."""
 
     authentication_classes = ()
     permission_classes = ()
@@ -53,7 +53,7 @@ class ProbeView(APIView):
 
 
 class LivenessView(ProbeView):
-    """The process answers. Touches no dependency: a probe that did would restart every server with the database."""
+    """Return 200 without using any dependency. Otherwise an outage of the database would restart every server."""
 
     @extend_schema(
         operation_id="health",
@@ -66,7 +66,7 @@ class LivenessView(ProbeView):
 
 
 class ReadinessView(ProbeView):
-    """May this server be given requests?"""
+    """Return 200 if this server can receive requests, otherwise 503."""
 
     @extend_schema(
         operation_id="ready",
@@ -84,18 +84,18 @@ class ReadinessView(ProbeView):
             return Response(report)
         if report["status"] == "draining":
             metrics.set_ready(False)
-        message = "Draining." if draining.is_draining() else "A dependency is not healthy."
+        message = "The server is shutting down." if draining.is_draining() else "A critical dependency is unhealthy."
         return Response(error(ErrorCode.NOT_READY, message, report), ErrorCode.NOT_READY.status)
 
 
 class MetricsView(ProbeView):
-    """Prometheus' text format, added up over all workers. Wants the token only where METRICS_TOKEN is set."""
+    """Return the metrics of all workers in Prometheus' text format. METRICS_TOKEN, if set, is required."""
 
     @extend_schema(
         operation_id="metrics",
         summary="Metrics",
         tags=["probes"],
-        auth=[{}, {"metricsToken": []}],  # type: ignore[list-item]  # each is an alternative, the first: none
+        auth=[{}, {"metricsToken": []}],  # type: ignore[list-item]  # alternatives: no authentication, or the token
         responses={
             (200, "text/plain"): OpenApiResponse(
                 str, "Success.", [OpenApiExample("SUCCESS", "voiceassist_ready 1.0\n", media_type="text/plain")]
@@ -112,11 +112,11 @@ class MetricsView(ProbeView):
 
     @staticmethod
     def _authorize(request: Request) -> None:
-        given = request.headers.get("Authorization", "")
-        if not given:
+        authorization = request.headers.get("Authorization", "")
+        if not authorization:
             raise NotAuthenticated
         expected = f"Bearer {settings.METRICS_TOKEN}"
-        if not secrets.compare_digest(given.encode(), expected.encode()):
+        if not secrets.compare_digest(authorization.encode(), expected.encode()):
             raise AuthenticationFailed
 
     def get_authenticate_header(self, request: HttpRequest) -> str:

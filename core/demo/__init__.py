@@ -1,5 +1,5 @@
-"""Conversations that nobody had, to look at and to measure with: `manage.py seed_demo`.
+"""Synthetic conversations for demonstrations and benchmarks, written by `manage.py seed_demo`.
 
-texts    what is said
-rows     users, sessions and messages, the same for the same numbers
+vocabulary    the sentences
+generator     users, sessions and messages; the same arguments generate the same rows
 """

@@ -1,9 +1,7 @@
-"""The rows of demo data, as `core.conversations` would have left them.
+"""Generate the rows of demo data, consistent with what `core.conversations` writes.
 
-A session counts its messages, their times rise, it was touched when its last message came or when it ended. One message
-in a hundred is of one long session. The same numbers and the same seed make the same rows, keys and times included:
-users of 2024, conversations of 2025. What the database's triggers add to the audit trail has the time at which it
-really happened.
+One message in a hundred belongs to one long session. The same arguments generate the same rows, including keys and
+times: users are dated 2024, conversations 2025. Only the audit events, which triggers add, have the real time.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -17,12 +15,12 @@ from typing import Any
 from core.demo import vocabulary
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND, _DAY = 10**6, 86400 * 10**6  # all times below are in microseconds since 1970
-_USERS_FROM, _FROM, _UNTIL = (
+_SECOND, _DAY = 10**6, 86400 * 10**6  # all times in this module are microseconds since 1970
+_USERS_START, _SESSIONS_START, _SESSIONS_END = (
     int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND for year in (2024, 2025, 2026)
 )
-_BATCH = 1000  # sessions that one COPY writes
-_STEP = 1000  # rows between two signs of life
+_BATCH = 1000  # sessions per COPY
+_STEP = 1000  # rows between two progress reports
 _SPECIALTIES = tuple(vocabulary.SPECIALTIES)
 _MODES = ("text", "voice", "case_workspace")
 
@@ -37,38 +35,34 @@ MESSAGES = (
 @dataclass(frozen=True, slots=True)
 class Conversation:
     key: str
-    begins: int
-    gap: int  # its messages come about so far apart
-    size: int
+    started_at: int
+    interval: int  # average, between two messages
+    message_count: int
     specialty: str
     mode: str
     row: tuple[Any, ...]
 
-    def time(self, number: int) -> int:
-        """The latest time that its message of this number, from 1, may have."""
-        return self.begins + number * self.gap
-
 
 def write(cursor: Any, *, users: int, sessions: int, messages: int, seed: int) -> Generator[int]:
-    """Writes them by COPY, and yields again and again how many rows were added. Belongs into one transaction.
+    """Write the rows by COPY, in the caller's transaction, and yield the numbers of rows added.
 
-    Raises IntegrityError if a user of this seed is there already.
+    Raises IntegrityError if users of this seed exist.
     """
     random = Random(seed)
-    # The foreign keys are deferred to the commit: it would be as long as all the rest, without a sign of life.
+    # Deferred foreign keys would be checked in the commit, which would double the time, without any progress.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     yield from _copy(cursor, f"users ({USERS})", (_user(seed, number) for number in range(users)))
     turns = {specialty: vocabulary.turns(specialty, random) for specialty in _SPECIALTIES}
-    every = (_conversation(random, seed, *each) for each in _plan(random, users, sessions, messages))
-    while batch := list(islice(every, _BATCH)):
+    conversations = (_conversation(random, seed, *planned) for planned in _plan(random, users, sessions, messages))
+    while batch := list(islice(conversations, _BATCH)):
         yield from _copy(cursor, f"sessions ({SESSIONS})", (conversation.row for conversation in batch))
-        said = (row for conversation in batch for row in _messages(random, conversation, turns[conversation.specialty]))
-        yield from _copy(cursor, f"messages ({MESSAGES})", said)
+        rows = (row for conversation in batch for row in _messages(random, conversation, turns[conversation.specialty]))
+        yield from _copy(cursor, f"messages ({MESSAGES})", rows)
 
 
-def _copy(cursor: Any, into: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[int]:
+def _copy(cursor: Any, target: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[int]:
     number = 0
-    with cursor.copy(f"COPY {into} FROM STDIN") as copy:
+    with cursor.copy(f"COPY {target} FROM STDIN") as copy:
         for number, row in enumerate(rows, 1):
             copy.write_row(row)
             if number % _STEP == 0:
@@ -76,80 +70,99 @@ def _copy(cursor: Any, into: str, rows: Iterable[tuple[Any, ...]]) -> Iterator[i
     yield number % _STEP
 
 
-def _at(time: int) -> str:
+def _timestamp(time: int) -> str:
     return (_EPOCH + timedelta(microseconds=time)).isoformat(" ")
 
 
 def _uuid7(time: int, bits: int) -> str:
-    """Returns the UUIDv7 of a time, with 74 bits that tell it from others of the same millisecond."""
+    """Return the UUIDv7 of a time and 74 bits (RFC 9562, section 5.7)."""
     return f"{time // 1000:012x}7{bits >> 62:03x}{1 << 63 | bits & (1 << 62) - 1:016x}"
 
 
 def _user_key(seed: int, number: int, time: int) -> str:
-    """Made from the number, so that sessions need no list of users."""
+    """Return a key derived from seed and number, so that sessions need no list of users."""
     return _uuid7(time, int.from_bytes(blake2b(f"{seed} {number}".encode(), digest_size=10).digest()) >> 6)
 
 
 def _user_time(number: int) -> int:
-    return _USERS_FROM + number * 60 * _SECOND % (365 * _DAY)
+    return _USERS_START + number * 60 * _SECOND % (365 * _DAY)
 
 
 def _user(seed: int, number: int) -> tuple[Any, ...]:
     time = _user_time(number)
-    given, middle, family = vocabulary.name(number)
-    email = f"{given}.{family}.{number}@demo{seed}.example.org".lower()
+    given_name, initial, family_name = vocabulary.name(number)
+    full_name = f"{given_name} {initial}. {family_name}"
+    email = f"{given_name}.{family_name}.{number}@demo{seed}.example.org".lower()
     specialty = _SPECIALTIES[number % len(_SPECIALTIES)]
-    nobody_logs_in = "!" + _user_key(seed, number, time)
-    key, at = _user_key(seed, number, time), _at(time)
-    return key, at, at, nobody_logs_in, email, f"{given} {middle}. {family}", specialty, True, False, False
+    key, created_at = _user_key(seed, number, time), _timestamp(time)
+    unusable_password = "!" + key
+    return key, created_at, created_at, unusable_password, email, full_name, specialty, True, False, False
 
 
 def _plan(random: Random, users: int, sessions: int, messages: int) -> Iterator[tuple[int, int, int]]:
-    """Yields for each session its user, when it begins, and how many messages it has: most have few."""
+    """Yield the user, start and message count of each session. Most are short.
+
+    messages    | long session: 1 % | one per session | rest            |
+    rest        | batch 1 | batch 2 | batch 3 | …          equal shares |
+    batch       |s1|    s2    |s3|       s4       |s5| …  random shares |
+    """
     if not sessions:
         return
-    long = messages // 100
-    each = min((messages - long) // sessions, 1)
-    rest = messages - long - each * sessions
+    long_session = messages // 100
+    minimum = min((messages - long_session) // sessions, 1)
+    rest = messages - long_session - minimum * sessions
     for first in range(0, sessions, _BATCH):
-        number = min(_BATCH, sessions - first)
-        before, after = (done * rest // sessions for done in (first, first + number))
-        weights = list(accumulate((random.expovariate(1) ** 2 for _ in range(number)), initial=0.0))
-        cuts = [int((after - before) * weight / weights[-1]) for weight in weights]
-        for index in range(number):
-            at = first + index
-            begins = _FROM + int((at + random.random()) * 364 * _DAY / sessions)
-            size = each + cuts[index + 1] - cuts[index] + (long if at == 0 else 0)
-            yield random.randrange(users), begins, size
+        batch_size = min(_BATCH, sessions - first)
+        batch_start, batch_end = (number * rest // sessions for number in (first, first + batch_size))
+        weights = list(accumulate((random.expovariate(1) ** 2 for _ in range(batch_size)), initial=0.0))
+        cuts = [int((batch_end - batch_start) * weight / weights[-1]) for weight in weights]
+        for index in range(batch_size):
+            number = first + index
+            started_at = _SESSIONS_START + int((number + random.random()) * 364 * _DAY / sessions)
+            message_count = minimum + cuts[index + 1] - cuts[index] + (long_session if number == 0 else 0)
+            yield random.randrange(users), started_at, message_count
 
 
-def _conversation(random: Random, seed: int, user: int, begins: int, size: int) -> Conversation:
-    gap = min(random.randint(5, 60) * _SECOND, (_UNTIL - _DAY // 2 - begins) // max(size, 1))
-    key = _uuid7(begins, random.getrandbits(74))
+def _conversation(random: Random, seed: int, user: int, started_at: int, message_count: int) -> Conversation:
+    time_left = _SESSIONS_END - _DAY // 2 - started_at
+    interval = min(random.randint(5, 60) * _SECOND, time_left // max(message_count, 1))
+    key = _uuid7(started_at, random.getrandbits(74))
     specialty = _SPECIALTIES[user % len(_SPECIALTIES)]
     mode = random.choice(_MODES)
     title = f"{random.choice(vocabulary.SPECIALTIES[specialty].topics)}, bed {random.randint(1, 30)}"
-    touched = begins + size * gap
-    ended = touched + random.randint(1, 600) * _SECOND if random.random() < 0.9 else None
+    last_message_at = started_at + message_count * interval
+    ended_at = last_message_at + random.randint(1, 600) * _SECOND if random.random() < 0.9 else None
     row = (
-        key, _at(begins), _at(ended or touched), _user_key(seed, user, _user_time(user)), title, mode,
-        random.random() < 0.1, f'{{"demo": true, "specialty": "{specialty}"}}', size, ended and _at(ended),
-    )  # fmt: skip
-    return Conversation(key, begins, gap, size, specialty, mode, row)
+        key,
+        _timestamp(started_at),
+        _timestamp(ended_at or last_message_at),
+        _user_key(seed, user, _user_time(user)),
+        title,
+        mode,
+        random.random() < 0.1,
+        f'{{"demo": true, "specialty": "{specialty}"}}',
+        message_count,
+        ended_at and _timestamp(ended_at),
+    )
+    return Conversation(key, started_at, interval, message_count, specialty, mode, row)
 
 
 def _messages(
-    random: Random, of: Conversation, turns: list[list[vocabulary.MessageContent]]
+    random: Random, conversation: Conversation, turns: list[list[vocabulary.MessageContent]]
 ) -> Iterator[tuple[Any, ...]]:
-    metadata = f'{{"demo": true, "device": "{"headset" if of.mode == "voice" else "workstation"}"}}'
+    is_voice, count = conversation.mode == "voice", conversation.message_count
+    metadata = f'{{"demo": true, "device": "{"headset" if is_voice else "workstation"}"}}'
     number = 0
     while True:
-        for said in random.choice(turns):
+        for content in random.choice(turns):
             number += 1
-            if number > of.size:
+            if number > count:
                 return
-            time = of.begins + number * of.gap - (int(random.random() * of.gap) if number < of.size else 0)
-            key, at = _uuid7(time, random.getrandbits(74)), _at(time)
-            from_client = said[0] == "user"
-            audio = f"https://audio.example.org/{key}.opus" if from_client and of.mode == "voice" else ""
-            yield key, at, at, of.key, audio, key[12:] if from_client else None, metadata, *said
+            # The last message has the time of the session's updated_at.
+            earlier = int(random.random() * conversation.interval) if number < count else 0
+            time = conversation.started_at + number * conversation.interval - earlier
+            key, created_at = _uuid7(time, random.getrandbits(74)), _timestamp(time)
+            is_from_client = content[0] == "user"
+            audio_url = f"https://audio.example.org/{key}.opus" if is_from_client and is_voice else ""
+            client_message_id = key[12:] if is_from_client else None
+            yield key, created_at, created_at, conversation.key, audio_url, client_message_id, metadata, *content

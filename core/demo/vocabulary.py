@@ -1,7 +1,4 @@
-"""What clinicians and the assistant say in demo data: a few templates, filled from a small vocabulary.
-
-No sentence is of or about anybody, and none is advice. Names are those of trees and birds.
-"""
+"""The sentences of demo data: templates filled from a small vocabulary. All are invented; none is medical advice."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ FAMILY = (
     "Yew",
 )  # fmt: skip
 MODEL = "demo-model-1"
-_DIFFERENT = 500  # turns of a specialty
+_TURNS_PER_SPECIALTY = 500
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ SPECIALTIES = {
         ("ibuprofen", "dexamethasone", "amoxicillin", "oral rehydration"),
     ),
 }
-_ASKED = (
+_QUESTIONS = (
     "{age} years old, {finding}. Is {drug} still right?",
     "Bed {bed}: {finding} since {hour}:{minute}. What did we do the last time?",
     "Please note for bed {bed}: {drug} given at {hour}:{minute}, {finding} before that.",
@@ -62,7 +59,7 @@ _ASKED = (
     "Draft the handover for bed {bed}. Main problem: {finding}.",
     "Again, please, and shorter.",
 )
-_ANSWERED = (
+_ANSWERS = (
     "For {finding} the local guideline asks first for a full set of vital signs and a look at the list of medicines.",
     "The record shows {drug} since {hour}:{minute}; no interaction with the other entries is known to me.",
     "With a creatinine of {creatinine} the dose of {drug} is to be checked by the pharmacist before the next round.",
@@ -73,24 +70,24 @@ _ANSWERED = (
 )
 _TOOLS = ("find_guideline", "list_medicines", "latest_results")
 
-# The columns of a message that its turn decides: role, content, model, tokens, tool_calls, tool_results, contains_phi.
+# Columns of a message that a sentence decides: role, content, model, tokens, tool_calls, tool_results, contains_phi.
 MessageContent = tuple[str, str, str, int | None, str | None, str | None, bool]
 
 
 def name(number: int) -> tuple[str, str, str]:
-    """Given name, initial and family name: as many different ones as the vocabulary makes."""
-    number, given = divmod(number, len(GIVEN))
-    number, family = divmod(number, len(FAMILY))
-    return GIVEN[given], MIDDLE[number % len(MIDDLE)], FAMILY[family]
+    """Return a given name, an initial and a family name, unique until all combinations are used."""
+    number, given_index = divmod(number, len(GIVEN))
+    number, family_index = divmod(number, len(FAMILY))
+    return GIVEN[given_index], MIDDLE[number % len(MIDDLE)], FAMILY[family_index]
 
 
 def turns(specialty: str, random: Random) -> list[list[MessageContent]]:
-    """Returns exchanges: what was asked, sometimes a tool's call and its result, what was answered."""
-    return [_turn(SPECIALTIES[specialty], random) for _ in range(_DIFFERENT)]
+    """Return exchanges of a question, sometimes a tool call with its result, and an answer."""
+    return [_turn(SPECIALTIES[specialty], random) for _ in range(_TURNS_PER_SPECIALTY)]
 
 
 def _turn(specialty: Specialty, random: Random) -> list[MessageContent]:
-    words: dict[str, Any] = {
+    values: dict[str, Any] = {
         "age": random.randint(1, 97),
         "bed": random.randint(1, 30),
         "hour": random.randint(0, 23),
@@ -99,15 +96,15 @@ def _turn(specialty: Specialty, random: Random) -> list[MessageContent]:
         "finding": random.choice(specialty.findings),
         "drug": random.choice(specialty.drugs),
     }
-    asked = random.choice(_ASKED).format(**words)
-    answered = " ".join(random.sample(_ANSWERED, random.randint(1, 5))).format(**words)
-    said: list[MessageContent] = [("user", asked, "", None, None, None, True)]
+    question = random.choice(_QUESTIONS).format(**values)
+    answer = " ".join(random.sample(_ANSWERS, random.randint(1, 5))).format(**values)
+    messages: list[MessageContent] = [("user", question, "", None, None, None, True)]
     if random.random() < 0.15:
         tool = random.choice(_TOOLS)
-        calls = json.dumps([{"name": tool, "arguments": {"bed": words["bed"], "drug": words["drug"]}}])
-        results = json.dumps({"name": tool, "found": random.randint(0, 4), "of": words["finding"]})
-        said.append(("assistant", "", MODEL, 12, calls, None, True))
-        said.append(("tool", "", "", None, None, results, True))
-    # Has somebody looked, and found nothing of a patient in it?
-    said.append(("assistant", answered, MODEL, len(answered) // 4, None, None, random.random() < 0.7))
-    return said
+        calls = json.dumps([{"name": tool, "arguments": {"bed": values["bed"], "drug": values["drug"]}}])
+        results = json.dumps({"name": tool, "found": random.randint(0, 4), "of": values["finding"]})
+        messages.append(("assistant", "", MODEL, 12, calls, None, True))
+        messages.append(("tool", "", "", None, None, results, True))
+    # The last column: most answers are marked as PHI.
+    messages.append(("assistant", answer, MODEL, len(answer) // 4, None, None, random.random() < 0.7))
+    return messages

@@ -1,7 +1,7 @@
-"""From the exception of a failed check to one of the contract's reasons, and from a reason to a hint.
+"""Map the exception of a failed check to a reason, and a reason to a hint.
 
-An exception is looked at with all that caused it: redis-py wraps the operating system's. libpq gives no
-SQLSTATE for what fails while connecting, so there its words decide (the client's are English: the wheel has no others).
+All causes of the exception count, because redis-py wraps the operating system's errors. libpq reports no SQLSTATE for
+a failed connection attempt, so its message decides (always in English: the wheel ships no translations).
 """
 
 import json
@@ -29,29 +29,32 @@ MIGRATIONS_PENDING = "migrations_pending"
 ERROR = "error"
 
 HINTS = {
-    TIMEOUT: "it is there but does not answer: look whether it hangs, or raise HEALTH_TIMEOUT",
-    CONNECTION_REFUSED: "nothing listens there: start it, or correct the URL",
-    CONNECTION_LOST: "it closed the connection: look at its log",
-    DNS_FAILURE: "the host's name is unknown: correct the URL, or look at DNS",
-    TLS_FAILURE: "look at the certificate, and whether both sides want TLS",
+    TIMEOUT: "check whether the server is overloaded or hung, or raise HEALTH_TIMEOUT",
+    CONNECTION_REFUSED: "nothing is listening at this address; start the server or correct its URL",
+    CONNECTION_LOST: "the server closed the connection; check its log",
+    DNS_FAILURE: "the host name cannot be resolved; correct the URL or check DNS",
+    TLS_FAILURE: "check the certificate, and that both sides use TLS",
     AUTH_FAILED: "correct the user, password or API key",
-    MISCONFIGURED: "correct the URL: the server has no such database or service, or is of another kind",
-    BAD_RESPONSE: "something else answers there: correct the URL, or look at a proxy in the way",
-    NOT_READY: "it runs but can't serve yet: wait, or look at its log",
+    MISCONFIGURED: "correct the URL; the server has no such database or service, or is of another kind",
+    BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
+    NOT_READY: "the server is running but cannot serve requests yet; wait, or check its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
-    ERROR: "look at the detail and the log",
+    ERROR: "check the detail and the log",
 }
 
 
+MAX_DETAIL_LENGTH = 500
+
+
 class CheckFailed(Exception):
-    """Raised by a check that knows the reason itself."""
+    """A failure whose reason the check itself has determined."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 
 
-# The first row that fits anything in the chain counts: the precise ones stand before those that they derive from.
+# The first match wins, so subclasses precede their base classes.
 _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((CommitNotReplicated, ReadOnly), NOT_READY),
     ((UnknownServiceError,), MISCONFIGURED),
@@ -87,14 +90,14 @@ _SQLSTATES = {
     "3D": MISCONFIGURED,  # no such database
     "42501": AUTH_FAILED,  # insufficient privilege
     "57P01": CONNECTION_LOST,  # shut down by the administrator
-    "57P02": CONNECTION_LOST,  # crash of another backend
+    "57P02": CONNECTION_LOST,  # another backend crashed
     "57P03": NOT_READY,  # starting up
     "53": NOT_READY,  # out of connections, memory or disk
     "08": CONNECTION_LOST,
 }
 
-# What the servers and libraries say. The first that is found counts.
-_WORDS = (
+# Messages of servers and libraries. The first match wins.
+_MESSAGE_PATTERNS = (
     (DNS_FAILURE, "could not translate host name|name or service not known|name resolution"),
     (TIMEOUT, "timeout expired|timed out"),
     (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
@@ -113,9 +116,9 @@ _WORDS = (
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Returns the reason and the detail, one line for staff. The caller takes credentials out of the detail."""
+    """Return the reason, and a line of detail for staff from which the caller has to remove credentials."""
     chain = tuple(_chain(error))
-    detail = " ".join(str(error).split())[:500] or type(error).__name__
+    detail = " ".join(str(error).split())[:MAX_DETAIL_LENGTH] or type(error).__name__
     return _reason(chain), detail
 
 
@@ -138,8 +141,8 @@ def _reason(chain: tuple[BaseException, ...]) -> str:
     for types, reason in _EXCEPTIONS:
         if any(isinstance(error, types) for error in chain):
             return reason
-    words = " ".join(str(error) for error in chain)
-    for reason, pattern in _WORDS:
-        if re.search(pattern, words, re.IGNORECASE):
+    messages = " ".join(str(error) for error in chain)
+    for reason, pattern in _MESSAGE_PATTERNS:
+        if re.search(pattern, messages, re.IGNORECASE):
             return reason
     return ERROR

@@ -1,4 +1,4 @@
-"""Has the database every migration of this code?"""
+"""Check that all migrations are applied."""
 
 from functools import cache
 
@@ -13,37 +13,40 @@ from health.checks.failure_reasons import CheckFailed
 from health.checks.persistent_connection import PersistentConnection
 from health.checks.postgres import connect
 
+MAX_LISTED = 3  # unapplied migrations named in the detail
+
 
 @cache
 def _on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """Returns each migration of the code with those that it replaces. The code of a process does not change."""
+    """Return each migration of this code with those that it replaces."""
     nodes = MigrationLoader(None).graph.nodes
     return {key: list(migration.replaces) for key, migration in nodes.items() if migration}
 
 
-def _ask(connection: Connection, seconds: float) -> set[tuple[str, str]]:
+def _query(connection: Connection, seconds: float) -> set[tuple[str, str]]:
     with connection.time_limit(seconds):
         if connection.is_read_only():
-            raise ReadOnly("the session is read-only")  # asked once more on a fresh connection, which finds the primary
+            # The retry on a new connection finds the new primary after a failover.
+            raise ReadOnly("the session is read-only")
         try:
             return set(connection.execute("SELECT app, name FROM django_migrations"))
         except psycopg.errors.UndefinedTable:
             return set()
 
 
-_kept = PersistentConnection(connect)
+_connection = PersistentConnection(connect)
 
 
 def migrations(seconds: float) -> CheckOutput:
-    """No migration of this code is unapplied. Ones that only newer code knows do no harm."""
-    known, applied = _on_disk(), _kept.ask(_ask, seconds)
+    """Fail if a migration of this code is unapplied. Those of newer code are ignored."""
+    known, applied = _on_disk(), _connection.run(_query, seconds)
     pending = sorted(
         f"{app}.{name}"
         for (app, name), replaces in known.items()
         if (app, name) not in applied and not (replaces and applied.issuperset(replaces))
     )
     if pending:
-        more = f" and {len(pending) - 3} more" if len(pending) > 3 else ""
-        detail = f"unapplied: {', '.join(pending[:3])}{more}"
+        more = f" and {len(pending) - MAX_LISTED} more" if len(pending) > MAX_LISTED else ""
+        detail = f"unapplied: {', '.join(pending[:MAX_LISTED])}{more}"
         raise CheckFailed(failure_reasons.MIGRATIONS_PENDING, detail)
     return CheckOutput(f"{len(known)} applied")

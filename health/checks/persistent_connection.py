@@ -1,4 +1,4 @@
-"""A connection that a check keeps for itself while the other side is healthy, and drops after any failure."""
+"""A connection that a check reuses until a query fails."""
 
 import time
 from collections.abc import Callable
@@ -12,34 +12,36 @@ class Connection(Protocol):
 C = TypeVar("C", bound=Connection)
 R = TypeVar("R")
 
+_MIN_TIMEOUT = 0.01  # seconds; 0 would mean "no timeout"
+
 
 class PersistentConnection(Generic[C]):
-    """`open(seconds)` makes a connection. One thread at a time uses it: the runner sees to that."""
+    """A connection made by `connect(timeout)`, for one thread at a time."""
 
-    def __init__(self, open: Callable[[float], C]) -> None:
-        self._open = open
+    def __init__(self, connect: Callable[[float], C]) -> None:
+        self._connect = connect
         self._connection: C | None = None
 
-    def ask(self, question: Callable[[C, float], R], seconds: float) -> R:
-        """Returns the answer to `question(connection, seconds)`.
+    def run(self, query: Callable[[C, float], R], seconds: float) -> R:
+        """Return the result of `query(connection, timeout)`, within `seconds`.
 
-        A kept connection may be stale: its server was restarted, or a firewall forgot it. That is no outage, so what
-        fails on a kept one, within half of the time, is asked once more on a fresh one. Raises what that one raises.
+        An open connection may be stale, because the server restarted or a firewall dropped it. That is no outage, so a
+        query that fails on it within half of the time is retried on a new connection.
         """
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         if self._connection is not None:
             try:
-                return question(self._connection, seconds / 2)
+                return query(self._connection, seconds / 2)
             except Exception:
                 self.drop()
-        connection = self._open(max(0.01, end - time.monotonic()))
+        connection = self._connect(max(_MIN_TIMEOUT, deadline - time.monotonic()))
         try:
-            answer = question(connection, max(0.01, end - time.monotonic()))
+            result = query(connection, max(_MIN_TIMEOUT, deadline - time.monotonic()))
         except BaseException:
             _close(connection)
             raise
         self._connection = connection
-        return answer
+        return result
 
     def drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -50,5 +52,5 @@ class PersistentConnection(Generic[C]):
 def _close(connection: Connection) -> None:
     try:
         connection.close()
-    except Exception:  # it is of no use any more, and the failure that led here is the one to tell
+    except Exception:  # best-effort: the original exception is the one to report
         return

@@ -1,4 +1,4 @@
-"""Is PostgreSQL there, does it let us in, and can it be read and written?"""
+"""Check that PostgreSQL accepts our connection and can be read and written."""
 
 import psycopg
 from django.db import connections
@@ -11,22 +11,22 @@ from health.checks.persistent_connection import PersistentConnection
 
 
 def connect(seconds: float) -> ProbeConnection:
-    """Return a connection that is made as the ORM's are, within `seconds`."""
+    """Return a connection made with the ORM's parameters, within `seconds`."""
     connection: ProbeConnection = connections["default"].open_probe(seconds)  # type: ignore[attr-defined]  # our backend
     return connection
 
 
-def _ask(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
+def _query(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
     connection.check_writable(seconds)
     return connection.info
 
 
-_kept = PersistentConnection(connect)
-_has_answered = False  # in this process
+_connection = PersistentConnection(connect)
+_has_responded = False  # in time, since this process started
 
 
-def where() -> str:
-    """Return where the settings say that it is: `host:port,host:port/database`, or a folder of sockets."""
+def describe_endpoint() -> str:
+    """Return the configured endpoint: `host:port,host:port/database`, or a socket directory."""
     parameters = connections["default"].get_connection_params()
     hosts = str(parameters.get("host") or "localhost").split(",")
     ports = str(parameters.get("port") or 5432).split(",")
@@ -40,22 +40,22 @@ def _server(host: str, port: object) -> str:
 
 
 def postgres(seconds: float) -> CheckOutput:
-    """Commit one small WAL record: neither a standby nor a primary that lost its synchronous standby can do that.
+    """Commit one small WAL record, which a standby and a primary without its synchronous standby cannot do.
 
-    Requests learn from the result whether to ask PostgreSQL at all. Where it has never answered in time, the network
-    may only be slower than HEALTH_TIMEOUT allows, so that a request finds out with more time.
+    The result opens or closes the circuit breaker of requests. Until PostgreSQL has responded in time once, the network
+    may only be slower than HEALTH_TIMEOUT, so the next request probes with a longer timeout.
     """
-    global _has_answered
+    global _has_responded
     try:
-        info = _kept.ask(_ask, seconds)
+        info = _connection.run(_query, seconds)
     except CommitNotReplicated:
         circuit_breaker.open()
         raise
     except NoAnswer:
-        circuit_breaker.open() if _has_answered else circuit_breaker.suspect()
+        circuit_breaker.open() if _has_responded else circuit_breaker.suspect()
         raise
     circuit_breaker.close()
-    _has_answered = True
-    # 180001 is 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
+    _has_responded = True
+    # 180001 means 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
     return CheckOutput(f"{_server(info.host, info.port)}/{info.dbname}", version)

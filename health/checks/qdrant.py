@@ -1,7 +1,7 @@
-"""Is Qdrant there, are its shards ready, and does it take our key?
+"""Check that Qdrant responds, that its shards are ready and that it accepts our API key.
 
-Over the network this speaks HTTP itself: importing Qdrant's client costs a second and 85 MiB in every worker, and its
-own `readyz` breaks on the plain text that the server answers. Trust in certificates is the client's, httpx's.
+It uses http.client, because importing Qdrant's client takes a second and 85 MiB in every worker, and the client's own
+`readyz` fails on the plain-text response. Like the client, it trusts the certificates that httpx trusts.
 """
 
 import json
@@ -20,7 +20,7 @@ from health.checks import failure_reasons
 from health.checks.failure_reasons import CheckFailed
 from health.checks.persistent_connection import PersistentConnection
 
-_MOST_BYTES = 1_000_000  # what is longer is not Qdrant's
+MAX_BODY_BYTES = 1_000_000
 
 
 @dataclass(slots=True)
@@ -33,10 +33,10 @@ class Client:
     def close(self) -> None:
         self.connection.close()
 
-    def get(self, path: str, end: float) -> bytes:
-        """Returns the body of a 200. Neither its size nor the time is left to the other side."""
+    def get(self, path: str, deadline: float) -> bytes:
+        """Return the body of a 200 response of limited size and duration."""
         connection = self.connection
-        connection.timeout = max(0.01, end - time.monotonic())
+        connection.timeout = max(0.01, deadline - time.monotonic())
         if connection.sock:
             connection.sock.settimeout(connection.timeout)
         connection.request("GET", self.prefix + path, headers=self.headers)
@@ -50,20 +50,20 @@ class Client:
         body = b""
         while chunk := response.read1(65536):
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: the answer has no end")
-            if time.monotonic() > end:
-                raise TimeoutError(f"{path}: the answer has not ended in time")
+            if len(body) > MAX_BODY_BYTES:
+                raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: the response exceeds {MAX_BODY_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path}: the response did not end in time")
         if response.length:
-            raise ConnectionError(f"{path}: the answer ended early")
-        response.close()  # read1 leaves that to us; the connection stays open
+            raise ConnectionError(f"{path}: the response ended early")
+        response.close()  # read1 does not; the connection stays open
         return body
 
-    def get_json(self, path: str, end: float) -> dict[str, Any]:
-        answer = json.loads(self.get(path, end))
-        if not isinstance(answer, dict):
-            raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: not Qdrant's answer")
-        return answer
+    def get_json(self, path: str, deadline: float) -> dict[str, Any]:
+        body = json.loads(self.get(path, deadline))
+        if not isinstance(body, dict):
+            raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: not a response of Qdrant")
+        return body
 
 
 def _connect(seconds: float) -> Client:
@@ -71,7 +71,7 @@ def _connect(seconds: float) -> Client:
     headers = {"api-key": settings.QDRANT_API_KEY} if settings.QDRANT_API_KEY else {}
     connection: HTTPConnection
     if url.scheme == "https":
-        import httpx  # only here: 22 MiB
+        import httpx  # 22 MiB that only HTTPS needs
 
         connection = HTTPSConnection(url.hostname or "", url.port, context=httpx.create_ssl_context())
     else:
@@ -79,23 +79,23 @@ def _connect(seconds: float) -> Client:
     return Client(connection, headers, url.path.rstrip("/"))
 
 
-def _ask(client: Client, seconds: float) -> str | None:
-    end = time.monotonic() + seconds
-    client.get("/readyz", end)  # plain text; says nothing about the key
-    result = client.get_json("/collections", end).get("result")
+def _query(client: Client, seconds: float) -> str | None:
+    deadline = time.monotonic() + seconds
+    client.get("/readyz", deadline)  # Qdrant serves this path without the key
+    result = client.get_json("/collections", deadline).get("result")
     if not isinstance(result, dict) or "collections" not in result:
-        raise CheckFailed(failure_reasons.BAD_RESPONSE, "/collections: not Qdrant's answer")
-    client.version = client.version or client.get_json("/", end).get("version")
+        raise CheckFailed(failure_reasons.BAD_RESPONSE, "/collections: not a response of Qdrant")
+    client.version = client.version or client.get_json("/", deadline).get("version")
     return client.version
 
 
-_kept = PersistentConnection(_connect)
+_connection = PersistentConnection(_connect)
 
 
-def where() -> str:
-    """Returns where the settings say that it is."""
+def describe_endpoint() -> str:
+    """Return the configured endpoint, without credentials."""
     if settings.QDRANT_URL is None:
-        return f"local mode in {settings.QDRANT_PATH}"
+        return f"{settings.QDRANT_PATH} (local mode)"
     url = urlsplit(settings.QDRANT_URL)
     return f"{url.scheme}://{url.hostname}:{url.port}"
 
@@ -103,17 +103,16 @@ def where() -> str:
 def qdrant(seconds: float) -> CheckOutput:
     if settings.QDRANT_URL is None:
         return _local_mode()
-    found = _kept.ask(_ask, seconds)
-    return CheckOutput(where(), found)
+    return CheckOutput(describe_endpoint(), _connection.run(_query, seconds))
 
 
 def _local_mode() -> CheckOutput:
-    """Opens no client: that would read every vector, and wait for its turn."""
+    """Check the files. A client would load every vector and wait for the lock of another process."""
     folder = settings.QDRANT_PATH
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.R_OK | os.W_OK):
-        raise CheckFailed(failure_reasons.ERROR, f"{folder} can't be written")
+        raise CheckFailed(failure_reasons.ERROR, f"{folder} is not readable and writable")
     collections = folder / "meta.json"
     if collections.exists():
         json.loads(collections.read_text())
-    return CheckOutput(where(), version("qdrant-client"))
+    return CheckOutput(describe_endpoint(), version("qdrant-client"))

@@ -1,8 +1,7 @@
-"""Is Redis (or Valkey) there, does it let us in, and does it take a write?
+"""Check that Redis (or Valkey) accepts our credentials and a write.
 
-With Sentinel, each new connection asks the Sentinels for the primary, as the application's do. A demoted primary
-refuses the write, and a fresh connection goes to the new one. An open connection that works needs no Sentinel: when all
-of them are lost, only a process that has to connect is not ready.
+With Sentinel, each new connection asks the Sentinels for the primary. A demoted primary refuses the write, and the
+retry connects to the new one. If all Sentinels are down, only processes that have to reconnect become unready.
 """
 
 from typing import Any
@@ -19,14 +18,14 @@ from health.check_runner import CheckOutput
 from health.checks.failure_reasons import MISCONFIGURED, CheckFailed
 from health.checks.persistent_connection import PersistentConnection
 
-_WRONG_MODES = {
-    "cluster": "This is a node of a Redis Cluster, which is not supported: use one server or redis+sentinel://",
-    "sentinel": "This is a Sentinel, not Redis: use redis+sentinel:// and the name of its service",
+_UNSUPPORTED_MODES = {
+    "cluster": "Redis Cluster is not supported. Use a single server or redis+sentinel://",
+    "sentinel": "The server is a Sentinel, not Redis. Use redis+sentinel:// and the name of its service",
 }
 
 
 class Client(Redis):
-    where = ""  # empty until the first question
+    endpoint = ""  # empty until the first query
     version: str | None = None
 
 
@@ -35,7 +34,7 @@ def _connect(seconds: float) -> Client:
     pool = url.pool(
         {
             **url.options,
-            "socket_timeout": seconds / 2,  # a kept connection that went silent leaves time for a fresh one
+            "socket_timeout": seconds / 2,  # the other half is for reconnecting
             "socket_connect_timeout": seconds / 2,
             "retry": Retry(NoBackoff(), 0),
             "client_name": f"{settings.SERVICE}-readiness",
@@ -50,36 +49,36 @@ def _connect(seconds: float) -> Client:
     return client
 
 
-def _ask(client: Client, seconds: float) -> CheckOutput:
-    if not client.where:
-        _examine(client)
-    # A write is refused by a replica, while loading, without memory and with a full disk; a PING by none of them.
+def _query(client: Client, seconds: float) -> CheckOutput:
+    if not client.endpoint:
+        _identify_server(client)
+    # A server that is a replica, loading, out of memory or out of disk refuses a write, but not a PING.
     client.set(f"{settings.SERVICE}:readiness", "", ex=60)
-    return CheckOutput(client.where, client.version)
+    return CheckOutput(client.endpoint, client.version)
 
 
-def _examine(client: Client) -> None:
-    """Find out, once for each connection, which server this is."""
+def _identify_server(client: Client) -> None:
+    """Store the endpoint and version. Raise CheckFailed in an unsupported mode."""
     try:
         server: Any = client.info("server")
-    except ResponseError:  # this user may not ask
+    except ResponseError:  # the user lacks the permission for INFO
         server = {}
-    wrong = _WRONG_MODES.get(server.get("server_mode") or server.get("redis_mode"))
-    if wrong:
-        raise CheckFailed(MISCONFIGURED, wrong)
+    unsupported = _UNSUPPORTED_MODES.get(server.get("server_mode") or server.get("redis_mode"))
+    if unsupported:
+        raise CheckFailed(MISCONFIGURED, unsupported)
     client.version = server.get("valkey_version") or server.get("redis_version")
-    client.where = where()
+    client.endpoint = describe_endpoint()
     if isinstance(client.connection_pool, SentinelConnectionPool):
-        client.where = f"{redis_url.join(*client.connection_pool.master_address)}, {client.where}"
+        client.endpoint = f"{redis_url.join(*client.connection_pool.master_address)}, {client.endpoint}"
 
 
-_kept = PersistentConnection(_connect)
+_connection = PersistentConnection(_connect)
 
 
-def where() -> str:
-    """Returns where the settings say that it is."""
+def describe_endpoint() -> str:
+    """Return the configured endpoint, without credentials."""
     return redis_url.where(settings.REDIS_URL)
 
 
 def redis(seconds: float) -> CheckOutput:
-    return _kept.ask(_ask, seconds)
+    return _connection.run(_query, seconds)

@@ -1,131 +1,88 @@
-"""How `checkdeps` tells a report: a table for a person at a terminal, plain aligned lines for whatever else reads it.
+"""The text output of `checkdeps`: an aligned table, wrapped on a terminal, one line per dependency in a pipe."""
 
-Rich is imported for a terminal only: in a pipe it would be a fifth of the command's time.
-"""
-
+import os
+import shutil
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 from django.core.management.base import OutputWrapper
-from django.core.management.color import Style
+from django.core.management.color import Style, no_style
 
+from core.management.progress import show_line
 from health.check_runner import Report, Result
 from health.checks.failure_reasons import HINTS
 
-if TYPE_CHECKING:
-    from rich.status import Status
-    from rich.table import Table
-    from rich.text import Text
-
-_NARROW = 72  # columns of a terminal in which a table's last one would be a thread
-_COLOURS = {"ready": "green", "degraded": "yellow", "not_ready": "red"}
-_MARKS = {"ready": "✔", "degraded": "▲", "not_ready": "✘"}
+MIN_DESCRIPTION_WIDTH = 36  # with less, the description moves below its row
 
 
-def write(report: Report, stdout: OutputWrapper, style: Style, *, no_color: bool) -> None:
-    if stdout.isatty():
-        _show(report, no_color)
-    else:
-        for line in _lines(report, style):
-            stdout.write(line)
+def write(report: Report, stdout: OutputWrapper, style: Style) -> None:
+    """Write the table, without `style` if NO_COLOR is set (https://no-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        style = no_style()
+    width = shutil.get_terminal_size().columns if stdout.isatty() else None
+    for line in _format(report, style, width):
+        stdout.write(line)
 
 
-def _lines(report: Report, style: Style) -> Iterator[str]:
-    width = max(len(result.name) for result in report.results)
-    for result in report.results:
-        # Colours would count as characters: pad first.
-        colour = style.SUCCESS if result.healthy else style.ERROR
-        line = f"{result.name:<{width}}  {colour(f'{result.status:<9}')}  {result.latency_ms:8.1f} ms"
-        yield f"{line}  {_what(result)}"
-    colour = style.ERROR if report.status == "not_ready" else style.SUCCESS
+def _format(report: Report, style: Style, width: int | None) -> Iterator[str]:
+    latencies = [f"{result.latency_ms:.1f} ms" for result in report.results]
+    name_width = max(len(result.name) for result in report.results)
+    status_width = max(len(result.status) for result in report.results)
+    latency_width = max(map(len, latencies))
+    indent = name_width + status_width + latency_width + 3 * len("  ")
+    for result, latency in zip(report.results, latencies, strict=True):
+        colour = style.SUCCESS if result.healthy else style.ERROR if result.critical else style.WARNING
+        # Pad first, because escape sequences count as characters.
+        status = colour(result.status.ljust(status_width))
+        row = f"{result.name:<{name_width}}  {status}  {latency:>{latency_width}}"
+        description = _describe(result)
+        if width is None:
+            yield f"{row}  {' '.join(description)}"
+        elif width - indent >= MIN_DESCRIPTION_WIDTH:
+            first, *rest = _wrap(description, width - indent)
+            yield f"{row}  {first}"
+            yield from (" " * indent + line for line in rest)
+        else:
+            yield row
+            yield from ("  " + line for line in _wrap(description, width - 2))
+    colour = {"ready": style.SUCCESS, "degraded": style.WARNING}.get(report.status, style.ERROR)
     yield colour(report.status)
 
 
-def _what(result: Result) -> str:
+def _describe(result: Result) -> list[str]:
+    """Return the version and endpoint, or two paragraphs: what is wrong and what to do."""
     if result.reason:
         optional = "" if result.critical else " (optional)"
-        return f"{result.reason}{optional}: {result.detail}. Hint: {HINTS[result.reason]}"
-    return f"{result.version} at {result.detail}" if result.version else result.detail
+        return [f"{result.reason}{optional}: {result.detail.rstrip('.')}.", f"Hint: {HINTS[result.reason]}"]
+    return [f"{result.version} at {result.detail}" if result.version else result.detail]
 
 
-def _show(report: Report, no_color: bool) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console = Console(no_color=no_color or None, highlight=False)
-    ascii_only = console.options.ascii_only
-    if console.width >= _NARROW:
-        console.print(_table(report, ascii_only))
-    else:
-        for result in report.results:
-            console.print(*_head(result, ascii_only))
-            console.print(Padding(_cell(result, ascii_only), (0, 0, 1, 2)))
-    style = f"bold {_COLOURS[report.status]}"
-    console.print(Text(f"  {_mark(report.status, ascii_only)}{report.status}", style), end="\n\n")
+def _wrap(paragraphs: list[str], width: int) -> list[str]:
+    return [line for text in paragraphs for line in textwrap.wrap(text, max(1, width), break_on_hyphens=False)]
 
 
-def _mark(state: str, ascii_only: bool) -> str:
-    return "" if ascii_only else f"{_MARKS[state]} "
-
-
-def _table(report: Report, ascii_only: bool) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, header_style="dim")
-    table.add_column("dependency", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("latency", no_wrap=True, justify="right")
-    table.add_column("what, and where", overflow="fold")
-    for result in report.results:
-        table.add_row(*_head(result, ascii_only), _cell(result, ascii_only))
-    return table
-
-
-def _head(result: Result, ascii_only: bool) -> "tuple[Text, Text, Text]":
-    from rich.text import Text
-
-    state = "ready" if result.healthy else "not_ready" if result.critical else "degraded"
-    status = f"{_mark(state, ascii_only)}{result.status}"
-    return Text(result.name, "bold"), Text(status, _COLOURS[state]), Text(f"{result.latency_ms:.1f} ms")
-
-
-def _cell(result: Result, ascii_only: bool) -> "Text":
-    from rich.text import Text
-
-    if not result.reason:
-        return Text.assemble((f"{result.version}  ", "cyan") if result.version else "", (result.detail, "dim"))
-    optional = "" if result.critical else " (optional)"
-    arrow = "->" if ascii_only else "→"
-    colour = "red" if result.critical else "yellow"
-    return Text.assemble(
-        (f"{result.reason}{optional}\n", f"bold {colour}"),
-        (f"{result.detail}\n", "dim"),
-        f"{arrow} {HINTS[result.reason]}",
-    )
+def _blocks(result: Result) -> bool:
+    return result.critical and not result.healthy
 
 
 @contextmanager
-def progress(stderr: OutputWrapper) -> Iterator[Callable[[str, float], None]]:
-    """Gives a function that is told, again and again, what is waited for and how many seconds are left."""
-    told = ""
-    spinner: Status | None = None
+def progress(stderr: OutputWrapper) -> Iterator[Callable[[Report, float], None]]:
+    """Yield a callback that displays the critical failures and, on a terminal, the seconds left."""
+    is_terminal = stderr.isatty()
+    last_failures = ""
 
-    def tell(text: str, left: float) -> None:
-        nonlocal told, spinner
-        if stderr.isatty() and spinner is None:
-            from rich.console import Console
+    def report_progress(report: Report, seconds_left: float) -> None:
+        nonlocal last_failures
+        failures = ", ".join(f"{result.name} ({result.reason})" for result in report.results if _blocks(result))
+        if is_terminal:
+            show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
+        elif failures != last_failures:
+            stderr.write(f"waiting for {failures}")
+        last_failures = failures
 
-            console = Console(stderr=True)
-            if console.is_interactive:
-                spinner = stack.enter_context(console.status(""))
-        if spinner:
-            spinner.update(f"waiting for {text}, {left:.0f} s left")
-        elif text != told:
-            stderr.write(f"waiting for {text}")
-            told = text
-
-    with ExitStack() as stack:
-        yield tell
+    try:
+        yield report_progress
+    finally:
+        if is_terminal and last_failures:
+            show_line(stderr, "")

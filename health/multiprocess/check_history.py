@@ -70,7 +70,7 @@ def record(report: Report) -> None:
         if _account is None:
             _account = read_account(workers.own())
         changed = [_add(_account, result, report) for result in report.results]
-        _account.checked = report.ended
+        _account.checked = report.finished_at
         if any(changed) or time.monotonic() - _shown >= _PAUSE:
             _shown = time.monotonic()
             workers.write(json.dumps(asdict(_account), ensure_ascii=False, separators=(",", ":")))
@@ -78,7 +78,7 @@ def record(report: Report) -> None:
 
 def account_of(report: Report) -> Account:
     """Returns what this one report tells."""
-    account = Account(report.ended)
+    account = Account(report.finished_at)
     for result in report.results:
         _add(account, result, report)
     return account
@@ -99,7 +99,7 @@ def _add(account: Account, result: Result, report: Report) -> bool:
         if result.reason:
             account.failures.append(Failure(result.name, result.reason, detail, now))
             del account.failures[:-_FAILURES]
-    _add_to_bucket(account.buckets.setdefault(result.name, {}), result, int(report.ended // BUCKET))
+    _add_to_bucket(account.buckets.setdefault(result.name, {}), result, int(report.finished_at // BUCKET))
     return changed
 
 

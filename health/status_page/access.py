@@ -63,7 +63,7 @@ def _digest(session_key: str) -> str:
     return salted_hmac(_SALT, session_key, algorithm="sha256").hexdigest()
 
 
-_kept = PersistentConnection(connect)
+_connection = PersistentConnection(connect)
 _lock = threading.Lock()
 
 
@@ -72,7 +72,7 @@ def may_look(request: HttpRequest, *, ask_database: bool) -> bool:
         key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
         try:
             with _lock:
-                return _kept.ask(lambda connection, seconds: _is_staff(connection, key, seconds), _SECONDS)
+                return _connection.run(lambda connection, seconds: _is_staff(connection, key, seconds), _SECONDS)
         except (psycopg.Error, OSError):
             pass  # it broke just now
     return holds(request)

@@ -19,7 +19,7 @@ import django
 from django.conf import settings
 
 from health.check_runner import Report
-from health.checks import WHERE
+from health.checks import ENDPOINTS
 from health.checks.failure_reasons import HINTS
 from health.multiprocess import check_history as history
 from health.multiprocess import draining
@@ -159,7 +159,7 @@ def _dependency(name: str, voices: list[Voice], failures: list[Outage]) -> Depen
     told = [voice.account.told[name] for voice in voices if voice.counts and name in voice.account.told]
     failing = [one for one in told if one.reason]
     shown = failing[0] if failing else told[0]
-    where = WHERE[name]()
+    where = ENDPOINTS[name]()
     problems = []
     for reason in dict.fromkeys(one.reason for one in failing if one.reason):
         same = [one for one in failing if one.reason == reason]

@@ -1,4 +1,4 @@
-"""The runner alone, with checks of the test's own: what it promises whatever a check does."""
+"""The runner with artificial checks: deadline, sharing, reuse and recovery, whatever a check does."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from health.check_runner import Check, CheckOutput, Report, Runner
 
 
 class Gate:
-    """A check that stands until it is let through, and counts how often it was started."""
+    """A check that blocks until it is opened, and counts its calls."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -22,16 +22,16 @@ class Gate:
         return CheckOutput("gate")
 
 
-def fine(seconds: float) -> CheckOutput:
-    return CheckOutput("there", "1.0")
+def succeed(seconds: float) -> CheckOutput:
+    return CheckOutput("endpoint", "1.0")
 
 
-def broken(seconds: float) -> CheckOutput:
-    raise OSError("no")
+def fail(seconds: float) -> CheckOutput:
+    raise OSError("refused")
 
 
-def make(*checks: Check, timeout: float = 0.3, max_age: float = 0.0, **more: object) -> Runner:
-    return Runner(checks, timeout=timeout, max_age=max_age, explain=lambda e: ("error", str(e)), **more)  # type: ignore[arg-type]
+def make_runner(*checks: Check, timeout: float = 0.3, max_age: float = 0.0, **kwargs: object) -> Runner:
+    return Runner(checks, timeout=timeout, max_age=max_age, explain=lambda e: ("error", str(e)), **kwargs)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -41,85 +41,85 @@ def gate() -> object:
     gate.open.set()
 
 
-def threads() -> list[str]:
+def check_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("check-")]
 
 
-def soon(true: Callable[[], bool], seconds: float = 5) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
+def wait_for(condition: Callable[[], bool], timeout: float = 5) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return true()
+    return condition()
 
 
 def reasons(report: Report) -> dict[str, str | None]:
     return {result.name: result.reason for result in report.results}
 
 
-def test_a_finding_is_healthy_and_an_exception_is_not() -> None:
-    report = make(Check("a", fine), Check("b", broken)).report()
+def test_output_is_healthy_and_exception_is_unhealthy() -> None:
+    report = make_runner(Check("a", succeed), Check("b", fail)).report()
     assert reasons(report) == {"a": None, "b": "error"}
-    assert [result.detail for result in report.results] == ["there", "no"]
+    assert [result.detail for result in report.results] == ["endpoint", "refused"]
     assert report.status == "not_ready"
 
 
 @pytest.mark.parametrize(
     ("checks", "status"),
     [
-        ([Check("a", fine), Check("b", fine)], "ready"),
-        ([Check("a", fine), Check("b", broken, critical=False)], "degraded"),
-        ([Check("a", broken), Check("b", broken, critical=False)], "not_ready"),
+        ([Check("a", succeed), Check("b", succeed)], "ready"),
+        ([Check("a", succeed), Check("b", fail, critical=False)], "degraded"),
+        ([Check("a", fail), Check("b", fail, critical=False)], "not_ready"),
     ],
 )
-def test_status(checks: list[Check], status: str) -> None:
-    assert make(*checks).report().status == status
+def test_report_status(checks: list[Check], status: str) -> None:
+    assert make_runner(*checks).report().status == status
 
 
-def test_checks_run_at_the_same_time() -> None:
-    meeting = threading.Barrier(3)
+def test_checks_run_concurrently() -> None:
+    barrier = threading.Barrier(3)
 
-    def meets(seconds: float) -> CheckOutput:
-        meeting.wait(5)  # passes only when all three are here
-        return CheckOutput("met")
+    def wait_for_others(seconds: float) -> CheckOutput:
+        barrier.wait(5)  # returns only after all three checks have called it
+        return CheckOutput("endpoint")
 
-    report = make(*(Check(name, meets) for name in "abc"), timeout=5).report()
+    report = make_runner(*(Check(name, wait_for_others) for name in "abc"), timeout=5).report()
     assert report.status == "ready"
 
 
-def test_a_hung_check_is_a_timeout_at_the_deadline_and_holds_one_thread(gate: Gate) -> None:
-    runner = make(Check("hung", gate), Check("fine", fine))
+def test_hung_check_times_out_and_holds_one_thread(gate: Gate) -> None:
+    runner = make_runner(Check("hung", gate), Check("healthy", succeed))
     for _ in range(3):
-        began = time.monotonic()
+        started_at = time.monotonic()
         report = runner.report()
-        assert time.monotonic() - began < 0.3 + 0.25
-        assert reasons(report) == {"hung": "timeout", "fine": None}
+        assert time.monotonic() - started_at < 0.3 + 0.25
+        assert reasons(report) == {"hung": "timeout", "healthy": None}
     assert gate.calls == 1
-    assert threads() == ["check-hung"]
+    assert check_threads() == ["check-hung"]
 
 
-def test_a_hung_check_tells_how_long_it_hangs(gate: Gate) -> None:
-    runner = make(Check("hung", gate), timeout=0.1)
+def test_latency_of_hung_check_is_the_time_since_its_start(gate: Gate) -> None:
+    runner = make_runner(Check("hung", gate), timeout=0.1)
     first = runner.report().results[0].latency_ms
     time.sleep(0.2)
     assert 100 <= first < runner.report().results[0].latency_ms - 150
 
 
-def test_recovery_is_seen_by_the_first_check_after_it(gate: Gate) -> None:
-    runner = make(Check("hung", gate))
+def test_first_check_after_recovery_is_healthy(gate: Gate) -> None:
+    runner = make_runner(Check("hung", gate))
     assert runner.report().status == "not_ready"
     gate.open.set()
-    assert soon(lambda: not threads())
+    assert wait_for(lambda: not check_threads())
     assert runner.report().status == "ready"
     assert gate.calls == 2
 
 
-def test_whoever_asks_meanwhile_waits_for_the_same_round(gate: Gate) -> None:
-    runner = make(Check("slow", gate), timeout=20)
+def test_concurrent_callers_share_one_round(gate: Gate) -> None:
+    runner = make_runner(Check("slow", gate), timeout=20)
     reports: list[Report] = []
     callers = [threading.Thread(target=lambda: reports.append(runner.report())) for _ in range(20)]
     for caller in callers:
         caller.start()
-    assert soon(lambda: gate.calls == 1)
+    assert wait_for(lambda: gate.calls == 1)
     gate.open.set()
     for caller in callers:
         caller.join(10)
@@ -128,14 +128,14 @@ def test_whoever_asks_meanwhile_waits_for_the_same_round(gate: Gate) -> None:
     assert len({id(report) for report in reports}) == 1
 
 
-def test_a_report_is_reused_until_it_is_too_old() -> None:
+def test_report_is_reused_until_max_age() -> None:
     calls: list[float] = []
 
-    def counts(seconds: float) -> CheckOutput:
+    def record_call(seconds: float) -> CheckOutput:
         calls.append(seconds)
-        return CheckOutput("counted")
+        return CheckOutput("endpoint")
 
-    runner = make(Check("a", counts), max_age=0.5, timeout=5)
+    runner = make_runner(Check("a", record_call), max_age=0.5, timeout=5)
     first = runner.report()
     assert runner.report() is first
     time.sleep(0.55)
@@ -143,31 +143,33 @@ def test_a_report_is_reused_until_it_is_too_old() -> None:
     assert calls == [4.5, 4.5]
 
 
-def test_without_reuse_every_report_is_new() -> None:
-    runner = make(Check("a", fine))
+def test_max_age_zero_disables_reuse() -> None:
+    runner = make_runner(Check("a", succeed))
     assert runner.report() is not runner.report()
 
 
-def test_no_thread_is_left_at_rest() -> None:
-    runner = make(Check("a", fine), Check("b", broken))
+def test_leaves_no_threads() -> None:
+    runner = make_runner(Check("a", succeed), Check("b", fail))
     for _ in range(50):
         runner.report()
-    assert soon(lambda: not threads())
+    assert wait_for(lambda: not check_threads())
 
 
-def test_each_report_is_observed_once_with_the_one_before() -> None:
-    seen: list[tuple[Report | None, Report]] = []
-    runner = make(Check("a", fine), max_age=60, observe=lambda before, now: seen.append((before, now)))
+def test_each_report_is_observed_once_with_the_previous_one() -> None:
+    observed: list[tuple[Report | None, Report]] = []
+    runner = make_runner(
+        Check("a", succeed), max_age=60, observe=lambda previous, report: observed.append((previous, report))
+    )
     first = runner.report()
     runner.report()
-    assert seen == [(None, first)]
+    assert observed == [(None, first)]
 
 
-def test_no_thread_to_be_had_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_thread_start_is_reported_as_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    runner = make(Check("a", fine))
+    runner = make_runner(Check("a", succeed))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert reasons(runner.report()) == {"a": "error"}

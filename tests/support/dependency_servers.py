@@ -1,7 +1,7 @@
 """Real servers for tests, from the wheels, on free loopback ports and with passwords.
 
-They are started, stopped, killed and frozen as the tests need it, keep their port and their data over a restart, and
-end with the test process whatever ends that.
+Tests can start, stop, kill and freeze them. A restart keeps the port and the data. They are killed when the test
+process exits, for whatever reason.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"
 _PATH = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
 PGBOUNCER = shutil.which("pgbouncer", path=_PATH)
-needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="no pgbouncer; CI has it")
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="pgbouncer is not installed")
 
 
 def free_port() -> int:
@@ -41,7 +41,7 @@ def _die_with_parent() -> None:
 
 
 class Server:
-    """A server process with its children, in a folder of its own."""
+    """A server process with its children, in a separate folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Server:
         raise NotImplementedError
 
     def launch(self) -> None:
-        """Starts the process without waiting until it serves."""
+        """Start the process without waiting until it accepts connections."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
@@ -64,12 +64,13 @@ class Server:
             )  # fmt: skip
 
     def start(self) -> None:
-        end = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while not self.ready():
             if self._process is None or self._process.poll() is not None:
-                self.launch()  # again, if the children of a killed one still held its memory
-            if time.monotonic() > end:
-                raise RuntimeError(f"does not start: {(self.folder / 'log').read_text()[-2000:]}")
+                # Starting fails while the children of a killed server still hold its shared memory, so try again.
+                self.launch()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"The server did not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
 
     def _all(self) -> list[psutil.Process]:
@@ -98,8 +99,8 @@ class Server:
             processes = self._all()
             self._signal(signal.SIGKILL)
             self._process.wait(10)
-            end = time.monotonic() + 10
-            while not all(map(_ended, processes)) and time.monotonic() < end:
+            deadline = time.monotonic() + 10
+            while not all(map(_has_exited, processes)) and time.monotonic() < deadline:
                 time.sleep(0.005)
 
     def stop(self) -> None:
@@ -109,8 +110,8 @@ class Server:
             self._process.wait(30)
 
 
-def _ended(process: psutil.Process) -> bool:
-    """Return whether a process runs no more. Its parent, or init, may take seconds to collect it."""
+def _has_exited(process: psutil.Process) -> bool:
+    """Return whether the process has exited. A zombie counts, because its parent or init may reap it seconds later."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -119,7 +120,7 @@ def _ended(process: psutil.Process) -> bool:
 
 def _not_as_root(data: Path) -> list[str]:
     as_user = as_user_of(data)
-    # Changing the user forgets what _die_with_parent asked for.
+    # Changing the user resets the signal that _die_with_parent has set.
     return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
 
 
@@ -164,11 +165,11 @@ class Postgres(Server):
 
 
 class PgBouncer(Server):
-    """In front of a PostgreSQL, in transaction mode: the connections take turns, each transaction gets the next one."""
+    """A connection pooler in transaction mode: consecutive transactions use different server connections."""
 
     def __init__(self, folder: Path, postgres: Postgres, *, pool: int = 2) -> None:
         super().__init__(folder)
-        self._behind = postgres.port
+        self._postgres_port = postgres.port
         self.url = self.before(postgres.url)
         (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
         (folder / "pgbouncer.ini").write_text(f"""
@@ -187,8 +188,8 @@ class PgBouncer(Server):
         """)
 
     def before(self, url: str) -> str:
-        """Returns the URL by which this is in front of the database at `url`."""
-        return url.replace(f":{self._behind}/", f":{self.port}/")
+        """Return the URL of the pooler for the database at `url`."""
+        return url.replace(f":{self._postgres_port}/", f":{self.port}/")
 
     def command(self) -> list[str]:
         assert PGBOUNCER
@@ -216,14 +217,14 @@ class Valkey(Server):
         return b"PONG" in self.ask("PING")
 
     def ask(self, command: str) -> bytes:
-        """Returns the raw answer to one command, b"" without one."""
+        """Return the raw response to one command, b"" if there is no response."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
                 connection.sendall(f"AUTH {self.password}\r\n{command}\r\n".encode())
                 connection.shutdown(socket.SHUT_WR)
-                answer = b""
+                response = b""
                 while chunk := connection.recv(4096):
-                    answer += chunk
-                return answer
+                    response += chunk
+                return response
         except OSError:
             return b""

@@ -1,7 +1,7 @@
-"""Starts the servers that all tests share, before Django's settings are read, and stops them at the end.
+"""Start the servers that all tests share before Django's settings are read, and stop them at the end.
 
-pytest loads it by `-p tests.support.plugin`. It takes the environment away from the tests: what a developer has set
-there is theirs, not the tests'.
+pytest loads this plugin by `-p tests.support.plugin`. It also removes the project's variables from the environment, so
+that a developer's configuration does not affect the tests.
 """
 
 import os
@@ -52,7 +52,7 @@ class Servers:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    # Whoever is started in a shell's background ignores Ctrl-C, and hands that on to what the tests start.
+    # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     servers = Servers()
     early_config.add_cleanup(servers.stop)
@@ -65,15 +65,15 @@ SERVERS = pytest.StashKey[Servers]()
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Servers:
-    """The servers that the application under test uses."""
+    """The servers that the tested application uses."""
     return request.config.stash[SERVERS]
 
 
 def drop_readiness_connections() -> None:
-    """Drops the connections that readiness keeps open, when no check is under way."""
-    end = time.monotonic() + 10
+    """Close the open connections of the readiness checks, after waiting until no check is running."""
+    deadline = time.monotonic() + 10
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant", "status_page.access"):
-        import_module(f"health.{module}")._kept.drop()
+        import_module(f"health.{module}")._connection.drop()

@@ -1,4 +1,4 @@
-"""Demo data: the same for the same numbers, as if conversations had written it, all or none."""
+"""`manage.py seed_demo`: reproducible, consistent rows, all or none."""
 
 import io
 import os
@@ -23,14 +23,14 @@ from core.models import AuditEvent, Message, Session, User
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
-NUMBERS = {"users": 7, "sessions": 120, "messages": 3000}
+COUNTS = {"users": 7, "sessions": 120, "messages": 3000}
 
 pytestmark = pytest.mark.django_db
 
 
 def seed(**options: Any) -> str:
     output = io.StringIO()
-    call_command("seed_demo", **{**NUMBERS, **options}, stdout=output)
+    call_command("seed_demo", **{**COUNTS, **options}, stdout=output)
     return output.getvalue()
 
 
@@ -38,36 +38,36 @@ def rows() -> list[list[tuple[Any, ...]]]:
     return [list(model._default_manager.order_by("pk").values_list()) for model in (User, Session, Message)]
 
 
-def test_the_numbers_are_kept() -> None:
+def test_adds_the_requested_number_of_rows() -> None:
     assert seed().startswith("Added 7 users, 120 sessions and 3,000 messages")
-    assert [len(each) for each in rows()] == [7, 120, 3000]
+    assert [len(table) for table in rows()] == [7, 120, 3000]
     assert sum(Session.objects.values_list("message_count", flat=True)) == 3000
 
 
 @pytest.mark.parametrize(
-    "numbers", [(0, 0, 0), (1, 0, 0), (3, 2, 0), (1, 1, 1), (1, 1, 2500), (2, 1500, 1), (1, 2100, 5000), (1, 99, 98)]
+    "counts", [(0, 0, 0), (1, 0, 0), (3, 2, 0), (1, 1, 1), (1, 1, 2500), (2, 1500, 1), (1, 2100, 5000), (1, 99, 98)]
 )
-def test_any_numbers(numbers: tuple[int, int, int]) -> None:
-    seed(**dict(zip(NUMBERS, numbers, strict=True)))
-    assert tuple(len(each) for each in rows()) == numbers
+def test_unusual_counts(counts: tuple[int, int, int]) -> None:
+    seed(**dict(zip(COUNTS, counts, strict=True)))
+    assert tuple(len(table) for table in rows()) == counts
 
 
-def test_the_same_numbers_and_seed_make_the_same_rows() -> None:
-    def once(seed_number: int) -> list[list[tuple[Any, ...]]]:
-        point = transaction.savepoint()
+def test_same_counts_and_seed_generate_same_rows() -> None:
+    def generate(seed_number: int) -> list[list[tuple[Any, ...]]]:
+        savepoint = transaction.savepoint()
         seed(seed=seed_number)
-        made = rows()
-        transaction.savepoint_rollback(point)
-        return made
+        generated = rows()
+        transaction.savepoint_rollback(savepoint)
+        return generated
 
-    first = once(1)
-    assert once(1) == first
-    other = once(2)
-    for table, of_another_seed in zip(first, other, strict=True):
-        assert not {row[0] for row in table} & {row[0] for row in of_another_seed}
+    first = generate(1)
+    assert generate(1) == first
+    other = generate(2)
+    for table, other_table in zip(first, other, strict=True):
+        assert not {row[0] for row in table} & {row[0] for row in other_table}
 
 
-def test_rows_are_as_the_functions_that_write_them_leave_them() -> None:
+def test_rows_are_consistent() -> None:
     seed(sessions=60, messages=1000)
     for session in Session.objects.select_related("user"):
         messages = list(session.messages.order_by("created_at", "id"))
@@ -85,45 +85,46 @@ def test_rows_are_as_the_functions_that_write_them_leave_them() -> None:
     for model in (User, Session, Message):
         for row in model._default_manager.only("pk", "created_at"):
             assert row.pk.version == 7 and row.pk.variant == "specified in RFC 4122"
-            assert row.pk.int >> 80 == int(row.created_at.timestamp() * 1000), "its key tells its time"
+            assert row.pk.int >> 80 == int(row.created_at.timestamp() * 1000), "the key contains the time"
 
 
-def test_it_shows_every_kind_of_thing() -> None:
+def test_covers_every_kind_of_row() -> None:
     seed()
     assert set(Session.objects.values_list("mode", flat=True)) == {"text", "voice", "case_workspace"}
     assert set(Message.objects.values_list("role", flat=True)) == {"user", "assistant", "tool"}
     assert set(Message.objects.values_list("contains_phi", flat=True)) == {True, False}
     messages = Message.objects
-    called, found = Q(tool_calls__isnull=False), Q(tool_results__isnull=False)
-    for there in (called, ~called, found, ~found, Q(tokens__gt=0), ~Q(audio_url=""), Q(client_message_id=None)):
-        assert messages.filter(there).exists(), there
-    for there in (Q(ended_at=None), ~Q(ended_at=None), Q(is_archived=True), Q(is_archived=False)):
-        assert Session.objects.filter(there).exists(), there
+    has_calls, has_results = Q(tool_calls__isnull=False), Q(tool_results__isnull=False)
+    has_audio, without_client_id = ~Q(audio_url=""), Q(client_message_id=None)
+    for condition in (has_calls, ~has_calls, has_results, ~has_results, Q(tokens__gt=0), has_audio, without_client_id):
+        assert messages.filter(condition).exists(), condition
+    for condition in (Q(ended_at=None), ~Q(ended_at=None), Q(is_archived=True), Q(is_archived=False)):
+        assert Session.objects.filter(condition).exists(), condition
 
 
-def test_nobody_is_real_and_nobody_can_log_in() -> None:
+def test_users_are_synthetic_and_cannot_log_in() -> None:
     seed()
     for user in User.objects.all():
         assert user.email.endswith(".example.org")
         assert not user.has_usable_password() and not (user.is_staff or user.is_superuser)
 
 
-def test_a_long_session_goes_on(admin_client: Client) -> None:
-    """What the application does with a conversation, it does with one of these."""
+def test_long_session_can_be_continued(admin_client: Client) -> None:
+    """The application and the admin can work with a generated conversation."""
     seed(messages=20_000)
     session = Session.objects.order_by("-message_count")[0]
     assert session.message_count > 200
     Session.objects.filter(pk=session.pk).update(ended_at=None)
-    before = session.message_count
+    count = session.message_count
     message = conversations.append_message(session.pk, role="user", content="x")
     assert conversations.read_messages(session.pk).messages[0] == message
     session.refresh_from_db()
-    assert (session.message_count, session.updated_at) == (before + 1, message.created_at)
+    assert (session.message_count, session.updated_at) == (count + 1, message.created_at)
     page = admin_client.get(f"/admin/core/session/{session.pk}/change/")
-    assert f"{before + 1:,} messages" in page.content.decode()
+    assert f"{count + 1:,} messages" in page.content.decode()
 
 
-def test_it_is_audited_and_counted_for_the_planner() -> None:
+def test_rows_are_audited_and_analyzed() -> None:
     seed()
     assert AuditEvent.objects.filter(table="sessions", action="create").count() == 120
     with connection.cursor() as cursor:
@@ -131,16 +132,16 @@ def test_it_is_audited_and_counted_for_the_planner() -> None:
         assert cursor.fetchone() == (3000,)
 
 
-def test_twice_is_refused_and_another_seed_adds() -> None:
+def test_rejects_seed_that_exists() -> None:
     seed()
-    with pytest.raises(CommandError, match="there already: nothing added"), transaction.atomic():
+    with pytest.raises(CommandError, match="already exists. Nothing was added"), transaction.atomic():
         seed(users=9)
-    assert [len(each) for each in rows()] == [7, 120, 3000]
+    assert [len(table) for table in rows()] == [7, 120, 3000]
     seed(seed=2)
-    assert [len(each) for each in rows()] == [14, 240, 6000]
+    assert [len(table) for table in rows()] == [14, 240, 6000]
 
 
-def test_production_wants_force(settings: Any) -> None:
+def test_production_requires_force(settings: Any) -> None:
     settings.PRODUCTION = True
     with pytest.raises(CommandError, match="--force"):
         seed()
@@ -149,37 +150,37 @@ def test_production_wants_force(settings: Any) -> None:
     assert User.objects.count() == 7
 
 
-def test_steps_add_up_to_the_rows() -> None:
+def test_reported_steps_add_up_to_the_rows() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         assert sum(write(cursor, users=7, sessions=3, messages=4500, seed=1)) == 4510
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "manage.py", "seed_demo", *words], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [sys.executable, "manage.py", "seed_demo", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [["--users=-1"], ["--users=many"], ["--messages=1e6"], ["--seed=1000000001"], ["--users=0"], ["--sessions=0"]],
 )
-def test_wrong_numbers_are_refused(words: list[str]) -> None:
+def test_rejects_wrong_counts(arguments: list[str]) -> None:
     with pytest.raises(CommandError):
-        call_command("seed_demo", *words)
+        call_command("seed_demo", *arguments)
     assert not User.objects.exists()
 
 
-@pytest.mark.parametrize("word", ["--users=-1", "--users=0"])
-def test_wrong_usage_is_told_and_exits_2(word: str) -> None:
-    done = run(word)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "user" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("argument", ["--users=-1", "--users=0"])
+def test_wrong_usage_exits_with_2(argument: str) -> None:
+    completed = run(argument)
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "user" in completed.stderr and "Traceback" not in completed.stderr
 
 
 @pytest.fixture
-def elsewhere(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A migrated database of its own, that commands may commit to."""
+def separate_database(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A migrated database that commands of the test can commit to."""
     name = "demo_" + request.node.name.partition("[")[0][-40:]
     servers.postgres.execute(f"CREATE DATABASE {name}")
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
@@ -187,50 +188,49 @@ def elsewhere(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest
     subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
 
 
-def test_on_a_terminal_there_is_a_bar_and_in_a_pipe_none(elsewhere: None) -> None:
+def test_shows_progress_on_terminal_only(separate_database: None) -> None:
     piped = run("--messages", "20000", "--sessions", "100")
     assert piped.returncode == 0, piped.stderr
     assert piped.stderr == ""
     assert len(piped.stdout.splitlines()) == 1
 
-    ours, theirs = pty.openpty()
+    master, slave = pty.openpty()
     command = [sys.executable, "manage.py", "seed_demo", "--seed", "2", "--messages", "20000"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}
-    ):
-        os.close(theirs)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"}):
+        os.close(slave)
         shown = b""
-        while chunk := _read(ours):
+        while chunk := _read(master):
             shown += chunk
-    assert "━".encode() in shown and b"%" in shown
+    assert b" of 22,100 rows" in shown
+    assert shown.endswith(b" \r"), "the line is cleared"
 
 
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
-    except OSError:  # Linux says it like this when the other end is closed
+    except OSError:  # how Linux reports that the other side is closed
         return b""
 
 
-def test_ctrl_c_leaves_nothing(elsewhere: None) -> None:
+def test_ctrl_c_rolls_back(separate_database: None) -> None:
     command = [sys.executable, "manage.py", "seed_demo", "--messages", "5000000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _wait_for_copy()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output, errors) == (130, "", "")
-    with psycopg.connect(os.environ["DATABASE_URL"]) as there:
-        assert there.execute("SELECT count(*) FROM users").fetchone() == (0,)
+    with psycopg.connect(os.environ["DATABASE_URL"]) as database:
+        assert database.execute("SELECT count(*) FROM users").fetchone() == (0,)
 
 
 def _wait_for_copy() -> None:
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as there:
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as database:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             query = (
                 "SELECT count(*) FROM pg_stat_progress_copy WHERE relid = 'messages'::regclass AND tuples_processed > 0"
             )
-            if there.execute(query).fetchone() != (0,):
+            if database.execute(query).fetchone() != (0,):
                 return
             time.sleep(0.02)
-    raise AssertionError("it copies nothing")
+    raise AssertionError("The command did not start to copy messages.")

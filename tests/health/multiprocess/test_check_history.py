@@ -134,7 +134,7 @@ def sit(seat: int, told: Report, *, silent: float = 0) -> None:
     history.renew()
     history.record(told)
     pid = 100_000 + seat if seat else os.getpid()
-    workers._set_state(seat, pid, told.ended - 100, time.monotonic() - silent)
+    workers._set_state(seat, pid, told.finished_at - 100, time.monotonic() - silent)
 
 
 def test_workers_that_disagree_are_counted() -> None:
