@@ -20,7 +20,8 @@ RUN VOICEASSIST_ENV=production SECRET_KEY=only-for-collectstatic ALLOWED_HOSTS=l
     DATABASE_URL=postgres://nobody@localhost/none REDIS_URL=redis://localhost QDRANT_URL=http://localhost:6333 \
     PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python manage.py collectstatic --noinput
 # Bytecode that Python never compares with its source: copying into a layer changes modification times, and a read-only
-# root filesystem would recompile everything at every start. Any user can read the files, whatever the checkout's umask.
+# root filesystem would recompile everything at every start. Any user can read the files,
+# regardless of the checkout's umask.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/venv /app \
     && chmod -R a+rX /app
 

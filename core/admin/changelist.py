@@ -25,7 +25,6 @@ from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, order
 
 MAX_SCANNED_ROWS = 10_000
 _DATE_UNITS = ("year", "month", "day")
-_ORDERINGS = ("created_at", "-created_at")
 _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -33,7 +32,6 @@ class ChangeList(main.ChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
-    max_scanned_rows = f"{MAX_SCANNED_ROWS:,}"
     unindexed_filters: list[Any]
     uses_time_index: bool
     is_complete: bool  # the page shows every matching row
@@ -124,7 +122,7 @@ class ChangeList(main.ChangeList):
         last = next(iter(window[MAX_SCANNED_ROWS - 1 : MAX_SCANNED_ROWS]), None)
         if last is None:
             return rows, None
-        # The condition on time lets PostgreSQL stop the index scan, which the `exclude` alone would not.
+        # The condition on time bounds the index scan. PostgreSQL derives no bound from the `exclude`.
         bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}
         return rows.filter(**bound).exclude(after_cursor(cursor_of(last), newest_first)), last
 
@@ -157,6 +155,10 @@ class ChangeList(main.ChangeList):
         return [(key, value) for key, value in self.params.items() if key not in dropped]
 
     @property
+    def max_scanned_rows(self) -> str:
+        return f"{MAX_SCANNED_ROWS:,}"
+
+    @property
     def is_filtered(self) -> bool:
         return bool(self.query or self.has_active_filters or self.get_filters_params())
 
@@ -182,7 +184,7 @@ class ChangeList(main.ChangeList):
             start = None
         if start is None:
             times = self.root_queryset.filter(self.model_admin.index_condition).values_list(field, flat=True)
-            first, last = (times.order_by(order).first() for order in _ORDERINGS)
+            first, last = (times.order_by(order).first() for order in (field, f"-{field}"))
             years = range(first.year, last.year + 1) if first and last else ()
             return [(str(number), self.get_query_string({year: number}, [field])) for number in years]
         links = [("‹ All dates", self.get_query_string({}, [field]))]

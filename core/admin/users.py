@@ -41,11 +41,11 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
 
     @admin.display(description="sessions")
     def sessions(self, user: User) -> SafeString:
-        return link("sessions", "session_changelist", user__id__exact=user.pk)
+        return link("View sessions", "session_changelist", user__id__exact=user.pk)
 
     @admin.display(description="activity")
     def audit_events_link(self, user: User) -> SafeString:
-        return link("audit events", "auditevent_changelist", actor_id__exact=user.pk)
+        return link("View audit events", "auditevent_changelist", actor_id__exact=user.pk)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
