@@ -80,8 +80,7 @@ class ChangeList(main.ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Load one page, starting at the cursor in the URL.
 
-            newest                                                            oldest
-            rows with newer_than=…  ←  first row [this page] last row  →  rows with older_than=…
+            newest  ←  ?newer_than=[first row]   this page   ?older_than=[last row]  →  oldest
 
         A page that follows `newer_than` is read from oldest to newest, and reversed for display.
         """
