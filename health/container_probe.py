@@ -2,8 +2,8 @@
 
     python -I -S health/container_probe.py PATH SECONDS
 
-The health checks of the Dockerfile and docker-compose.yml run it. It imports nothing but the standard library, because
-bare Python starts in 20 ms. Like the settings, it reads the server's address from BIND or BIND_FILE.
+The health checks of the Dockerfile and docker-compose.yml run it. It imports only the standard library, because bare
+Python starts in 20 ms. Like the settings, it reads BIND and BIND_FILE.
 """
 
 import os
@@ -19,8 +19,7 @@ def server_address() -> tuple[str, int]:
             bind = stream.read()
     host, _, port = (bind.strip() or "0.0.0.0:8000").rpartition(":")
     host = host.strip("[]")
-    # A container may lack the address ::1 even if its server listens on [::], so use "localhost", which also tries
-    # 127.0.0.1.
+    # "localhost" also tries 127.0.0.1, because a container whose server listens on [::] may lack ::1.
     return {"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), int(port)
 
 

@@ -50,20 +50,14 @@ def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
 
 
 class AuditedModelAdmin(admin.ModelAdmin):
-    """A ModelAdmin whose History page is the audit trail.
-
-    Django's admin log is not written: its entries can be changed, and it would be a second, weaker record.
-    """
+    """A ModelAdmin whose History page is the audit trail. It doesn't write Django's admin log, which can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         query = {"object_id__exact": object_id}
         return HttpResponseRedirect(reverse("admin:core_auditevent_changelist", query=query))
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
-        """Replace Django's message, which quotes the id from the URL, so that typed text is not stored in the session.
-
-        Django has no public hook for this message.
-        """
+        """Replace Django's message, which stores typed text from the URL in the session. There is no public hook."""
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
 
@@ -116,8 +110,8 @@ class LargeTableAdmin(AuditedModelAdmin):
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """Allow only lookups that an index or a list filter supports.
 
-        Django would allow any column in the URL, which means a scan, and masked values could be guessed prefix by
-        prefix without an audit event.
+        Django allows any column, which means scans, and would let users guess masked values prefix by prefix without
+        an audit event.
         """
         list_filter: Iterable[Any] = self.list_filter
         filters = {f"{item if isinstance(item, str) else item[0]}__exact" for item in list_filter}

@@ -1,11 +1,9 @@
 """A change list with cursor pagination, as fast for ten million rows as for ten.
 
-Django's own change list counts the table and skips to a page with OFFSET. This one continues from a cursor on the index
-on time, counts nothing and shows PostgreSQL's estimate. A filter that no index supports scans at most
-`MAX_SCANNED_ROWS` rows per page, and the page shows how far the scan went.
+Django's change list counts the table and skips to a page with OFFSET. This one continues from a cursor on the time
+index and shows PostgreSQL's estimated count. A filter without an index scans at most `MAX_SCANNED_ROWS` rows per page.
 
-`ModelAdmin.get_changelist` is public, but the methods and attributes of Django's ChangeList are not documented. If they
-change, the tests in tests/core/admin fail.
+Django does not document ChangeList's methods and attributes. If they change, the tests in tests/core/admin fail.
 """
 
 from calendar import monthrange
@@ -138,7 +136,7 @@ class ChangeList(main.ChangeList):
 
     @property
     def page_links(self) -> list[tuple[str, str]]:
-        """Return label and URL of the links to other pages."""
+        """Return (label, URL) of the links to other pages."""
         links: list[tuple[str, dict[str, Any], str | None]] = [
             ("« Newest", {}, self.newer_cursor),
             ("‹ Newer", {NEWER_THAN: self.newer_cursor}, self.newer_cursor),
@@ -170,9 +168,9 @@ class ChangeList(main.ChangeList):
         return f"{rows:,}" if rows > 0 else ""
 
     def date_links(self) -> list[tuple[str, str]]:
-        """Return label and URL of the links between years, months and days.
+        """Return (label, URL) of the links to years, months and days.
 
-        Links are included for empty periods too, because finding out would require a scan.
+        Empty periods are included, because finding them would require a scan.
         """
         field = self.date_hierarchy
         year, month, day = (f"{field}__{unit}" for unit in _DATE_UNITS)

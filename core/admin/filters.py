@@ -1,7 +1,6 @@
 """Filters that an index supports. `changelist` limits how many rows any other filter scans.
 
-`used_parameters` and `lookup_kwarg_…` of Django's filters are not documented. If they change, the tests in
-tests/core/admin fail.
+Django does not document `used_parameters` and `lookup_kwarg_…`. If they change, the tests in tests/core/admin fail.
 """
 
 from datetime import UTC, datetime

@@ -43,8 +43,8 @@ class RevealPHIAdmin(ReadOnlyAdmin):
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Record the access, then return the PHI.
 
-        The unrendered TemplateResponse matters: Django renders it after `AdminSite.admin_view` has committed the audit
-        event, so that PHI is never sent without one.
+        Django renders the TemplateResponse after `AdminSite.admin_view` has committed the audit event, so that PHI is
+        never sent without one.
         """
         if request.method != "POST":  # a login that led back here, or a typed URL
             return HttpResponseRedirect(reverse(f"admin:{self._url_prefix}_change", args=[object_id]))
