@@ -1,9 +1,9 @@
-# Two stages from one base: the first has pip and the index's downloads, the second only what runs.
+# The build stage has pip and the downloads; the final stage has only what the server needs at runtime.
 FROM python:3.13.16-slim-trixie AS build
 
 WORKDIR /app
 COPY requirements/base.txt requirements/
-# pip does its work and goes: whoever breaks in finds no installer.
+# pip is removed after use, so that an intruder finds no installer.
 RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check \
         --require-hashes -r requirements/base.txt \
@@ -14,14 +14,14 @@ COPY voiceassist voiceassist
 COPY core core
 COPY health health
 
-# Production's settings decide how static files are named, so they are read here; what they require
-# is made up for this one command, stays in this stage, and no server is asked.
+# collectstatic needs the production settings, which name static files by their hash. The required variables get dummy
+# values for this command only; it connects to no server.
 RUN VOICEASSIST_ENV=production SECRET_KEY=only-for-collectstatic ALLOWED_HOSTS=localhost \
     DATABASE_URL=postgres://nobody@localhost/none REDIS_URL=redis://localhost QDRANT_URL=http://localhost:6333 \
     PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python manage.py collectstatic --noinput
-# Bytecode that is never compared with its source: file times change on the way into a layer, and a
-# read-only root would then compile everything again at every start. Readable for every user,
-# whatever umask the checkout was made with.
+# Bytecode that Python never compares with its source: copying into a layer changes modification times, and a read-only
+# root filesystem would recompile everything at every start. Any user can read the files,
+# regardless of the checkout's umask.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/venv /app \
     && chmod -R a+rX /app
 
@@ -31,7 +31,7 @@ FROM python:3.13.16-slim-trixie
 LABEL org.opencontainers.image.title="voiceassist-server" \
       org.opencontainers.image.description="VoiceAssist backend: API, readiness and admin"
 
-# Code and packages belong to root: the process can read them and change nothing.
+# Owned by root, so that the server's user can't change code or packages.
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 
@@ -40,15 +40,16 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     VOICEASSIST_ENV=production
 WORKDIR /app
-# A number, so that Kubernetes' runAsNonRoot can check it. Any other works too: the only writable
-# place that the server needs is /tmp.
+# A numeric user, because Kubernetes' runAsNonRoot can't check names. Any other user works too, since only /tmp needs to
+# be writable.
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 
-# A bare socket, isolated and without site-packages: some 20 ms instead of a second of Django. It follows BIND.
+# -I -S skips site-packages, so the check takes about 20 ms instead of the second that importing Django takes. It uses
+# the address in BIND.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-I", "-S", "health/container_probe.py", "/health", "2"]
 
-# Exec form: gunicorn is process 1 and gets the SIGTERM that it drains on.
+# Exec form, so that gunicorn is process 1 and receives SIGTERM, which starts the drain.
 CMD ["gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]

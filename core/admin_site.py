@@ -1,4 +1,4 @@
-"""The admin site: what is done in it is done as somebody."""
+"""Admin site that attributes every change to the logged-in user."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,14 +13,13 @@ from core.auth.login_throttling import LoginForm
 
 class AdminSite(admin.AdminSite):
     site_header = site_title = "VoiceAssist"
-    index_title = "Inspect"
     index_template = "admin/core/index.html"
     empty_value_display = "–"
     enable_nav_sidebar = False  # few models, wide tables
     login_form = LoginForm
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:
-        """Every view that changes something is one transaction, whose changes are recorded as those of the user."""
+        """Run each view that may change data in one transaction whose audit events name the user."""
 
         @wraps(view)
         def attributed(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -32,5 +31,5 @@ class AdminSite(admin.AdminSite):
         return super().admin_view(attributed, cacheable)
 
     def autocomplete_view(self, request: HttpRequest) -> Any:
-        """No page of ours asks it for anything, and it counts whole tables."""
+        """Disabled: no page uses it, and it counts whole tables."""
         raise Http404

@@ -8,7 +8,7 @@ class CoreConfig(AppConfig):
     verbose_name = "VoiceAssist"
 
     def ready(self) -> None:
-        from core.auth import session_expiry  # noqa: F401  # receivers of signals, system checks
+        from core.auth import session_expiry  # noqa: F401  # registers signal receivers and system checks
 
 
 class AdminConfig(apps.AdminConfig):

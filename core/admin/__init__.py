@@ -1,12 +1,12 @@
-"""The admin, for inspecting the core tables at any size: from a user to their sessions, from a session to its messages.
+"""Admin pages for the core tables that stay fast at any table size.
 
-filters       those that an index serves
-change_list   lists by cursor, in an order that has an index; filters look at a bounded number of rows
-find          what the pages of all tables share: search by index, counted deletion, the way to the audit trail
-reveal        PHI is masked everywhere; this shows it, once, after it was recorded who looks
-users, conversations, audit_trail   the pages themselves
+filters       list filters, with and without a supporting index
+changelist    lists with cursor pagination; filters without an index scan a limited number of rows per page
+base          base ModelAdmins: indexed search, deletion by count, History links to the audit trail
+phi_reveal    masks PHI and adds the page that reveals it, after the access has been recorded
+users, conversations, audit_events   the registered pages
 
-Personal data is shown to staff.
+Staff see personal data.
 """
 
 from core.admin import audit_events, conversations, users

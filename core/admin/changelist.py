@@ -1,8 +1,9 @@
-"""A change list that takes as long for ten million rows as for ten.
+"""A change list with cursor pagination, as fast for ten million rows as for ten.
 
-Django's own counts the table and skips to a page row by row. This one goes on from a row, by the index on time, counts
-nothing, and tells an estimate as one. A filter that no index serves looks at up to `MAX_SCANNED_ROWS` rows a page,
-and says how far it came.
+Django's change list counts the table and skips to a page with OFFSET. This one continues from a cursor on the time
+index and shows PostgreSQL's estimated count. A filter without an index scans at most `MAX_SCANNED_ROWS` rows per page.
+
+Django does not document ChangeList's methods and attributes. If they change, the tests in tests/core/admin fail.
 """
 
 from calendar import monthrange
@@ -15,156 +16,181 @@ from django.contrib.admin.views import main
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 
-from core.admin.filters import NEWER, OLDER, IndexedFilter, TimeFilter
+from core.admin.filters import NEWER_THAN, OLDER_THAN, IndexedFilter, TimeFilter
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
 MAX_SCANNED_ROWS = 10_000
-_WAYS = ("created_at", "-created_at")
-_OLDEST = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+_DATE_UNITS = ("year", "month", "day")
+_OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 class ChangeList(main.ChangeList):
-    older = newer = None  # links
-    looked_back_to: datetime | None = None
-    most_looked_at = f"{MAX_SCANNED_ROWS:,}"
-    scanning: list[Any]
-    by_time: bool  # by no other index
+    older_cursor: str | None = None
+    newer_cursor: str | None = None
+    scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
+    unindexed_filters: list[Any]
+    uses_time_index: bool
+    is_complete: bool  # the page shows every matching row
     model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
         return list(ordering(newest_first=True))
 
     def get_filters(self, request: HttpRequest) -> Any:
-        """Puts aside the active filters that no index serves: one index can't serve what another has found already."""
-        found_by = [*filter(None, [self.query]), *self.links_followed]
-        parts = {part for part in ("year", "month", "day") if f"{self.date_hierarchy}__{part}" in self.params}
-        repeated = any(len(values) > 1 for values in self.filter_params.values())
-        if len(found_by) > 1 or repeated or (parts and "year" not in parts):
+        """Separate active filters that no index supports from those that one does.
+
+        A query uses one index. The index of a search or of a link's lookup also covers time, but no other filter.
+        """
+        index_lookups = [*filter(None, [self.query]), *self.linked_lookups]
+        units = [unit for unit in _DATE_UNITS if f"{self.date_hierarchy}__{unit}" in self.params]
+        is_repeated = any(len(values) > 1 for values in self.filter_params.values())
+        if len(index_lookups) > 1 or is_repeated or units != list(_DATE_UNITS[: len(units)]):
             raise IncorrectLookupParameters
         try:
-            self.all_specs, *rest = super().get_filters(request)
-        except (ValueError, OverflowError) as error:  # Django goes on to a year 10000
+            self.all_filters, *rest = super().get_filters(request)
+        except (ValueError, OverflowError) as error:  # Django computes the year after 9999
             raise IncorrectLookupParameters from error
-        active = [spec for spec in self.all_specs if spec.used_parameters]
-        by_index = (TimeFilter,) if found_by else (TimeFilter, IndexedFilter)
-        self.scanning = [spec for spec in active if not isinstance(spec, by_index)]
-        self.by_time = not found_by and not any(isinstance(spec, IndexedFilter) for spec in active)
-        return [spec for spec in self.all_specs if spec not in self.scanning], *rest
+        active = [spec for spec in self.all_filters if spec.used_parameters]
+        indexed = (TimeFilter,) if index_lookups else (TimeFilter, IndexedFilter)
+        self.unindexed_filters = [spec for spec in active if not isinstance(spec, indexed)]
+        self.uses_time_index = not index_lookups and not any(isinstance(spec, IndexedFilter) for spec in active)
+        return [spec for spec in self.all_filters if spec not in self.unindexed_filters], *rest
 
     @property
-    def links_followed(self) -> list[str]:
-        return [lookup for lookup in self.model_admin.links if lookup in self.params]
+    def linked_lookups(self) -> list[str]:
+        return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
-        for key in (OLDER, NEWER):  # else taken for filters, and kept by the links to others
+        for key in (OLDER_THAN, NEWER_THAN):  # Django would filter by them, and every link would repeat them
             self.params.pop(key, None)
             self.filter_params.pop(key, None)
-        self.by_index = super().get_queryset(request, exclude_parameters)
-        if self.by_time:
-            self.by_index = self.by_index.filter(self.model_admin.every_row)
-        queryset = self.by_index.defer(*getattr(self.model, "PHI", ()))  # not shown, and a message may be long
-        for spec in self.scanning:
+        self.indexed_queryset = super().get_queryset(request, exclude_parameters)
+        if self.uses_time_index:
+            self.indexed_queryset = self.indexed_queryset.filter(self.model_admin.index_condition)
+        queryset = self.indexed_queryset.defer(*getattr(self.model, "PHI", ()))  # not displayed, and may be long
+        for spec in self.unindexed_filters:
             queryset = spec.queryset(request, queryset)
-        self.filter_specs = self.all_specs  # as the page shows them
+        self.filter_specs = self.all_filters  # the sidebar shows all of them
         return queryset
 
     def get_results(self, request: HttpRequest) -> None:
-        older, newer = request.GET.get(OLDER), request.GET.get(NEWER)
-        newest_first = newer is None
-        start = older if newest_first else newer
+        """Load one page, starting at the cursor in the URL.
+
+            newest  ←  ?newer_than=[first row]   this page   ?older_than=[last row]  →  oldest
+
+        A page that follows `newer_than` is read from oldest to newest, and reversed for display.
+        """
+        older_than, newer_than = request.GET.get(OLDER_THAN), request.GET.get(NEWER_THAN)
+        newest_first = newer_than is None
+        cursor = older_than if newest_first else newer_than
         try:
-            rows, last = self._looked_at(start, newest_first)
+            rows, scan_end = self._scan_window(cursor, newest_first)
         except ValueError as error:
             raise IncorrectLookupParameters from error
-        found = list(rows[: self.list_per_page + 1])
-        more = len(found) > self.list_per_page
-        found = found[: self.list_per_page]
-        if more:
-            onwards = cursor_of(found[-1])
+        page = list(rows[: self.list_per_page + 1])
+        has_more = len(page) > self.list_per_page
+        page = page[: self.list_per_page]
+        if has_more:
+            next_cursor = cursor_of(page[-1])
         else:
-            onwards = last and cursor_of(last)
-            self.looked_back_to = last and last.created_at
-        back = start and (cursor_of(found[0]) if found else start)
-        self.older, self.newer = (onwards, back) if newest_first else (back, onwards)
-        self.result_list = found if newest_first else found[::-1]
-        self._tell_django(request, whole=not start and not more and not last)
+            next_cursor = scan_end and cursor_of(scan_end)
+            self.scanned_to = scan_end and scan_end.created_at
+        previous_cursor = cursor and (cursor_of(page[0]) if page else cursor)
+        cursors = (next_cursor, previous_cursor)
+        self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
+        self.result_list = page if newest_first else page[::-1]
+        self.is_complete = not (cursor or has_more or scan_end)
+        self._set_pagination_attributes(request)
 
-    def _looked_at(self, start: str | None, newest_first: bool) -> tuple[QuerySet, Any]:
-        """Returns the rows from `start` on, and the last that is looked at if there may be more behind it."""
+    def _scan_window(self, cursor: str | None, newest_first: bool) -> tuple[QuerySet, Any]:
+        """Return the rows after `cursor`, and the last row to scan if there may be more rows after it.
+
+        Raises ValueError if the cursor is invalid.
+        """
         order = ordering(newest_first)
-        beyond = [after_cursor(start, newest_first)] if start else []
-        rows = self.queryset.filter(*beyond).order_by(*order)
-        if not self.scanning:
+        conditions = [after_cursor(cursor, newest_first)] if cursor else []
+        rows = self.queryset.filter(*conditions).order_by(*order)
+        if not self.unindexed_filters:
             return rows, None
-        window = self.by_index.filter(*beyond).order_by(*order).select_related(None).only("id", "created_at")
+        window = self.indexed_queryset.filter(*conditions).order_by(*order)
+        window = window.select_related(None).only("id", "created_at")
         last = next(iter(window[MAX_SCANNED_ROWS - 1 : MAX_SCANNED_ROWS]), None)
         if last is None:
             return rows, None
-        bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}  # for the index
+        # The condition on time bounds the index scan. PostgreSQL derives no bound from the `exclude`.
+        bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}
         return rows.filter(**bound).exclude(after_cursor(cursor_of(last), newest_first)), last
 
-    def _tell_django(self, request: HttpRequest, *, whole: bool) -> None:
+    def _set_pagination_attributes(self, request: HttpRequest) -> None:
+        """Set what Django's `get_results` sets and its templates read."""
         self.result_count = len(self.result_list)
         self.full_result_count = None
         self.show_full_result_count = False
         self.show_admin_actions = True
         self.can_show_all = self.show_all = self.multi_page = False
-        self.whole = whole
         self.paginator = self.model_admin.get_paginator(request, self.result_list, self.list_per_page)
 
-    # What the templates ask.
+    # Read by our templates.
 
     @property
-    def links(self) -> list[tuple[str, str]]:
-        """The words and the addresses of the links to other pages."""
-        moves: list[tuple[str, dict[str, Any], str | None]] = [
-            ("« Newest", {}, self.newer),
-            ("‹ Newer", {NEWER: self.newer}, self.newer),
-            ("Older ›", {OLDER: self.older}, self.older),
-            ("Oldest »", {NEWER: _OLDEST}, self.older),
+    def page_links(self) -> list[tuple[str, str]]:
+        """Return (label, URL) of the links to other pages."""
+        links: list[tuple[str, dict[str, Any], str | None]] = [
+            ("« Newest", {}, self.newer_cursor),
+            ("‹ Newer", {NEWER_THAN: self.newer_cursor}, self.newer_cursor),
+            ("Older ›", {OLDER_THAN: self.older_cursor}, self.older_cursor),
+            ("Oldest »", {NEWER_THAN: _OLDEST_CURSOR}, self.older_cursor),
         ]
-        return [(words, self.get_query_string(parameters)) for words, parameters, there in moves if there]
+        return [(label, self.get_query_string(parameters)) for label, parameters, cursor in links if cursor]
 
     @property
-    def kept_by_search(self) -> list[tuple[str, str]]:
-        """A search starts from the whole table again, but for the filters."""
-        dropped = (main.SEARCH_VAR, *self.links_followed)
+    def search_parameters(self) -> list[tuple[str, str]]:
+        """Return the URL parameters that a new search repeats: the filters, without the lookups of links."""
+        dropped = (main.SEARCH_VAR, *self.linked_lookups)
         return [(key, value) for key, value in self.params.items() if key not in dropped]
 
     @property
-    def is_narrowed(self) -> bool:
-        return bool(self.query or self.has_active_filters or self.get_filters_params())
+    def max_scanned_rows(self) -> str:
+        return f"{MAX_SCANNED_ROWS:,}"
 
     @property
-    def estimate(self) -> str:
-        """How many rows the table has, as PostgreSQL last estimated it; "" if it never has."""
+    def is_filtered(self) -> bool:
+        return bool(self.query or self.has_active_filters or self.get_filters_params())
+
+    @cached_property
+    def estimated_count(self) -> str:
+        """Return the table's row count as PostgreSQL last estimated it, or "" without an estimate."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", [self.opts.db_table])
             (rows,) = cursor.fetchone()
         return f"{rows:,}" if rows > 0 else ""
 
-    def drill_down(self) -> list[tuple[str, str]]:
-        """The words and links from years to months to days, whether there are rows or not: to know would be a scan."""
+    def date_links(self) -> list[tuple[str, str]]:
+        """Return (label, URL) of the links to years, months and days.
+
+        Empty periods are included, because finding them would require a scan.
+        """
         field = self.date_hierarchy
-        year, month, day = (f"{field}__{unit}" for unit in ("year", "month", "day"))
+        year, month, day = (f"{field}__{unit}" for unit in _DATE_UNITS)
         try:
-            at = [int(self.params[unit]) for unit in (year, month, day) if unit in self.params]
-            start = datetime(*[*at, 1, 1][:3]) if at else None  # type: ignore[arg-type]
+            selected = [int(self.params[lookup]) for lookup in (year, month, day) if lookup in self.params]
+            start = datetime(*[*selected, 1, 1][:3]) if selected else None  # type: ignore[arg-type]
         except ValueError:
             start = None
         if start is None:
-            rows = self.root_queryset.filter(self.model_admin.every_row).values_list(field, flat=True)
-            first, last = (rows.order_by(way).first() for way in _WAYS)
+            times = self.root_queryset.filter(self.model_admin.index_condition).values_list(field, flat=True)
+            first, last = (times.order_by(order).first() for order in (field, f"-{field}"))
             years = range(first.year, last.year + 1) if first and last else ()
-            return [(str(y), self.get_query_string({year: y}, [field])) for y in years]
+            return [(str(number), self.get_query_string({year: number}, [field])) for number in years]
         links = [("‹ All dates", self.get_query_string({}, [field]))]
-        if len(at) > 1:
-            links.append((f"‹ {start:%Y}", self.get_query_string({year: at[0]}, [field])))
-        if len(at) == 1:
-            months = ((m, f"{datetime(at[0], m, 1):%B}") for m in range(1, 13))
-            return links + [(name, self.get_query_string({month: m})) for m, name in months]
-        if len(at) == 2:
-            days = range(1, monthrange(at[0], at[1])[1] + 1)
-            return links + [(str(d), self.get_query_string({day: d})) for d in days]
+        if len(selected) > 1:
+            links.append((f"‹ {start:%Y}", self.get_query_string({year: start.year}, [field])))
+        if len(selected) == 1:
+            months = ((number, f"{datetime(start.year, number, 1):%B}") for number in range(1, 13))
+            return links + [(name, self.get_query_string({month: number})) for number, name in months]
+        if len(selected) == 2:
+            days = range(1, monthrange(start.year, start.month)[1] + 1)
+            return links + [(str(number), self.get_query_string({day: number})) for number in days]
         return [*links, (f"‹ {start:%B %Y}", self.get_query_string({}, [day]))]

@@ -1,4 +1,4 @@
-"""Sessions and their messages, masked."""
+"""Pages of sessions and messages, with PHI masked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion
-from core.admin.base import as_key, limit_matches, link, table
+from core.admin.base import limit_matches, link, parse_uuid, table
 from core.admin.filters import TimeFilter
 from core.admin.phi_reveal import RevealPHIAdmin, masked
 from core.models import Message, Session, User
 
-_LATEST = 10  # messages on a session's page
+MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
@@ -25,8 +25,8 @@ class SessionAdmin(RevealPHIAdmin):
     list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
-    links = ("user__id__exact",)
-    search_help_text = "id of a session or of its user, or the user's email"
+    allowed_lookups = ("user__id__exact",)
+    search_help_text = "session id, user id or user email"
     actions = ("end", "archive")
     fields = (
         ("id", "user_link", "messages_link"),
@@ -49,39 +49,42 @@ class SessionAdmin(RevealPHIAdmin):
 
     @admin.display(description="latest messages")
     def latest_messages(self, session: Session) -> SafeString:
-        page = conversations.read_messages(session.pk, limit=_LATEST)
+        page = conversations.read_messages(session.pk, limit=MAX_LATEST_MESSAGES)
         rows = (
             (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
             for m in page.messages
         )
-        latest = table(("id", "created at", "role", "model"), rows)
-        return format_html("{}<p>All {}</p>", latest, self.messages_link(session))
+        messages_table = table(("id", "created at", "role", "model"), rows)
+        return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))
 
-    def find(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
-        if key := as_key(term):
-            one = sessions.filter(pk=key)
-            return one if one.exists() else sessions.filter(user=key)
+    def search(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
+        if key := parse_uuid(term):
+            by_key = sessions.filter(pk=key)
+            return by_key if by_key.exists() else sessions.filter(user=key)
         user = User.objects.filter(email=term).only("pk").first()
         return sessions.filter(user=user) if user else sessions.none()
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
-        self._each(request, sessions, conversations.end_session, "ended")
+        self._apply(request, sessions, conversations.end_session, "ended")
 
     @admin.action(description="Archive selected sessions", permissions=["manage"])
     def archive(self, request: HttpRequest, sessions: QuerySet) -> None:
-        self._each(request, sessions, conversations.archive_session, "archived")
+        self._apply(request, sessions, conversations.archive_session, "archived")
 
-    def _each(self, request: HttpRequest, sessions: QuerySet, act: Callable[[UUID], Session], done: str) -> None:
-        locked = list(sessions.select_for_update(of=("self",)))  # none goes meanwhile
+    def _apply(
+        self, request: HttpRequest, sessions: QuerySet, change: Callable[[UUID], Session], description: str
+    ) -> None:
+        # Locked, because `change` raises an error if another request deletes the session first.
+        locked = list(sessions.select_for_update(of=("self",)))
         for session in locked:
-            act(session.pk)
-        self.message_user(request, f"Sessions {done}: {len(locked)}.", messages.SUCCESS)
+            change(session.pk)
+        self.message_user(request, f"Sessions {description}: {len(locked)}.", messages.SUCCESS)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("core.change_session")
 
-    def what_goes(self, sessions: QuerySet) -> dict[type[Model], int]:
+    def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
 
     def delete_model(self, request: HttpRequest, session: Any) -> None:
@@ -95,8 +98,8 @@ class SessionAdmin(RevealPHIAdmin):
 class MessageAdmin(RevealPHIAdmin):
     list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
-    links = ("session__id__exact",)
-    search_help_text = "id of a message or of its session, or the client's message id"
+    allowed_lookups = ("session__id__exact",)
+    search_help_text = "message id, session id or client message id"
     fields = (
         ("id", "session_link", "client_message_id"),
         ("role", "model", "tokens", "contains_phi"),
@@ -115,18 +118,18 @@ class MessageAdmin(RevealPHIAdmin):
     def session_link(self, message: Message) -> SafeString:
         return link(str(message.session_id), "session_change", message.session_id)
 
-    def find(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
-        if key := as_key(term):
-            one = messages.filter(pk=key)
-            return one if one.exists() else messages.filter(session=key)
+    def search(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
+        if key := parse_uuid(term):
+            by_key = messages.filter(pk=key)
+            return by_key if by_key.exists() else messages.filter(session=key)
         return limit_matches(request, messages.filter(client_message_id=term))
 
-    def not_found(self, term: str) -> str:
-        by = {"pk": key} if (key := as_key(term)) else {"email": term}
-        if user := User.objects.filter(**by).only("pk").first():
-            way = link("by their sessions", "session_changelist", user__id__exact=user.pk)
-            return format_html("This is a user. No index leads from there to messages: go {}.", way)
-        return super().not_found(term)
+    def no_results_message(self, term: str) -> str:
+        lookup = {"pk": key} if (key := parse_uuid(term)) else {"email": term}
+        if user := User.objects.filter(**lookup).only("pk").first():
+            sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
+            return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
+        return super().no_results_message(term)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

@@ -1,4 +1,4 @@
-"""PHI on a page: masked, and shown only by an explicit act that was recorded before."""
+"""Masks PHI in the admin, and adds a page that reveals it after the access has been recorded in the audit trail."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from core.models import AuditEvent
 
 
 def masked(field: str) -> Callable[[Any, Model], str]:
-    """Returns a column for a PHI field: its size instead of its value."""
+    """Return an admin column that shows the size of a PHI field instead of its value."""
 
     @admin.display(description=field.replace("_", " "))
     def column(_admin: Any, row: Model) -> str:
@@ -28,32 +28,33 @@ def masked(field: str) -> Callable[[Any, Model], str]:
 
 
 class RevealPHIAdmin(ReadOnlyAdmin):
-    """Adds the page that shows the PHI of one row, to who may, after a POST, once."""
+    """Adds a page that shows the PHI of one row, in response to a POST by a user with `core.view_phi`."""
 
     change_form_template = "admin/core/masked_form.html"
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.reveal_view)
-        return [path("<path:object_id>/reveal/", view, name=f"{self._page}_reveal"), *super().get_urls()]
+        return [path("<path:object_id>/reveal/", view, name=f"{self._url_prefix}_reveal"), *super().get_urls()]
 
     @property
-    def _page(self) -> str:
+    def _url_prefix(self) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}"
 
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Shows it after the transaction of `AdminSite.admin_view` has committed the record of it, else not at all.
+        """Record the access, then return the PHI.
 
-        Who comes here by GET has logged in again, or typed the address: they get the masked page.
+        Django renders the TemplateResponse after `AdminSite.admin_view` has committed the audit event, so that PHI is
+        never sent without one.
         """
-        if request.method != "POST":
-            return HttpResponseRedirect(reverse(f"admin:{self._page}_change", args=[object_id]))
+        if request.method != "POST":  # a login that led back here, or a typed URL
+            return HttpResponseRedirect(reverse(f"admin:{self._url_prefix}_change", args=[object_id]))
         row = self.get_object(request, unquote(object_id))
         if not (request.user.has_perm("core.view_phi") and self.has_view_permission(request, row)):
             raise PermissionDenied
         if row is None:
             raise Http404
         audit.record(AuditEvent.Action.REVEAL, request, user=request.user, of=row)
-        values = {name.replace("_", " "): self._readable(getattr(row, name)) for name in self.model.PHI}
+        values = {name.replace("_", " "): self._format_value(getattr(row, name)) for name in self.model.PHI}
         context = {
             **self.admin_site.each_context(request),
             "title": f"PHI of {row}",
@@ -64,5 +65,5 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/core/reveal.html", context)
 
     @staticmethod
-    def _readable(value: Any) -> str:
+    def _format_value(value: Any) -> str:
         return value if isinstance(value, str) or not value else json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""Users and their groups: made, changed and deleted here.
+"""Pages of users and groups.
 
-What leads to PHI is for superusers to give: permissions, and the accounts of staff, whose password opens what they may.
+Only superusers may grant permissions or edit staff accounts, since either can lead to PHI.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from core import deletion
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, as_key, limit_matches, link
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link, parse_uuid
 from core.admin.filters import TimeFilter
 from core.models import Message, Session, User
 
-_SHORTEST_BEGINNING = 3  # letters; fewer would mean too many
-_OPENS_DOORS = ("is_staff", "is_superuser", "groups", "user_permissions")
+MIN_PREFIX_LENGTH = 3  # letters; a shorter prefix matches too many users
+PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
 @admin.register(User)
@@ -27,7 +27,7 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "acts")}),
+        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "audit_events_link")}),
     )
     add_fieldsets = (
         (None, {"fields": ("email", "full_name", "specialty", "usable_password", "password1", "password2")}),
@@ -35,47 +35,47 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
     list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
     search_fields = ("id",)
-    search_help_text = "id, email, or the beginning of an email or a name (3 letters or more)"
+    search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
     ordering = ("-created_at", "-id")
-    readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "acts")
+    readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "audit_events_link")
 
     @admin.display(description="sessions")
     def sessions(self, user: User) -> SafeString:
-        return link("sessions", "session_changelist", user__id__exact=user.pk)
+        return link("View sessions", "session_changelist", user__id__exact=user.pk)
 
-    @admin.display(description="what they did")
-    def acts(self, user: User) -> SafeString:
-        return link("audit events", "auditevent_changelist", actor_id__exact=user.pk)
+    @admin.display(description="activity")
+    def audit_events_link(self, user: User) -> SafeString:
+        return link("View audit events", "auditevent_changelist", actor_id__exact=user.pk)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else _OPENS_DOORS))
+        return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_change_permission(request, obj) and self._may_touch(request, obj)
+        return super().has_change_permission(request, obj) and self._can_modify(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
+        return super().has_delete_permission(request, obj) and self._can_modify(request, obj)
 
     @staticmethod
-    def _may_touch(request: HttpRequest, user: User | None) -> bool:
+    def _can_modify(request: HttpRequest, user: User | None) -> bool:
         return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
 
-    def find(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
-        if key := as_key(term):
+    def search(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
+        if key := parse_uuid(term):
             return users.filter(pk=key)
-        if len(term) < _SHORTEST_BEGINNING:
+        if len(term) < MIN_PREFIX_LENGTH:
             return users.filter(email=term)
         by_email = limit_matches(request, users.filter(email__startswith=term.lower()))
         return by_email | limit_matches(request, users.filter(full_name__istartswith=term))
 
-    def what_goes(self, users: QuerySet) -> dict[type[Model], int]:
+    def count_deletions(self, users: QuerySet) -> dict[type[Model], int]:
         return {
             User: users.count(),
             Session: Session.objects.filter(user__in=users).count(),
             Message: Message.objects.filter(session__user__in=users).count(),
         }
 
-    def called(self, user: Any) -> str:
+    def display_name(self, user: Any) -> str:
         return f"{user.email} ({user.pk})"
 
     def delete_model(self, request: HttpRequest, user: Any) -> None:
@@ -91,7 +91,7 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(AuditedModelAdmin, DjangoGroupAdmin):
-    """Django's would load and list every member of a group that is deleted."""
+    """Deletes a group without loading its members, which Django's confirmation page lists one by one."""
 
-    def what_goes(self, groups: QuerySet) -> dict[type[Model], int]:
+    def count_deletions(self, groups: QuerySet) -> dict[type[Model], int]:
         return {Group: groups.count()}

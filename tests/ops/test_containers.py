@@ -1,5 +1,4 @@
-"""The container files, as far as they can be checked without an engine: Compose's own reading of
-docker-compose.yml, and the image's health check run against a server of the test's own."""
+"""docker-compose.yml as Compose parses it, the Dockerfile, .env.example and the health checks, without containers."""
 
 import json
 import re
@@ -26,11 +25,11 @@ ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 REQUIRED = ("SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "QDRANT_API_KEY")
 FILLED = {name: f"value-of-{name}" for name in REQUIRED}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
-OBSERVERS = ("prometheus", "grafana")  # only with --profile observability
+MONITORING = ("prometheus", "grafana")  # only with --profile observability
 
 
 def compose(*options: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs Compose with exactly this environment: neither the caller's own nor an .env counts."""
+    """Run `docker compose config` with this environment only, without the caller's and without .env."""
     return subprocess.run(
         [COMPOSE, "--project-directory", ROOT, "--env-file", "/dev/null", "config", *options],
         env={"PATH": "/usr/bin:/bin", **environment},
@@ -39,7 +38,7 @@ def compose(*options: str, environment: dict[str, str]) -> subprocess.CompletedP
     )
 
 
-def read(*options: str, environment: dict[str, str]) -> Any:
+def parse_config(*options: str, environment: dict[str, str]) -> Any:
     result = compose("--format", "json", *options, environment=environment)
     assert (result.returncode, result.stderr) == (0, "")
     return json.loads(result.stdout)
@@ -47,7 +46,8 @@ def read(*options: str, environment: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    return read(environment=FILLED | {"COMPOSE_PROFILES": "observability", "GRAFANA_PASSWORD": "of-grafana"})
+    monitoring = {"COMPOSE_PROFILES": "observability", "GRAFANA_PASSWORD": "grafana-password"}
+    return parse_config(environment=FILLED | monitoring)
 
 
 @pytest.fixture
@@ -55,19 +55,19 @@ def services(config: Any) -> Any:
     return config["services"]
 
 
-def test_without_the_profile_nothing_observes_and_no_password_is_wanted() -> None:
-    assert set(read(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", "voiceassist-server"}
+def test_default_profile_has_no_monitoring_and_needs_no_grafana_password() -> None:
+    assert set(parse_config(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", "voiceassist-server"}
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_missing_secret_stops_compose_by_name(name: str) -> None:
+def test_missing_secret_stops_compose_and_is_named(name: str) -> None:
     result = compose("--quiet", environment=FILLED | {name: ""})
     assert result.returncode != 0
     assert f"required variable {name} is missing" in result.stderr
 
 
-def test_no_secret_has_a_value_in_the_file() -> None:
-    raw = read("--no-interpolate", environment={})
+def test_compose_file_contains_no_secrets() -> None:
+    raw = parse_config("--no-interpolate", environment={})
     for service in raw["services"].values():
         for name, value in service["environment"].items():
             if value is not None and re.search("PASSWORD|SECRET|KEY|AUTH|TOKEN", name):
@@ -75,45 +75,45 @@ def test_no_secret_has_a_value_in_the_file() -> None:
     assert "requirepass ${REDIS_PASSWORD:?" in raw["configs"]["redis"]["content"]
 
 
-def test_every_port_is_published_on_loopback_only(services: Any) -> None:
+def test_ports_are_published_on_loopback_only(services: Any) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert {port["published"] for port in ports} == {"5432", "6379", "6333", "8000", "9090", "3000"}
 
 
-def test_data_services_meet_the_server_on_an_internal_network(config: Any, services: Any) -> None:
+def test_networks_isolate_the_data_services(config: Any, services: Any) -> None:
     assert config["networks"]["data"]["internal"] is True
     for name in DATA_SERVICES:
         assert set(services[name]["networks"]) == {"data", "published"}
     assert set(services["migrate"]["networks"]) == {"data"}
     assert set(services["voiceassist-server"]["networks"]) == {"data", "server", "metrics"}
-    # Those who observe reach the server, and neither the data nor the world.
+    # Monitoring reaches the server, but neither the data services nor the outside.
     assert config["networks"]["metrics"]["internal"] is True
-    for name in OBSERVERS:
+    for name in MONITORING:
         assert set(services[name]["networks"]) == {"metrics", "published"}
-    # The second network of the data services is there for their published port: no way out.
+    # The data services' second network only publishes their ports; it has no access to the outside.
     options = config["networks"]["published"]["driver_opts"]
     assert options["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
 def test_images_are_pinned(services: Any) -> None:
-    foreign = {services[name]["image"] for name in DATA_SERVICES + OBSERVERS}
+    third_party = {services[name]["image"] for name in DATA_SERVICES + MONITORING}
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     assert len(bases) == 1
-    for image in foreign | bases:
+    for image in third_party | bases:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image), image
 
 
-def test_every_server_has_a_health_check_and_comes_back(services: Any) -> None:
-    for name in (*DATA_SERVICES, *OBSERVERS, "voiceassist-server"):
+def test_services_have_health_checks_and_restart(services: Any) -> None:
+    for name in (*DATA_SERVICES, *MONITORING, "voiceassist-server"):
         assert services[name]["healthcheck"]["test"]
     restarts = {name: service["restart"] for name, service in services.items()}
     assert restarts.pop("migrate") == "no"
     assert set(restarts.values()) == {"unless-stopped"}
 
 
-def test_data_is_in_named_volumes_and_in_no_log(services: Any) -> None:
-    mounts = {name: services[name]["volumes"] for name in DATA_SERVICES + OBSERVERS}
+def test_data_is_stored_in_named_volumes_and_not_logged(services: Any) -> None:
+    mounts = {name: services[name]["volumes"] for name in DATA_SERVICES + MONITORING}
     assert {name: [(m["source"], m["target"]) for m in mounts[name] if m["type"] == "volume"] for name in mounts} == {
         "postgres": [("postgres", "/var/lib/postgresql")],
         "redis": [("redis", "/data")],
@@ -128,42 +128,42 @@ def test_data_is_in_named_volumes_and_in_no_log(services: Any) -> None:
     assert {"log_error_verbosity=terse", "log_min_error_statement=panic"} <= options
 
 
-def test_the_server_starts_last_and_has_time_to_drain(services: Any) -> None:
+def test_server_starts_after_its_dependencies_and_has_time_to_drain(services: Any) -> None:
     server = services["voiceassist-server"]
-    awaited = {name: needed["condition"] for name, needed in server["depends_on"].items()}
-    after = dict.fromkeys(DATA_SERVICES, "service_healthy")
-    assert awaited == after | {"migrate": "service_completed_successfully"}
+    conditions = {name: dependency["condition"] for name, dependency in server["depends_on"].items()}
+    healthy = dict.fromkeys(DATA_SERVICES, "service_healthy")
+    assert conditions == healthy | {"migrate": "service_completed_successfully"}
     assert services["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
     drain, graceful = 5, 30  # seconds: the default of DRAIN_SECONDS, gunicorn's graceful timeout
     assert int(server["stop_grace_period"].removesuffix("s")) > drain + graceful
 
 
-@pytest.mark.parametrize("name", ["migrate", "voiceassist-server", *OBSERVERS])
-def test_the_application_and_those_who_observe_it_run_without_privileges(services: Any, name: str) -> None:
+@pytest.mark.parametrize("name", ["migrate", "voiceassist-server", *MONITORING])
+def test_containers_run_without_privileges(services: Any, name: str) -> None:
     assert services[name]["read_only"] is True
     assert services[name]["cap_drop"] == ["ALL"]
     assert services[name]["security_opt"] == ["no-new-privileges:true"]
     assert [path.split(":")[0] for path in services[name]["tmpfs"]] == ["/tmp"]
 
 
-def test_env_example_describes_each_variable_of_compose_in_a_line_above() -> None:
+def test_env_example_describes_every_compose_variable() -> None:
     described = set(re.findall(r"^# \S.*\n(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE))
     used = set(re.findall(r"\$\{([A-Z_]+)|^ {4}([A-Z_]+):$", COMPOSE_FILE, re.MULTILINE))
     assert {name for pair in used for name in pair if name} <= described
     assert set(re.findall(r"^([A-Z_]+)=$", ENV_EXAMPLE, re.MULTILINE)) == set(REQUIRED)
 
 
-def test_each_variable_of_env_example_reaches_the_server() -> None:
+def test_env_example_variables_reach_the_server() -> None:
     names = set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE))
-    names -= {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}  # they do inside the URLs
-    names -= {"GRAFANA_PASSWORD"}  # nothing of the server's
-    names -= {"VOICEASSIST_ENV"}  # the image has no packages for development
-    given = {name: f"given-{name}" for name in names}
-    server = read(environment=FILLED | given)["services"]["voiceassist-server"]
-    assert server["environment"] == given
+    names -= {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}  # part of the URLs
+    names -= {"GRAFANA_PASSWORD"}  # for Grafana only
+    names -= {"VOICEASSIST_ENV"}  # fixed by the image, which lacks the development packages
+    environment = {name: f"value-of-{name}" for name in names}
+    server = parse_config(environment=FILLED | environment)["services"]["voiceassist-server"]
+    assert server["environment"] == environment
 
 
-def test_what_the_server_is_told_unless_told_otherwise(services: Any) -> None:
+def test_servers_default_environment(services: Any) -> None:
     environment = services["voiceassist-server"]["environment"]
     assert {name: value for name, value in environment.items() if value is not None} == {
         "DATABASE_URL": f"postgres://voiceassist:{FILLED['POSTGRES_PASSWORD']}@postgres:5432/voiceassist",
@@ -176,19 +176,19 @@ def test_what_the_server_is_told_unless_told_otherwise(services: Any) -> None:
     }
 
 
-def test_the_image_holds_the_packages_alone_and_runs_as_an_ordinary_user() -> None:
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+def test_image_contains_only_the_packages_and_runs_unprivileged() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     copied = set(re.findall(r"^COPY (\w\S*) ", DOCKERFILE, re.MULTILINE))
     allowed = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert copied == allowed == packages | {"manage.py", "requirements/base.txt"}
     assert "--require-hashes" in DOCKERFILE
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", DOCKERFILE, re.MULTILINE)
-    served = "gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application"
-    assert DOCKERFILE.endswith(f"\nCMD {json.dumps(served.split())}\n")
+    command = "gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application"
+    assert DOCKERFILE.endswith(f"\nCMD {json.dumps(command.split())}\n")
 
 
-def entrypoint(service: Any, programs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a service's entrypoint and command as a shell here does, with programs and /tmp of the test's own."""
+def run_entrypoint(service: Any, programs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a service's entrypoint and command in a local shell, with stand-ins for its programs and /tmp."""
     shell, option, script, *rest = [part.replace("$$", "$") for part in service["entrypoint"]]
     assert (shell, option) == ("sh", "-c")
     script = re.sub(r"/(bin/prometheus|run\.sh|tmp/)", rf"{programs}/\1", script)
@@ -202,33 +202,34 @@ def entrypoint(service: Any, programs: Path, **environment: str) -> subprocess.C
 
 
 @pytest.mark.parametrize("token", ["", "to $HOME %s"])
-def test_prometheus_gets_the_token_and_its_options(services: Any, tmp_path: Path, token: str) -> None:
-    started = entrypoint(services["prometheus"], tmp_path, METRICS_TOKEN=token)
+def test_prometheus_entrypoint_writes_the_token_and_passes_options(services: Any, tmp_path: Path, token: str) -> None:
+    started = run_entrypoint(services["prometheus"], tmp_path, METRICS_TOKEN=token)
     assert started.stdout == f"started {' '.join(services['prometheus']['command'])}\n", started.stderr
-    kept = tmp_path / "tmp" / "metrics-token"
-    assert kept.read_text() == token
-    assert kept.stat().st_mode & 0o077 == 0
-    assert f"credentials_file: /{kept.relative_to(tmp_path)}\n" in (ROOT / "ops/prometheus/prometheus.yml").read_text()
+    token_file = tmp_path / "tmp" / "metrics-token"
+    assert token_file.read_text() == token
+    assert token_file.stat().st_mode & 0o077 == 0
+    prometheus_config = (ROOT / "ops/prometheus/prometheus.yml").read_text()
+    assert f"credentials_file: /{token_file.relative_to(tmp_path)}\n" in prometheus_config
 
 
-def test_grafana_starts_with_a_password_and_never_without_one(services: Any, tmp_path: Path) -> None:
-    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "of-grafana"
+def test_grafana_requires_a_password(services: Any, tmp_path: Path) -> None:
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "grafana-password"
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
-    assert entrypoint(services["grafana"], tmp_path / "with", GF_SECURITY_ADMIN_PASSWORD="x").stdout == "started\n"
-    refused = entrypoint(services["grafana"], tmp_path / "without", GF_SECURITY_ADMIN_PASSWORD="")
+    assert run_entrypoint(services["grafana"], tmp_path / "with", GF_SECURITY_ADMIN_PASSWORD="x").stdout == "started\n"
+    refused = run_entrypoint(services["grafana"], tmp_path / "without", GF_SECURITY_ADMIN_PASSWORD="")
     assert refused.returncode != 0
     assert "set GRAFANA_PASSWORD in .env" in refused.stderr
 
 
 def image_health_check() -> tuple[list[str], float]:
-    found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s.*\\\n +CMD (\[.+\])$", DOCKERFILE, re.M)
-    assert found, "no HEALTHCHECK in exec form"
-    return json.loads(found[2]), float(found[1])
+    match = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s.*\\\n +CMD (\[.+\])$", DOCKERFILE, re.M)
+    assert match, "The Dockerfile has no HEALTHCHECK in exec form."
+    return json.loads(match[2]), float(match[1])
 
 
 def compose_health_check() -> tuple[list[str], float]:
-    check = read(environment=FILLED)["services"]["voiceassist-server"]["healthcheck"]
+    check = parse_config(environment=FILLED)["services"]["voiceassist-server"]["healthcheck"]
     assert check["test"][0] == "CMD"
     return check["test"][1:], float(check["timeout"].removesuffix("s"))
 
@@ -237,50 +238,49 @@ HEALTH_CHECKS = {"/health": image_health_check, "/ready": compose_health_check}
 
 
 def health_check(path: str, **environment: str) -> int:
-    """Run the check that requests this path as an engine would, and return its exit code."""
+    """Run the health check of this path as a container engine would, and return its exit code."""
     command, seconds = HEALTH_CHECKS[path]()
     programs = {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin"}  # with a `python`, as in the image
-    began = time.monotonic()
+    started_at = time.monotonic()
     process = subprocess.run(command, env=programs | environment, cwd=ROOT, capture_output=True, timeout=10)
-    assert time.monotonic() - began < seconds, "an engine would have cut it off"
+    assert time.monotonic() - started_at < seconds, "A container engine would have killed it."
     return process.returncode
 
 
 @pytest.mark.parametrize("path", HEALTH_CHECKS)
 @pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("301 Go", 1), ("503 No", 1), ("", 1)])
-def test_the_image_asks_for_liveness_and_compose_for_readiness(path: str, status: str, code: int) -> None:
+def test_image_checks_liveness_and_compose_checks_readiness(path: str, status: str, code: int) -> None:
     with create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.settimeout(5)
         check = pool.submit(health_check, path, BIND=f"0.0.0.0:{listener.getsockname()[1]}")
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(1024).startswith(f"GET {path} HTTP/1.".encode())
-            if status:  # else silence on an open connection
+            if status:  # otherwise the connection stays open and silent
                 connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode())
             assert check.result() == code
 
 
 @pytest.mark.parametrize("path", HEALTH_CHECKS)
-def test_a_health_check_fails_on_a_closed_port(path: str) -> None:
-    assert health_check(path, BIND="0.0.0.0:1") == 1  # tcpmux, which nobody serves
+def test_health_check_fails_on_a_closed_port(path: str) -> None:
+    assert health_check(path, BIND="0.0.0.0:1") == 1  # tcpmux, which is unused
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "0.0.0.0:{}", "[::]:{}"])
-def test_the_server_and_its_health_checks_follow_bind(address: str, tmp_path: Path) -> None:
+def test_health_checks_use_the_address_in_bind(address: str, tmp_path: Path) -> None:
     port = free_port()
     bind = address.format(port)
     (tmp_path / "bind").write_text(f"{bind}\n")
-    with VoiceAssistServer(
-        port=port, BIND=bind, HEALTH_OPTIONAL="migrations"
-    ):  # the tests' database is migrated under another name
+    # The tests migrate a database with another name, so the server's has pending migrations.
+    with VoiceAssistServer(port=port, BIND=bind, HEALTH_OPTIONAL="migrations"):
         for path in HEALTH_CHECKS:
             assert health_check(path, BIND=bind) == 0
             assert health_check(path, BIND="127.0.0.1:1", BIND_FILE=str(tmp_path / "bind")) == 0
             assert health_check(path, BIND=f"[::1]:{port}") == (0 if address == "[::]:{}" else 1)
 
 
-def test_without_bind_a_health_check_connects_to_where_production_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_check_defaults_to_the_production_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIND", raising=False)
-    assert container_probe.server() == ("127.0.0.1", 8000)
+    assert container_probe.server_address() == ("127.0.0.1", 8000)
     monkeypatch.setenv("BIND", "")
-    assert container_probe.server() == ("127.0.0.1", 8000)
+    assert container_probe.server_address() == ("127.0.0.1", 8000)

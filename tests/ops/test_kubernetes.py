@@ -1,4 +1,4 @@
-"""What the manifests of ops/kubernetes promise each other and the server. `make kubernetes` checks their form."""
+"""The manifests of ops/kubernetes match each other and the server. `make kubernetes` validates their syntax."""
 
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ GRACEFUL_TIMEOUT = 30  # seconds: gunicorn's, see voiceassist/gunicorn.py
 
 
 @needs_kubectl
-def test_the_overlay_renders_every_object_into_its_namespace() -> None:
+def test_overlay_renders_every_object_in_its_namespace() -> None:
     rendered = render()
-    written = sorted((d["kind"], d["metadata"]["name"]) for d in DOCUMENTS)
-    assert sorted((d["kind"], d["metadata"]["name"]) for d in rendered if d["kind"] != "ConfigMap") == written
+    expected = sorted((d["kind"], d["metadata"]["name"]) for d in DOCUMENTS)
+    assert sorted((d["kind"], d["metadata"]["name"]) for d in rendered if d["kind"] != "ConfigMap") == expected
     namespace = find(rendered, "Namespace", "voiceassist")["metadata"]["name"]
     assert {d["metadata"].get("namespace") for d in rendered if d["kind"] != "Namespace"} == {namespace}
     assert {secret["metadata"]["namespace"] for secret in load(FOLDER / "secrets.example.yaml")} == {namespace}
@@ -37,23 +37,23 @@ def test_the_overlay_renders_every_object_into_its_namespace() -> None:
         assert container["image"].startswith("registry.example.org/voiceassist:")
 
 
-def test_probes_leave_the_server_the_time_that_it_may_take() -> None:
+def test_probe_timeouts_exceed_the_servers_response_times() -> None:
     probes = {name: SERVER[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
     assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
     assert {probe["httpGet"]["port"] for probe in probes.values()} == {"http"}
     assert "HEALTH_TIMEOUT" not in config()
-    assert probes["readiness"]["timeoutSeconds"] > 2.0 + 0.25  # HEALTH_TIMEOUT's default, and what the contract adds
+    assert probes["readiness"]["timeoutSeconds"] > 2.0 + 0.25  # the default of HEALTH_TIMEOUT plus the tolerance
     assert probes["readiness"]["failureThreshold"] > 1
     assert probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"] >= 60
 
 
-def test_a_pod_has_time_to_drain() -> None:
+def test_pod_has_time_to_drain() -> None:
     assert POD["terminationGracePeriodSeconds"] >= float(config()["DRAIN_SECONDS"]) + GRACEFUL_TIMEOUT + 10
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_pods_have_no_rights(name: str) -> None:
+def test_pods_run_without_privileges(name: str) -> None:
     pod = PODS[name]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == {
@@ -77,7 +77,7 @@ def test_pods_have_no_rights(name: str) -> None:
     assert volumes["tmp"]["emptyDir"]["medium"] == "Memory"
 
 
-def test_the_configuration_names_variables_of_the_settings_and_no_secret() -> None:
+def test_configmap_has_known_variables_and_no_secrets() -> None:
     names = {name.removesuffix("_FILE") for name in config()}
     assert names <= settings.ENVIRONMENT_VARIABLES
     assert not {d["kind"] for d in DOCUMENTS} & {"Secret"}
@@ -86,39 +86,39 @@ def test_the_configuration_names_variables_of_the_settings_and_no_secret() -> No
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_every_secret_file_is_a_key_of_a_secret_that_is_mounted(name: str) -> None:
+def test_secret_files_are_keys_of_mounted_secrets(name: str) -> None:
     pod = PODS[name]
     container = pod["containers"][0]
     variables = config() | {item["name"]: item.get("value", "") for item in container.get("env", [])}
     secret_of = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
     mounted = {m["mountPath"]: secret_of[m["name"]] for m in container["volumeMounts"] if m["name"] in secret_of}
-    read = {variable: Path(path) for variable, path in variables.items() if variable.endswith("_FILE")}
-    assert len(read) == 5
-    for variable, path in read.items():
+    files = {variable: Path(path) for variable, path in variables.items() if variable.endswith("_FILE")}
+    assert len(files) == 5
+    for variable, path in files.items():
         secret = mounted[str(path.parent)]
         assert path.name == variable.removesuffix("_FILE")
         assert path.name in SECRETS[secret["secretName"]]
         assert secret["defaultMode"] == 0o440
     owner = "migrate" if name == "migrate" else "server"
-    assert read["DATABASE_URL_FILE"] == Path(f"/etc/voiceassist/{owner}/DATABASE_URL")
+    assert files["DATABASE_URL_FILE"] == Path(f"/etc/voiceassist/{owner}/DATABASE_URL")
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL", "REDIS_URL"])
-def test_the_example_of_a_secret_starts_nothing(name: str, tmp_path: Path) -> None:
+def test_server_rejects_the_empty_example_secrets(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(SECRETS["voiceassist-server"][name])
     environment = {variable: value for variable, value in PRODUCTION.items() if variable != name}
-    done = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"voiceassist: {name} is required in production")
+    result = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"voiceassist: {name} is required in production")
 
 
-def selected(by: dict[str, str]) -> set[str]:
-    """Return which pods have these labels."""
-    labels = {d["kind"]: d["spec"]["template"]["metadata"]["labels"] for d in (DEPLOYMENT, JOB)}
-    return {kind for kind, found in labels.items() if by.items() <= found.items()}
+def select_pods(selector: dict[str, str]) -> set[str]:
+    """Return the kinds whose pods have these labels."""
+    pod_labels = {d["kind"]: d["spec"]["template"]["metadata"]["labels"] for d in (DEPLOYMENT, JOB)}
+    return {kind for kind, labels in pod_labels.items() if selector.items() <= labels.items()}
 
 
-def test_selectors_find_the_servers_pods() -> None:
+def test_selectors_match_the_servers_pods() -> None:
     spec: Any = {d["kind"]: d["spec"] for d in DOCUMENTS if "spec" in d and d["kind"] != "NetworkPolicy"}
     spread = [constraint["labelSelector"]["matchLabels"] for constraint in POD["topologySpreadConstraints"]]
     for selector in (
@@ -127,31 +127,31 @@ def test_selectors_find_the_servers_pods() -> None:
         spec["PodDisruptionBudget"]["selector"]["matchLabels"],
         *spread,
     ):
-        assert selected(selector) == {"Deployment"}
+        assert select_pods(selector) == {"Deployment"}
     assert spec["HorizontalPodAutoscaler"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
     policies = {d["metadata"]["name"]: d["spec"] for d in DOCUMENTS if d["kind"] == "NetworkPolicy"}
-    everything, server = policies["voiceassist"], policies["voiceassist-server"]
-    assert selected(everything["podSelector"]["matchLabels"]) == {"Deployment", "Job"}
-    assert everything["policyTypes"] == ["Ingress", "Egress"]
-    assert "ingress" not in everything
-    assert selected(server["podSelector"]["matchLabels"]) == {"Deployment"}
-    ports = [port["port"] for rule in everything["egress"] for port in rule["ports"]]
+    default, server = policies["voiceassist"], policies["voiceassist-server"]
+    assert select_pods(default["podSelector"]["matchLabels"]) == {"Deployment", "Job"}
+    assert default["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in default
+    assert select_pods(server["podSelector"]["matchLabels"]) == {"Deployment"}
+    ports = [port["port"] for rule in default["egress"] for port in rule["ports"]]
     assert ports == [53, 53, 5432, 6379, 26379, 6333, 4318]
 
 
-def test_the_autoscaler_stays_within_postgresqls_connections() -> None:
+def test_autoscaler_respects_postgresqls_connection_limit() -> None:
     scaler = find(DOCUMENTS, "HorizontalPodAutoscaler")["spec"]
     assert "replicas" not in DEPLOYMENT["spec"]
     assert scaler["minReplicas"] >= 2
     pods = scaler["maxReplicas"] + DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     workers = int(SERVER["resources"]["requests"]["cpu"])
-    connections = pods * workers * (4 + 3)  # WEB_THREADS' default; two checks, and the status page's
-    assert connections + 2 + 3 <= 100  # migrate's, those kept for superusers; max_connections' default
+    connections = pods * workers * (4 + 3)  # the default of WEB_THREADS; two checks and the status page
+    assert connections + 2 + 3 <= 100  # migrate, superuser_reserved_connections; default of max_connections
     (variable,) = SERVER["env"]
     assert variable == {"name": "WEB_CONCURRENCY", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}
 
 
-def test_prometheus_gets_the_alerts_under_the_job_that_they_name() -> None:
+def test_prometheus_operator_uses_the_alerts_and_their_job() -> None:
     rule, monitor = find(DOCUMENTS, "PrometheusRule"), find(DOCUMENTS, "ServiceMonitor")["spec"]
     alerts = load(ROOT / "ops" / "prometheus" / "alerts.yml")[0]
     assert rule["spec"] == alerts, "ops/prometheus/alerts.yml has changed. Run: make prometheus-rule"

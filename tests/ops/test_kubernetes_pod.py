@@ -1,6 +1,6 @@
-"""The Deployment and the migrate Job of ops/kubernetes, run by `podman kube play` against the tests' servers.
+"""Runs the Deployment and the migrate Job of ops/kubernetes with `podman kube play` against the tests' servers.
 
-Needs the image, which `docker compose build` or `podman build -t voiceassist:local .` makes from this checkout.
+Needs the image: run `docker compose build` or `podman build -t voiceassist:local .`.
 """
 
 import json
@@ -26,29 +26,28 @@ HOST = "voiceassist.example.org"
 TOKEN = "token-of-metrics"
 
 
-def podman(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["podman", *words], capture_output=True, text=True, timeout=50, **options)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def podman(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=50, **options)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
-def image_is_there() -> bool:
+def has_image() -> bool:
     return shutil.which("podman") is not None and not podman("image", "exists", IMAGE, check=False).returncode
 
 
 pytestmark = [
     needs_kubectl,
-    pytest.mark.skipif(not image_is_there(), reason=f"no podman here, or no image {IMAGE}: podman build -t {IMAGE} ."),
+    pytest.mark.skipif(not has_image(), reason=f"Podman or image not found. Run: podman build -t {IMAGE} ."),
     pytest.mark.timeout(180),
 ]
 
 
-def as_podman_takes_it(pod: dict[str, Any], secrets: Path) -> dict[str, Any]:
-    """Change what podman 4.3 can't do, and nothing of the security context.
+def adapt_to_podman(pod: dict[str, Any], secrets: Path) -> dict[str, Any]:
+    """Replace what podman 4.3 does not support. The security context stays as it is.
 
-    It asks for probes with curl, which the image lacks, and publishes ports only on a network of its own, which doesn't
-    reach the tests' servers. It writes the values of a Secret into files as they are encoded in the manifest, so a
-    folder stands for each Secret.
+    Podman runs probes with curl, which the image lacks, and publishes ports only on its own network, which can't reach
+    the tests' servers. It does not decode the values of a Secret, so a folder replaces each Secret.
     """
     (container,) = pod["containers"]
     unsupported = ("ports", "startupProbe", "livenessProbe", "readinessProbe")
@@ -63,7 +62,7 @@ def as_podman_takes_it(pod: dict[str, Any], secrets: Path) -> dict[str, Any]:
 
 
 class Cluster:
-    """What the pods have in common: secrets, configuration, and a port of the loopback."""
+    """What the pods share: secrets, configuration and a loopback port."""
 
     def __init__(self, folder: Path, servers: Servers) -> None:
         self.port = free_port()
@@ -85,24 +84,24 @@ class Cluster:
             path.write_text(value + "\n")
         config = find(self._documents, "ConfigMap")
         config["data"] |= {"BIND": f"127.0.0.1:{self.port}", "QDRANT_URL": servers.qdrant.url, "DRAIN_SECONDS": "3"}
-        # Its namespace is none of podman's.
+        # Podman has no namespaces.
         self._config = config | {"metadata": {"name": config["metadata"]["name"]}}
 
     @contextmanager
     def play(self, kind: str, name: str) -> Iterator[str]:
-        """Run the pod of this object and yield the container's id. Podman 4.3 knows no Job, so its pod stands alone."""
-        found = find(self._documents, kind, name)
-        template = found["spec"]["template"]
-        template["spec"] = as_podman_takes_it(template["spec"], self._folder)
-        del found["metadata"]["namespace"]
+        """Run the object's pod and yield the container's id. Podman 4.3 has no Jobs: run a Job's pod."""
+        manifest = find(self._documents, kind, name)
+        template = manifest["spec"]["template"]
+        template["spec"] = adapt_to_podman(template["spec"], self._folder)
+        del manifest["metadata"]["namespace"]
         if kind == "Job":
-            found = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]}
-        manifest = self._folder / f"{name}.yaml"
-        manifest.write_text(yaml.safe_dump_all([self._config, found]))
+            manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]}
+        path = self._folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump_all([self._config, manifest]))
         try:
-            yield podman("kube", "play", str(manifest)).stdout.split()[-1]
+            yield podman("kube", "play", str(path)).stdout.split()[-1]
         finally:
-            podman("kube", "down", str(manifest))
+            podman("kube", "down", str(path))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def cluster(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
-def test_the_job_migrates_and_the_deployment_serves_without_rights_and_drains(cluster: Cluster) -> None:
+def test_job_migrates_and_unprivileged_deployment_serves_and_drains(cluster: Cluster) -> None:
     with cluster.play("Job", "voiceassist-migrate") as job:
         code = podman("wait", job).stdout.strip()
         assert code == "0", podman("logs", job).stdout
@@ -121,14 +120,14 @@ def test_the_job_migrates_and_the_deployment_serves_without_rights_and_drains(cl
         assert_restricted(container)
         assert_configured(cluster, container)
         stopping = subprocess.Popen(["podman", "stop", "--time", "60", container], stdout=subprocess.DEVNULL)
-        until(lambda: ready(cluster) == (503, "draining"))
+        wait_until(lambda: readiness(cluster) == (503, "draining"))
         assert httpx.get(f"{cluster.url}/health").status_code == 200
         assert stopping.wait(50) == 0
         state = json.loads(podman("inspect", container).stdout)[0]["State"]
         assert (state["Status"], state["ExitCode"]) == ("exited", 0), podman("logs", container).stdout
 
 
-def ready(cluster: Cluster) -> tuple[int, str]:
+def readiness(cluster: Cluster) -> tuple[int, str]:
     response = httpx.get(f"{cluster.url}/ready")
     body = response.json()
     return response.status_code, (body["data"] or body["error"]["details"])["status"]
@@ -136,17 +135,17 @@ def ready(cluster: Cluster) -> tuple[int, str]:
 
 def wait_until_ready(cluster: Cluster, container: str) -> None:
     def is_ready() -> bool:
-        with suppress(httpx.TransportError):  # it doesn't listen yet
-            return ready(cluster) == (200, "ready")
+        with suppress(httpx.TransportError):  # not listening yet
+            return readiness(cluster) == (200, "ready")
         return False
 
-    until(is_ready, lambda: podman("logs", container).stdout)
+    wait_until(is_ready, lambda: podman("logs", container).stdout)
 
 
-def until(is_true: Callable[[], bool], explain: Callable[[], str] = str) -> None:
-    end = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < end, explain()
+def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, explain()
         time.sleep(0.1)
 
 
@@ -156,7 +155,7 @@ def assert_restricted(container: str) -> None:
     assert process["Uid"].split() == process["Gid"].split() == ["10001"] * 4
     assert process["CapEff"] == process["CapBnd"] == "0" * 16
     assert process["NoNewPrivs"] == "1"
-    assert process["Seccomp"] == "2"  # a filter
+    assert process["Seccomp"] == "2"  # seccomp mode 2: a filter is active
     mounts = dict(line.split()[1:4:2] for line in podman("exec", container, "cat", "/proc/mounts").stdout.splitlines())
     assert "ro" in mounts["/"].split(",")
     for path, code in {"/app": 1, "/etc/voiceassist/server": 1, "/tmp": 0, "/dev/shm": 0}.items():
@@ -167,7 +166,7 @@ def assert_configured(cluster: Cluster, container: str) -> None:
     for path in ("/health", "/ready"):
         podman("exec", container, "python", "-I", "-S", "health/container_probe.py", path, "4")
     environment = podman("exec", container, "env").stdout
-    assert "\nWEB_CONCURRENCY=2\n" in environment  # the CPUs that it requests
+    assert "\nWEB_CONCURRENCY=2\n" in environment  # the requested CPUs
     assert not {"SECRET_KEY=", "DATABASE_URL=", "REDIS_URL="} & {
         line.split("=")[0] + "=" for line in environment.split()
     }

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real server: an outage fires its alerts, and the dashboard has something to show."""
+"""A real Prometheus scrapes a real server: an outage fires its alerts, and every dashboard query returns data."""
 
 import json
 import os
@@ -28,8 +28,8 @@ pytestmark = needs_prometheus
 DASHBOARD = json.loads((OPS / "grafana" / "dashboards" / "voiceassist.json").read_text())
 EMAIL, PASSWORD, TOKEN = "staff@example.org", "correct horse battery", "token-of-the-test"
 OUTAGE = {"VoiceAssistRedisDown", "VoiceAssistNotReady"}
-# No endpoint asks Qdrant yet, beside readiness: its series are there, and there is no percentile of nothing.
-QUIET = "histogram_quantile(0.95, sum by (le, method) (rate(voiceassist_qdrant_call_duration_seconds_bucket"
+# No endpoint calls Qdrant yet, so the percentiles of its calls are NaN.
+NAN_QUERY = "histogram_quantile(0.95, sum by (le, method) (rate(voiceassist_qdrant_call_duration_seconds_bucket"
 
 PREPARE = f"""
 import django
@@ -41,11 +41,12 @@ User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})
 """
 
 
-def within(seconds: float, true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not (done := true()) and time.monotonic() < end:
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll `condition` for up to `seconds` and return its last value."""
+    deadline = time.monotonic() + seconds
+    while not (is_met := condition()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return done
+    return is_met
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def postgres(servers: Servers) -> Iterator[Proxy]:
-    """Leads to a database of this module's own, with all migrations and somebody who can log in."""
+    """Forward to a separate database, which `app` migrates and gives a superuser."""
     servers.postgres.execute("CREATE DATABASE observed")
     with Proxy(servers.postgres.port) as proxy:
         yield proxy
@@ -67,15 +68,15 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
-    """Under constant probing, as by an orchestrator: a scrape starts no check."""
+    """A server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
     environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
-    over = threading.Event()
+    is_stopping = threading.Event()
     with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
 
         def probe() -> None:
-            while not over.wait(0.2):
+            while not is_stopping.wait(0.2):
                 try:
                     app.get("/ready")
                 except (OSError, HTTPException):
@@ -84,7 +85,7 @@ def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssis
         prober = threading.Thread(target=probe)
         prober.start()
         yield app
-        over.set()
+        is_stopping.set()
         prober.join()
 
 
@@ -93,14 +94,14 @@ def prometheus(app: VoiceAssistServer, tmp_path_factory: pytest.TempPathFactory)
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), target=app.port, token=TOKEN)
     prometheus.start()
     try:
-        assert within(20, lambda: bool(prometheus.query("up == 1 and voiceassist_ready == 1"))), app.log()[-2000:]
+        assert wait_until(lambda: bool(prometheus.query("up == 1 and voiceassist_ready == 1")), 20), app.log()[-2000:]
         yield prometheus
     finally:
         prometheus.kill()
 
 
 class Visitor:
-    """Somebody with a browser."""
+    """An HTTP client that keeps cookies and can log in."""
 
     def __init__(self, app: VoiceAssistServer) -> None:
         self.url = app.url
@@ -110,8 +111,8 @@ class Visitor:
     def visit(self, path: str, form: dict[str, str] | None = None) -> int:
         data = urllib.parse.urlencode(form).encode() if form is not None else None
         try:
-            with self._opener.open(self.url + path, data, timeout=20) as answer:
-                return int(answer.status)
+            with self._opener.open(self.url + path, data, timeout=20) as response:
+                return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -122,34 +123,34 @@ class Visitor:
         return self.visit("/admin/login/", form)
 
 
-def test_an_outage_fires_its_alerts_and_its_end_resolves_them(prometheus: Prometheus, redis: Valkey) -> None:
+def test_outage_fires_alerts_and_recovery_resolves_them(prometheus: Prometheus, redis: Valkey) -> None:
     assert not OUTAGE & set(prometheus.firing())
     redis.stop()
     try:
-        assert within(30, lambda: set(prometheus.firing()) >= OUTAGE), prometheus.firing()
+        assert wait_until(lambda: set(prometheus.firing()) >= OUTAGE, 30), prometheus.firing()
         for alert in OUTAGE:
             labels = prometheus.firing()[alert]
             assert (labels["instance"], labels["job"]) == (prometheus.instance, "voiceassist-server")
             assert labels["severity"] == "critical"
-        others = {"VoiceAssistPostgresDown", "VoiceAssistQdrantDown", "VoiceAssistMigrationsPending"}
-        assert not others & set(prometheus.firing())
+        unrelated = {"VoiceAssistPostgresDown", "VoiceAssistQdrantDown", "VoiceAssistMigrationsPending"}
+        assert not unrelated & set(prometheus.firing())
     finally:
         redis.start()
-    assert within(30, lambda: not OUTAGE & set(prometheus.firing())), prometheus.firing()
+    assert wait_until(lambda: not OUTAGE & set(prometheus.firing()), 30), prometheus.firing()
 
 
-def show(prometheus: Prometheus, expression: str) -> list[float]:
-    """Returns what a panel would show. The interval holds all that was measured in this module."""
+def panel_values(prometheus: Prometheus, expression: str) -> list[float]:
+    """Return the values that a panel would show, over an interval that covers this whole module."""
     for variable, value in {"$__rate_interval": "1m", "$job": ".+", "$instance": ".+"}.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression, expression
-    values = [float(found["value"][1]) for found in prometheus.query(expression)]
-    return [value for value in values if not isnan(value) or expression.startswith(QUIET)]
+    values = [float(series["value"][1]) for series in prometheus.query(expression)]
+    return [value for value in values if not isnan(value) or expression.startswith(NAN_QUERY)]
 
 
 @pytest.fixture(scope="module")
 def traffic(prometheus: Prometheus, app: VoiceAssistServer, postgres: Proxy) -> None:
-    """Some of everything that is counted. Twice: of a counter that is new, what came first is no increase."""
+    """Produce every kind of event, twice, because the first increment of a new counter is no increase."""
     visitor = Visitor(app)
     for _ in range(2):
         assert visitor.visit("/") == 200
@@ -159,44 +160,44 @@ def traffic(prometheus: Prometheus, app: VoiceAssistServer, postgres: Proxy) -> 
         postgres.mode = "refuse"
         try:
             assert visitor.log_in(PASSWORD) == 503
-            assert within(20, lambda: "connection_refused" in app.get("/ready")[2].decode())
+            assert wait_until(lambda: "connection_refused" in app.get("/ready")[2].decode(), 20)
         finally:
             postgres.mode = "pass"
-        assert within(20, lambda: app.get("/ready")[0] == 200)
+        assert wait_until(lambda: app.get("/ready")[0] == 200, 20)
         assert visitor.log_in(PASSWORD) == 200
         assert visitor.visit("/admin/core/message/") == 200
 
 
-def test_every_query_of_the_dashboard_has_something_to_show(prometheus: Prometheus, traffic: None) -> None:
+def test_every_dashboard_query_returns_data(prometheus: Prometheus, traffic: None) -> None:
     queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 20
-    within(10, lambda: all(show(prometheus, query) for query in queries))
-    assert [query for query in queries if not show(prometheus, query)] == []
+    wait_until(lambda: all(panel_values(prometheus, query) for query in queries), 10)
+    assert [query for query in queries if not panel_values(prometheus, query)] == []
 
 
-def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
+def test_dashboard_variables_have_values(prometheus: Prometheus) -> None:
     queries = [item["query"]["query"] for item in DASHBOARD["templating"]["list"] if item["type"] == "query"]
     assert len(queries) == 2
     for query in queries:
         metric, label = re.fullmatch(r"label_values\((\S+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-        found = prometheus.query(metric.replace("$job", ".+"))
-        assert {series["metric"][label] for series in found} <= {"voiceassist-server", prometheus.instance}
-        assert found, query
+        results = prometheus.query(metric.replace("$job", ".+"))
+        assert {series["metric"][label] for series in results} <= {"voiceassist-server", prometheus.instance}
+        assert results, query
 
 
-def test_no_alert_waits_for_a_metric_that_nobody_writes(prometheus: Prometheus, traffic: None) -> None:
+def test_every_metric_of_the_alerts_exists(prometheus: Prometheus, traffic: None) -> None:
     rules = (OPS / "prometheus" / "alerts.yml").read_text()
     names = set(re.findall(r"\bvoiceassist_\w+", rules))
     assert len(names) > 5
-    within(10, lambda: all(prometheus.query(name) for name in names))
+    wait_until(lambda: all(prometheus.query(name) for name in names), 10)
     assert {name for name in names if not prometheus.query(name)} == set()
 
 
-def test_a_duration_above_five_seconds_can_be_told_from_one_below(prometheus: Prometheus, traffic: None) -> None:
-    """Else the percentile never comes above the highest bound."""
+def test_histogram_has_buckets_above_the_latency_alert(prometheus: Prometheus, traffic: None) -> None:
+    """Otherwise the computed percentile could never exceed the alert's threshold."""
     expression = "count by (le) (voiceassist_http_request_duration_seconds_bucket)"
-    assert within(10, lambda: bool(prometheus.query(expression)))
-    found = prometheus.query(expression)
-    bounds = {float(series["metric"]["le"]) for series in found}
+    assert wait_until(lambda: bool(prometheus.query(expression)), 10)
+    results = prometheus.query(expression)
+    bounds = {float(series["metric"]["le"]) for series in results}
     assert 5 in bounds
     assert any(5 < bound < float("inf") for bound in bounds)

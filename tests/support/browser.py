@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of pages. Without one they are skipped, but never in CI."""
+"""A headless Chromium. Tests that need it are skipped without one, but not in CI."""
 
 import os
 import shutil
@@ -12,20 +12,20 @@ from selenium.webdriver.chrome.service import Service
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="no chromium and chromedriver here; CI has them"
+    not (CHROMIUM and DRIVER) and "CI" not in os.environ, reason="Chromium and ChromeDriver not found"
 )
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A browser with an empty profile, 1280 pixels wide. It reaches loopback only, and talks to nobody by itself."""
-    assert CHROMIUM and DRIVER, "install Debian's chromium and chromium-driver"
+    """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses."""
+    assert CHROMIUM and DRIVER, "Chromium not found. Install Debian's packages chromium and chromium-driver."
     options = ChromeOptions()
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})  # `get_log("browser")`: CSP violations, errors
     for argument in (
         "--headless",
-        "--no-sandbox",  # as root there is none
+        "--no-sandbox",  # the sandbox does not work for root
         "--disable-gpu",
         "--disable-quic",
         "--disable-dev-shm-usage",

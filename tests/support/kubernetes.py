@@ -1,4 +1,4 @@
-"""The manifests below ops/kubernetes, as they stand in the files and as kustomize renders them."""
+"""The manifests in ops/kubernetes, as written and as kustomize renders them."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import yaml
 FOLDER = Path(__file__).resolve().parents[2] / "ops" / "kubernetes"
 OVERLAY = FOLDER / "overlays" / "production"
 KUBECTL = shutil.which("kubectl")
-needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="no kubectl here")
+needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl not found")
 
 
 def load(path: Path) -> list[Any]:
@@ -20,21 +20,21 @@ def load(path: Path) -> list[Any]:
 
 
 def find(documents: list[Any], kind: str, name: str = "voiceassist-server") -> Any:
-    """Return the only object of this kind and name. The name of a generated ConfigMap ends in a hash."""
-    found = [d for d in documents if d["kind"] == kind and d["metadata"]["name"].startswith(name)]
-    assert len(found) == 1, (kind, name)
-    return found[0]
+    """Return the only object of this kind whose name starts with `name` (a generated ConfigMap's ends in a hash)."""
+    matches = [d for d in documents if d["kind"] == kind and d["metadata"]["name"].startswith(name)]
+    assert len(matches) == 1, (kind, name)
+    return matches[0]
 
 
 def files() -> list[Any]:
-    """Return every object of the base, the overlay and the Prometheus Operator's folder, as written."""
+    """Return every object of base/, prometheus-operator/ and the overlay, as written."""
     folders = (FOLDER / "base", FOLDER / "prometheus-operator", OVERLAY)
     paths = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != "kustomization.yaml"]
     return [document for path in paths for document in load(path)]
 
 
 def config() -> dict[str, str]:
-    """Return the variables of the ConfigMap: the base's and the overlay's."""
+    """Return the ConfigMap's variables, merged from the base and the overlay."""
     merged: dict[str, str] = {}
     for folder in (FOLDER / "base", OVERLAY):
         for generator in load(folder / "kustomization.yaml")[0]["configMapGenerator"]:
@@ -44,8 +44,8 @@ def config() -> dict[str, str]:
 
 def render() -> list[Any]:
     assert KUBECTL
-    done = subprocess.run(
+    result = subprocess.run(
         [KUBECTL, "kustomize", OVERLAY], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
     )
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))

@@ -1,6 +1,6 @@
-"""A real Prometheus with the configuration and the rules that we ship, in quick motion: their minutes are seconds here.
+"""A real Prometheus with the configuration and rules in ops/, where each minute is shortened to a second.
 
-Without the programs the tests of it are skipped, but never in CI.
+Tests that need it are skipped without its programs, but not in CI.
 """
 
 import json
@@ -20,12 +20,12 @@ OPS = Path(__file__).resolve().parents[2] / "ops"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
 needs_prometheus = pytest.mark.skipif(
-    not (PROMETHEUS and PROMTOOL) and "CI" not in os.environ, reason="no prometheus and promtool here; CI has them"
+    not (PROMETHEUS and PROMTOOL) and "CI" not in os.environ, reason="Prometheus and promtool not found"
 )
 
 
 class Prometheus(Server):
-    """Scrapes the server on `target`, a port of the loopback, and shows it `token`."""
+    """Scrapes the server on the loopback port `target` with the bearer token `token`."""
 
     def __init__(self, folder: Path, *, target: int, token: str) -> None:
         super().__init__(folder)
@@ -34,18 +34,18 @@ class Prometheus(Server):
         (folder / "alerts.yml").write_text(re.sub(r"\b(\d+)m\b", r"\1s", rules))
         (folder / "token").write_text(token)
         config = (OPS / "prometheus" / "prometheus.yml").read_text()
-        for ours, here in {
+        for shipped, replacement in {
             "15s": "250ms",
             "voiceassist-server:8000": self.instance,
             "/tmp/metrics-token": str(folder / "token"),
         }.items():
-            assert ours in config
-            config = config.replace(ours, here)
+            assert shipped in config
+            config = config.replace(shipped, replacement)
         self.config = folder / "prometheus.yml"
         self.config.write_text(config)
 
     def command(self) -> list[str]:
-        assert PROMETHEUS, "install Debian's prometheus"
+        assert PROMETHEUS, "Prometheus not found. Install Debian's package prometheus."
         return [PROMETHEUS, f"--config.file={self.config}", f"--storage.tsdb.path={self.folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]  # fmt: skip
 
@@ -58,14 +58,14 @@ class Prometheus(Server):
 
     def _api(self, path: str, **parameters: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.load(answer)["data"]
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return json.load(response)["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._api("query", query=expression)["result"]
-        return found
+        result: list[dict[str, Any]] = self._api("query", query=expression)["result"]
+        return result
 
     def firing(self) -> dict[str, dict[str, str]]:
-        """Returns the labels of each alert that fires, by its name."""
+        """Return the labels of each firing alert by the alert's name."""
         alerts = self._api("alerts")["alerts"]
         return {alert["labels"]["alertname"]: alert["labels"] for alert in alerts if alert["state"] == "firing"}

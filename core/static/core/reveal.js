@@ -1,4 +1,4 @@
-// A browser keeps pages that were left, to come back to them: what it keeps of this one is masked.
+// Masks the values on leaving, because the browser's back/forward cache would otherwise keep showing them.
 addEventListener("pagehide", () => {
-  for (const shown of document.querySelectorAll("[data-phi]")) shown.textContent = "●●●●●●";
+  for (const element of document.querySelectorAll("[data-phi]")) element.textContent = "●●●●●●";
 });

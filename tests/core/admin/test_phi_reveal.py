@@ -1,4 +1,4 @@
-"""Revealing PHI: by who may, by an act, on the record, once; as a browser shows it."""
+"""Revealing PHI takes a permission and a POST, and leaves an audit event. The last test uses a browser."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,10 +19,10 @@ pytestmark = pytest.mark.django_db
 
 CANARY = "canary-of-a-patient"
 PASSWORD = "correct horse battery"
-EVERY_OTHER = ("view_user", "view_session", "view_message", "view_auditevent", "delete_message")
+OTHER_PERMISSIONS = ("view_user", "view_session", "view_message", "view_auditevent", "delete_message")
 
 
-def staff(email: str, *permissions: str) -> User:
+def create_staff(email: str, *permissions: str) -> User:
     user = User.objects.create_user(email, PASSWORD, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return user
@@ -36,87 +36,87 @@ def message() -> Message:
 
 @pytest.fixture
 def reviewer(client: Client) -> User:
-    user = staff("reviewer@example.org", "view_phi", *EVERY_OTHER)
+    user = create_staff("reviewer@example.org", "view_phi", *OTHER_PERMISSIONS)
     client.force_login(user)
     return user
 
 
-def reveals() -> list[AuditEvent]:
+def reveal_events() -> list[AuditEvent]:
     return list(AuditEvent.objects.filter(action="reveal").order_by("created_at"))
 
 
-def page(row: Any, kind: str = "reveal") -> str:
-    return f"/admin/core/{row._meta.model_name}/{row.pk}/{kind}/"
+def page_url(row: Any, view: str = "reveal") -> str:
+    return f"/admin/core/{row._meta.model_name}/{row.pk}/{view}/"
 
 
-def test_it_is_shown_on_the_record_and_kept_by_nobody(client: Client, reviewer: User, message: Message) -> None:
+def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, message: Message) -> None:
     for row, column in ((message, "Content"), (message.session, "Title")):
-        response = client.post(page(row), REMOTE_ADDR="192.0.2.7")
+        response = client.post(page_url(row), REMOTE_ADDR="192.0.2.7")
         assert CANARY in response.content.decode()
         assert column in response.content.decode()
         assert "no-store" in response["Cache-Control"]
-        event = reveals()[-1]
+        event = reveal_events()[-1]
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
-    client.post(page(message))
-    assert len(reveals()) == 3  # each look, also at the same
+    client.post(page_url(message))
+    assert len(reveal_events()) == 3  # every access, also a repeated one
 
 
 @pytest.mark.parametrize("method", ["get", "head", "options", "put", "delete"])
-def test_nothing_else_reveals(client: Client, reviewer: User, message: Message, method: str) -> None:
-    """Who logs in again comes here by GET: to the masked page."""
-    response = getattr(client, method)(page(message))
+def test_only_post_reveals(client: Client, reviewer: User, message: Message, method: str) -> None:
+    """Logging in again leads here by GET, which redirects to the masked page."""
+    response = getattr(client, method)(page_url(message))
     assert response.status_code == 302
-    assert response["Location"] == page(message, "change")
-    assert not reveals()
+    assert response["Location"] == page_url(message, "change")
+    assert not reveal_events()
 
 
 @pytest.mark.parametrize("missing", ["view_phi", "view_message"])
-def test_both_permissions_are_needed(client: Client, message: Message, missing: str) -> None:
-    client.force_login(staff("staff@example.org", *({"view_phi", *EVERY_OTHER} - {missing})))
-    response = client.post(page(message))
+def test_requires_both_permissions(client: Client, message: Message, missing: str) -> None:
+    client.force_login(create_staff("staff@example.org", *({"view_phi", *OTHER_PERMISSIONS} - {missing})))
+    response = client.post(page_url(message))
     assert response.status_code == 403
     assert CANARY not in response.content.decode()
-    assert not reveals()
+    assert not reveal_events()
 
 
-def test_nobody_else_comes_near(client: Client, message: Message) -> None:
-    assert client.post(page(message))["Location"].startswith("/admin/login/")
+def test_requires_staff_and_a_csrf_token(client: Client, message: Message) -> None:
+    assert client.post(page_url(message))["Location"].startswith("/admin/login/")
     client.force_login(message.session.user)  # not staff
-    assert client.post(page(message))["Location"].startswith("/admin/login/")
+    assert client.post(page_url(message))["Location"].startswith("/admin/login/")
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(User.objects.create_superuser("root@example.org", PASSWORD))
-    assert strict.post(page(message)).status_code == 403
-    assert not reveals()
+    assert strict.post(page_url(message)).status_code == 403
+    assert not reveal_events()
 
 
 @pytest.mark.parametrize("key", ["x", "0198c000-0000-7000-8000-000000000000", "%00", "1' OR '1'='1"])
-def test_what_is_not_there(client: Client, reviewer: User, key: str) -> None:
+def test_missing_row_is_not_found(client: Client, reviewer: User, key: str) -> None:
     assert client.post(f"/admin/core/message/{key}/reveal/").status_code == 404
-    assert not reveals()
+    assert not reveal_events()
 
 
-def test_without_the_permission_everything_else_works(client: Client, message: Message) -> None:
-    client.force_login(staff("staff@example.org", *EVERY_OTHER))
+def test_everything_else_works_without_view_phi(client: Client, message: Message) -> None:
+    client.force_login(create_staff("staff@example.org", *OTHER_PERMISSIONS))
     for row in (message, message.session, message.session.user):
-        for path in (f"/admin/core/{row._meta.model_name}/", page(row, "change")):
+        for path in (f"/admin/core/{row._meta.model_name}/", page_url(row, "change")):
             response = client.get(path)
             assert response.status_code == 200
             assert CANARY not in response.content.decode()
             assert "Reveal" not in response.content.decode()
-    assert client.get(page(message, "history"), follow=True).status_code == 200
+    assert client.get(page_url(message, "history"), follow=True).status_code == 200
     assert client.get("/admin/core/message/", {"q": str(message.pk)}).context["cl"].result_count == 1
-    assert CANARY not in client.get(page(message, "delete")).content.decode()
-    assert client.post(page(message, "delete"), {"post": "yes"}).status_code == 302
+    assert CANARY not in client.get(page_url(message, "delete")).content.decode()
+    assert client.post(page_url(message, "delete"), {"post": "yes"}).status_code == 302
     assert not Message.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_record_is_committed_before_anything_is_shown(
+def test_audit_event_is_committed_before_rendering(
     client: Client, reviewer: User, message: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page is rendered after the transaction of the record: if that fails, there is a record and no page."""
+    """If rendering fails, there is an audit event and no page."""
 
     def fail(*args: Any) -> None:
         assert not connection.in_atomic_block
@@ -124,19 +124,19 @@ def test_the_record_is_committed_before_anything_is_shown(
 
     monkeypatch.setattr("django.template.response.SimpleTemplateResponse.render", fail)
     client.raise_request_exception = False
-    response = client.post(page(message))
+    response = client.post(page_url(message))
     assert response.status_code == 500
     assert CANARY not in response.content.decode()
-    assert len(reveals()) == 1
+    assert len(reveal_events()) == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_without_the_record_nothing_is_shown(client: Client, reviewer: User, message: Message) -> None:
+def test_reveals_nothing_if_the_audit_event_is_rejected(client: Client, reviewer: User, message: Message) -> None:
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal') NOT VALID")
     try:
         client.raise_request_exception = False
-        response = client.post(page(message))
+        response = client.post(page_url(message))
         assert response.status_code == 500
         assert CANARY not in response.content.decode()
     finally:
@@ -144,50 +144,47 @@ def test_without_the_record_nothing_is_shown(client: Client, reviewer: User, mes
             cursor.execute("ALTER TABLE audit_events DROP CONSTRAINT full_disk")
 
 
-# In a browser
-
-
 @needs_chromium
 @pytest.mark.django_db(transaction=True)
-def test_looking_leaving_and_coming_back(browser: Chrome, live_server: LiveServer, message: Message) -> None:
-    browser.implicitly_wait(20)  # for what a click brings
-    staff("reviewer@example.org", "view_phi", *EVERY_OTHER)
+def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server: LiveServer, message: Message) -> None:
+    browser.implicitly_wait(20)  # for the page after a click
+    create_staff("reviewer@example.org", "view_phi", *OTHER_PERMISSIONS)
     browser.get(f"{live_server.url}/admin/login/")
     browser.find_element(By.NAME, "username").send_keys("reviewer@example.org")
     browser.find_element(By.NAME, "password").send_keys(PASSWORD)
     browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
     browser.find_element(By.ID, "logout-form")
 
-    # Markup, and a mark that turns the direction of what follows it.
+    # HTML markup, and a character that reverses the text direction.
     hostile = f"<script>document.title = 'run'</script> \u202e{CANARY}"
     Message.objects.update(content=hostile)
-    browser.get(live_server.url + page(message, "change"))
+    browser.get(live_server.url + page_url(message, "change"))
     assert CANARY not in browser.page_source
     browser.find_element(By.XPATH, "//button[text()='Reveal PHI']").click()
     assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
     assert browser.title.startswith("PHI of message")
-    assert len(reveals()) == 1
+    assert len(reveal_events()) == 1
 
-    browser.refresh()  # sends the form again: another look, another record
+    browser.refresh()  # sends the form again, which is recorded again
     assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
-    assert len(reveals()) == 2
+    assert len(reveal_events()) == 2
 
-    # A browser that keeps the page that is left, against `no-store`, keeps it masked.
+    # A browser that caches the page in spite of `no-store` caches it masked.
     browser.execute_script("dispatchEvent(new Event('pagehide'))")
     assert CANARY not in browser.page_source
     browser.find_element(By.LINK_TEXT, "Done").click()
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     browser.back()
-    assert urlsplit(browser.current_url).path == page(message)
-    assert CANARY not in browser.page_source  # Chromium asks whether to send the form again
+    assert urlsplit(browser.current_url).path == page_url(message)
+    assert CANARY not in browser.page_source  # Chromium asks before it sends the form again
     browser.get(browser.current_url)
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     assert CANARY not in browser.page_source
-    assert len(reveals()) == 2
+    assert len(reveal_events()) == 2
 
     browser.get(f"{live_server.url}/admin/")
-    browser.find_element(By.LINK_TEXT, "Who looked at PHI").click()
+    browser.find_element(By.LINK_TEXT, "PHI access").click()
     row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr").text
-    for told in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
-        assert told in row
+    for expected in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
+        assert expected in row
     assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]

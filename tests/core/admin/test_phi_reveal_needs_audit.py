@@ -1,4 +1,4 @@
-"""However the record of who looks can fail to be stored, nothing is shown. test_phi_reveal.py has the rest."""
+"""PHI is never revealed if its audit event can't be stored, however that fails."""
 
 import threading
 import time
@@ -13,17 +13,17 @@ from django.test import Client
 
 from core.models import Message, Session, User
 
-pytestmark = pytest.mark.django_db(transaction=True)  # a commit is what these are about
+pytestmark = pytest.mark.django_db(transaction=True)  # real commits
 
 CANARY = "canary-of-a-patient"
-BROKEN = """
+CREATE_FUNCTION = """
     CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF TG_ARGV[0] = 'lost' THEN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(10); END IF;
         RAISE EXCEPTION 'broken';
     END $$
 """
-NOW = "CREATE TRIGGER broken BEFORE INSERT"
-AT_THE_COMMIT = "CREATE CONSTRAINT TRIGGER broken AFTER INSERT"
+AT_INSERT = "CREATE TRIGGER broken BEFORE INSERT"
+AT_COMMIT = "CREATE CONSTRAINT TRIGGER broken AFTER INSERT"
 
 
 @pytest.fixture
@@ -42,64 +42,64 @@ def reveal(client: Client, row: Message | Session, method: str = "post") -> Any:
     return getattr(client, method)(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
 
 
-def beside() -> psycopg.Connection:
-    """A connection that sees only what is committed."""
+def separate_connection() -> psycopg.Connection:
+    """Return a connection that sees committed rows only."""
     parameters = connection.get_connection_params()
     names = ("host", "port", "user", "password", "dbname")
     return psycopg.connect(**{name: parameters[name] for name in names}, autocommit=True)
 
 
-def recorded(row: Message | Session) -> int:
-    with beside() as another:
-        question = "SELECT count(*) FROM audit_events WHERE action = 'reveal' AND object_id = %s"
-        (count,) = another.execute(question, [str(row.pk)]).fetchall()[0]
+def count_reveal_events(row: Message | Session) -> int:
+    with separate_connection() as observer:
+        query = "SELECT count(*) FROM audit_events WHERE action = 'reveal' AND object_id = %s"
+        (count,) = observer.execute(query, [str(row.pk)]).fetchall()[0]
     return int(count)
 
 
 @contextmanager
-def broken(when: str, how: str) -> Iterator[None]:
-    """The audit trail takes no record, or the connection is lost: at the insertion, or at the commit."""
-    deferred = "DEFERRABLE INITIALLY DEFERRED" if when == AT_THE_COMMIT else ""
-    with beside() as another:
-        another.execute(BROKEN)
-        another.execute(f"{when} ON audit_events {deferred} FOR EACH ROW EXECUTE FUNCTION broken('{how}')".encode())
+def broken_audit_trail(when: str, failure: str) -> Iterator[None]:
+    """Make audit events fail at insert or at commit, by an error ("refused") or a lost connection ("lost")."""
+    deferred = "DEFERRABLE INITIALLY DEFERRED" if when == AT_COMMIT else ""
+    with separate_connection() as owner:
+        owner.execute(CREATE_FUNCTION)
+        owner.execute(f"{when} ON audit_events {deferred} FOR EACH ROW EXECUTE FUNCTION broken('{failure}')".encode())
         try:
             yield
         finally:
-            another.execute("DROP FUNCTION broken CASCADE")
+            owner.execute("DROP FUNCTION broken CASCADE")
 
 
-def test_nothing_is_shown_without_a_record(reviewer: Client, message: Message) -> None:
-    for when in (NOW, AT_THE_COMMIT):
-        for how in ("refused", "lost"):
-            with broken(when, how):
+def test_reveals_nothing_without_an_audit_event(reviewer: Client, message: Message) -> None:
+    for when in (AT_INSERT, AT_COMMIT):
+        for failure in ("refused", "lost"):
+            with broken_audit_trail(when, failure):
                 response = reveal(reviewer, message)
                 connection.close()
-            assert response.status_code == (503 if how == "lost" else 500), (when, how)
-            assert CANARY not in response.content.decode(), (when, how)
-    assert recorded(message) == 0
+            assert response.status_code == (503 if failure == "lost" else 500), (when, failure)
+            assert CANARY not in response.content.decode(), (when, failure)
+    assert count_reveal_events(message) == 0
     assert reveal(reviewer, message).status_code == 200
 
 
-def test_nothing_is_shown_while_the_trail_is_locked(reviewer: Client, message: Message) -> None:
-    answers = []
+def test_reveals_nothing_while_the_audit_trail_is_locked(reviewer: Client, message: Message) -> None:
+    responses = []
 
     def post() -> None:
-        answers.append(reveal(reviewer, message))
+        responses.append(reveal(reviewer, message))
         connection.close()
 
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%audit_events%'"
-    with beside() as holder, beside() as another, holder.transaction():
-        holder.execute("LOCK TABLE audit_events IN EXCLUSIVE MODE")
-        looking = threading.Thread(target=post)
-        looking.start()
-        end = time.monotonic() + 20
-        while not (found := another.execute(waiting).fetchall()):
-            assert time.monotonic() < end
+    with separate_connection() as lock_holder, separate_connection() as observer, lock_holder.transaction():
+        lock_holder.execute("LOCK TABLE audit_events IN EXCLUSIVE MODE")
+        thread = threading.Thread(target=post)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not (blocked := observer.execute(waiting).fetchall()):
+            assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert answers == []
-        another.execute("SELECT pg_terminate_backend(%s)", found[0])
-        looking.join(20)
-    assert answers[0].status_code == 503
-    assert CANARY not in answers[0].content.decode()
-    assert recorded(message) == 0
+        assert responses == []
+        observer.execute("SELECT pg_terminate_backend(%s)", blocked[0])
+        thread.join(20)
+    assert responses[0].status_code == 503
+    assert CANARY not in responses[0].content.decode()
+    assert count_reveal_events(message) == 0

@@ -1,4 +1,4 @@
-"""The admin over tables that are large for what a page may read: no page counts, sorts or scans one."""
+"""The admin's queries on tables much larger than a page: no page counts, sorts or scans a table."""
 
 import json
 from collections.abc import Iterator
@@ -38,10 +38,10 @@ SET CONSTRAINTS ALL IMMEDIATE;
 ALTER TABLE users ENABLE TRIGGER audit;
 ALTER TABLE sessions ENABLE TRIGGER audit;
 ANALYZE users, sessions, messages, audit_events;
-SET LOCAL enable_seqscan = off  -- tables of this size are rather scanned; of those that matter, none
+SET LOCAL enable_seqscan = off  -- the planner prefers scans for tables of this size
 """
-LOOKED_AT = 300  # rows in the place of 10,000
-MOST = 2 * LOOKED_AT  # rows that a step of a plan may touch: those that are looked at, a page, a search's
+MAX_SCANNED_ROWS = 300  # instead of 10,000
+MAX_ROWS_PER_STEP = 2 * MAX_SCANNED_ROWS  # of a query plan: the scanned rows, one page and a search's matches
 
 TIMES = "created_at__gte=2026-02-01T00:00:00Z&created_at__lt=2026-03-01T00:00:00Z"
 LISTS = {
@@ -95,33 +95,30 @@ LISTS = {
 
 
 @pytest.fixture(autouse=True)
-def rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changelist, "MAX_SCANNED_ROWS", LOOKED_AT)
+def large_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changelist, "MAX_SCANNED_ROWS", MAX_SCANNED_ROWS)
     monkeypatch.setattr(base, "MAX_MATCHES", 100)
     with connection.cursor() as cursor:
         cursor.execute(DATA)
 
 
-def steps(plan: dict[str, Any]) -> Iterator[tuple[int, str]]:
-    """Yields how many rows each step of a plan touched, and what it did."""
-    touched = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck", "Rows Removed by Join Filter")
-    rows = sum(plan.get(key, 0) for key in touched) * plan["Actual Loops"]
+def plan_steps(plan: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """Yield the number of rows that each step of a query plan read, and the step's description."""
+    counters = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck", "Rows Removed by Join Filter")
+    rows = sum(plan.get(key, 0) for key in counters) * plan["Actual Loops"]
     yield int(rows), " ".join(str(plan.get(key, "")) for key in ("Node Type", "Relation Name", "Index Name"))
-    for below in plan.get("Plans", ()):
-        yield from steps(below)
+    for child in plan.get("Plans", ()):
+        yield from plan_steps(child)
 
 
-def asked(client: Client, page: str) -> list[str]:
-    """Returns the page's queries."""
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+def queries_of(client: Client, page: str) -> list[str]:
+    with CaptureQueriesContext(connection) as queries:
         response = client.get(page)
     assert response.status_code == 200, page
     return [query["sql"] for query in queries.captured_queries if query["sql"].startswith("SELECT")]
 
 
-def test_no_list_reads_more_than_its_page(admin_client: Client) -> None:
+def test_lists_read_a_bounded_number_of_rows(admin_client: Client) -> None:
     user = User.objects.get(email="user1@example.org")
     session = Session.objects.filter(user=user).latest("created_at")
     keys = {"user": user.pk, "session": session.pk, "message": Message.objects.filter(session=session)[0].pk}
@@ -130,23 +127,23 @@ def test_no_list_reads_more_than_its_page(admin_client: Client) -> None:
         for query in queries:
             page = f"/admin/core/{model}/?{query.format(**keys)}"
             response = admin_client.get(page)
-            pages = [page, *(f"/admin/core/{model}/{address}" for _, address in response.context["cl"].links[:1])]
+            pages = [page, *(f"/admin/core/{model}/{url}" for _, url in response.context["cl"].page_links[:1])]
             for page in pages:
-                statements = asked(admin_client, page)
+                statements = queries_of(admin_client, page)
                 assert len(statements) <= 9, (page, statements)
                 for sql in statements:
                     with connection.cursor() as cursor:
                         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
                         plan = cursor.fetchone()[0]
                     plan = json.loads(plan) if isinstance(plan, str) else plan
-                    worst, what = max(steps(plan[0]["Plan"]))
-                    if worst > MOST or "COUNT(" in sql:
-                        offenders.append((page, worst, what, sql))
+                    rows, step = max(plan_steps(plan[0]["Plan"]))
+                    if rows > MAX_ROWS_PER_STEP or "COUNT(" in sql:
+                        offenders.append((page, rows, step, sql))
     assert not offenders, "\n".join(map(str, offenders))
 
 
 @pytest.mark.parametrize(
-    ("query", "by_time"),
+    ("query", "uses_time_index"),
     [
         ("", True),
         (TIMES, True),
@@ -155,67 +152,74 @@ def test_no_list_reads_more_than_its_page(admin_client: Client) -> None:
         ("action__exact=create", False),
     ],
 )
-def test_only_a_list_of_all_events_goes_by_the_index_on_time(admin_client: Client, query: str, by_time: bool) -> None:
-    """By it the planner would walk through the trail to find what a request did long ago, if that was much."""
+def test_only_unfiltered_audit_events_use_the_time_index(
+    admin_client: Client, query: str, uses_time_index: bool
+) -> None:
+    """For an actor or a request with many old events, the planner would otherwise scan the trail by time."""
     zero = "'00000000000000000000000000000000'::uuid"
-    statements = asked(admin_client, f"/admin/core/auditevent/?{query}")
-    (rows,) = (sql for sql in statements if "LIMIT 51" in sql)
-    assert (f'"audit_events"."id" > {zero}' in rows) is by_time
+    statements = queries_of(admin_client, f"/admin/core/auditevent/?{query}")
+    (page_query,) = (sql for sql in statements if "LIMIT 51" in sql)
+    assert (f'"audit_events"."id" > {zero}' in page_query) is uses_time_index
 
 
-def test_object_pages_ask_little(admin_client: Client) -> None:
+def test_object_pages_read_a_bounded_number_of_rows(admin_client: Client) -> None:
     session = Session.objects.latest("created_at")
     event = AuditEvent.objects.filter(object_id=str(session.pk)).first() or AuditEvent.objects.latest("created_at")
     for row in (session.user, session, Message.objects.filter(session=session)[0], event):
         page = f"/admin/core/{row._meta.model_name}/{row.pk}/change/"
-        statements = asked(admin_client, page)
+        statements = queries_of(admin_client, page)
         assert len(statements) <= 7, (page, statements)
         with connection.cursor() as cursor:
             for sql in statements:
                 cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
-                assert max(steps(cursor.fetchone()[0][0]["Plan"]))[0] <= MOST
+                assert max(plan_steps(cursor.fetchone()[0][0]["Plan"]))[0] <= MAX_ROWS_PER_STEP
 
 
-def test_a_filter_without_an_index_says_how_far_it_looked_and_goes_on(admin_client: Client) -> None:
-    far = Message.objects.order_by("-created_at", "-id")[4 * LOOKED_AT + 5]
-    Message.objects.filter(pk=far.pk).update(role="tool")
+def test_scan_of_an_unindexed_filter_stops_and_continues(admin_client: Client) -> None:
+    match = Message.objects.order_by("-created_at", "-id")[4 * MAX_SCANNED_ROWS + 5]
+    Message.objects.filter(pk=match.pk).update(role="tool")
     page = "/admin/core/message/?role__exact=tool"
     for _ in range(4):
         response = admin_client.get(page)
         cl = response.context["cl"]
-        assert (cl.result_count, bool(cl.looked_back_to)) == (0, True)
-        assert "no index" in response.content.decode()
-        page = "/admin/core/message/" + dict(cl.links)["Older ›"]
-    assert [row.pk for row in admin_client.get(page).context["cl"].result_list] == [far.pk]
+        assert (cl.result_count, bool(cl.scanned_to)) == (0, True)
+        assert "No index supports this filter." in response.content.decode()
+        page = "/admin/core/message/" + dict(cl.page_links)["Older ›"]
+    assert [row.pk for row in admin_client.get(page).context["cl"].result_list] == [match.pk]
 
 
-def test_a_search_that_would_find_too_many_says_so(admin_client: Client) -> None:
-    one_of_each = Message.objects.order_by("session_id").distinct("session_id").values_list("pk", flat=True)
-    Message.objects.filter(pk__in=list(one_of_each[:200])).update(client_message_id="same")
+def test_reports_that_search_matches_are_limited(admin_client: Client) -> None:
+    one_per_session = Message.objects.order_by("session_id").distinct("session_id").values_list("pk", flat=True)
+    Message.objects.filter(pk__in=list(one_per_session[:200])).update(client_message_id="same")
     response = admin_client.get("/admin/core/message/?q=same")
-    assert "More than 100 match" in response.content.decode()
+    assert "More than 100 rows match." in response.content.decode()
 
 
-def test_deleting_a_user_with_everything(
+def test_deletes_a_user_with_all_conversations(
     admin_client: Client, admin_user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenth of all: counted before; deleted by a few statements a batch; every row on the record."""
+    """The confirmation page counts the rows, each batch takes a few queries, and every row has an audit event."""
     monkeypatch.setattr(deletion, "_MAX_SESSIONS", 50)
     monkeypatch.setattr(deletion, "_MAX_MESSAGES", 100)
     user = User.objects.get(email="user1@example.org")
-    mine = Session.objects.filter(user=user).count()
+    session_count = Session.objects.filter(user=user).count()
     page = f"/admin/core/user/{user.pk}/delete/"
     text = admin_client.get(page).content.decode()
-    for said in ("Users: 1<", f"Sessions: {mine:,}<", f"Messages: {10 * mine:,}<", "user1@example.org"):
-        assert said in text
+    for expected in (
+        "Users: 1<",
+        f"Sessions: {session_count:,}<",
+        f"Messages: {10 * session_count:,}<",
+        "user1@example.org",
+    ):
+        assert expected in text
     with CaptureQueriesContext(connection) as queries:
         response = admin_client.post(page, {"post": "yes"}, REMOTE_ADDR="192.0.2.7")
     assert response.status_code == 302
-    assert len(queries) < 10 * (mine // 50 + 5)
+    assert len(queries) < 10 * (session_count // 50 + 5)
     assert not Session.objects.filter(user_id=user.pk).exists()
-    assert Message.objects.count() == 10_000 - 10 * mine
+    assert Message.objects.count() == 10_000 - 10 * session_count
     events = AuditEvent.objects.filter(
         action="delete", actor_id=admin_user.pk, address="192.0.2.7", trace_id=response["X-Request-ID"]
     )
-    told = {table: events.filter(table=table).count() for table in ("users", "sessions", "messages")}
-    assert told == {"users": 1, "sessions": mine, "messages": 10 * mine}
+    recorded = {table: events.filter(table=table).count() for table in ("users", "sessions", "messages")}
+    assert recorded == {"users": 1, "sessions": session_count, "messages": 10 * session_count}
