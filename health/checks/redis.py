@@ -70,7 +70,7 @@ def _examine(client: Client) -> None:
     client.version = server.get("valkey_version") or server.get("redis_version")
     client.where = where()
     if isinstance(client.connection_pool, SentinelConnectionPool):
-        client.where = f"{redis_url.join(*client.connection_pool.master_address)}, {client.where}"
+        client.where = f"{redis_url.join_host_port(*client.connection_pool.master_address)}, {client.where}"
 
 
 _kept = PersistentConnection(_connect)
@@ -78,7 +78,7 @@ _kept = PersistentConnection(_connect)
 
 def where() -> str:
     """Returns where the settings say that it is."""
-    return redis_url.where(settings.REDIS_URL)
+    return redis_url.location(settings.REDIS_URL)
 
 
 def redis(seconds: float) -> CheckOutput:
