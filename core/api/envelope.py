@@ -32,7 +32,7 @@ def failure(code: ErrorCode, message: str | None = None, details: Any = None) ->
 
 
 def error(code: ErrorCode, message: str | None = None, details: Any = None) -> dict[str, Any]:
-    """Return the envelope's `error`. A DRF view returns it as its data, together with the code's HTTP status."""
+    """Return the envelope's `error`, for a DRF view that also sets the code's HTTP status."""
     return {"code": code.name, "message": message or code.message, "details": details}
 
 

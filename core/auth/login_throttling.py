@@ -1,9 +1,8 @@
 """Limit failed logins, and never reveal which accounts exist.
 
-django-axes counts failures in the database, which all processes and machines share. Logging in needs the database too,
-so an outage can't bypass the limits. Usernames are stored as hashes, because a password may be typed into the wrong
-field. Each limit applies to the failures within `AXES_COOLOFF_TIME`. During a lockout nothing is counted, so it ends
-after that time even if attempts continue.
+django-axes counts failures in the database. All processes share it, and no login works without it, so an outage can't
+bypass the limits. Usernames are stored as hashes, because a password may be typed into the wrong field. Limits apply to
+the failures within `AXES_COOLOFF_TIME`. Attempts during a lockout are not counted, so they do not prolong it.
 
     account_at_address  one account from one address: low, because the owner can still log in from elsewhere
     account             one account from anywhere: guesses from many addresses
@@ -65,15 +64,11 @@ def _network(address: str | None) -> str | None:
 class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
     """axes' handler with three limits instead of one, audit events and a metric.
 
-    Private parts of axes, listed in docs/UPGRADING.md: `get_cool_off_threshold`, and the attributes `request.axes_*`
-    that its decorators set. axes has no public setting for several limits.
+    Private, because axes has a single limit: `get_cool_off_threshold`, `request.axes_*` (docs/UPGRADING.md).
     """
 
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
-        """Return 1 if any limit is reached, otherwise 0.
-
-        axes supports a single limit, so the setting AXES_FAILURE_LIMIT is 1.
-        """
+        """Return 1, the value of AXES_FAILURE_LIMIT, if any limit is reached, otherwise 0."""
         account = Q(username=hashed_username(request, credentials))
         address = Q(ip_address=request.axes_ip_address)
         recent = AccessAttempt.objects.filter(account | address, attempt_time__gte=get_cool_off_threshold(request))

@@ -1,4 +1,4 @@
-"""Log users out 15 minutes after their last request and 12 hours after the login, whatever their browser does.
+"""Log users out 15 minutes after their last request and 12 hours after the login.
 
 Both times are stored in the web session, on the server. Once either limit has passed, `request.user` is AnonymousUser.
 """
@@ -47,7 +47,7 @@ def _get_user(request: Any) -> Any:
     if user.is_anonymous or _touch_or_expire(request, user):
         return user
     request.session.flush()
-    # Private: the cache that `middleware.get_user` and the request log read. It still holds the user.
+    # Private: the cache of `middleware.get_user`, which the request log reads.
     request._cached_user = AnonymousUser()
     return request._cached_user
 

@@ -33,7 +33,7 @@ def is_outage(error: BaseException | None) -> bool:
         return True
     if isinstance(error, Error | psycopg.Error):
         return _is_postgresql_outage(error)
-    # Not imported here: the import takes a second and 85 MiB. If nothing has imported it, this is not its exception.
+    # Not imported here, because that takes a second and 85 MiB. Until it is imported, nothing raises its exceptions.
     qdrant = sys.modules.get("qdrant_client.http.exceptions")
     if qdrant is None:
         return False

@@ -36,11 +36,7 @@ class _Pipeline(Pipeline):
 
 
 class Client(redis.Redis):
-    """Measures each command, and each pipeline as one call.
-
-    Private parts of redis-py, listed in docs/UPGRADING.md: the signatures of the methods and of `Pipeline`.
-    """
-
+    # Private: the signatures of these methods and of `Pipeline`. redis-py has no public hook for each call.
     def execute_command(self, *args: Any, **options: Any) -> Any:
         return _measured(args[0], lambda: super(Client, self).execute_command(*args, **options))  # type: ignore[no-untyped-call]
 

@@ -19,10 +19,10 @@ class PrimaryDownError(MasterNotFoundError):
 class Sentinel(redis.sentinel.Sentinel):
     """redis-py's client with a thread-safe order of the Sentinels, and errors with a cause.
 
-    redis-py moves the Sentinel that responded to the front by swapping two items of a list that threads share. If two
-    threads do so at the same time, which a failover makes likely, one Sentinel is listed twice and another one is lost
-    until a restart. This class replaces the whole list. redis-py's error has no cause, so readiness could not
-    distinguish Sentinels that are down from Sentinels that hang or reject the password.
+    redis-py moves the Sentinel that responded to the front by swapping two items of a shared list. If two threads do so
+    at the same time, which a failover makes likely, one Sentinel is listed twice and another one is lost until a
+    restart. Its error has no cause, so readiness could not distinguish Sentinels that are down from Sentinels that hang
+    or reject the password.
     """
 
     def discover_master(self, service_name: str) -> tuple[str, int]:

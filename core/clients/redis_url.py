@@ -1,6 +1,6 @@
 """Parse REDIS_URL: the URL of one server, or of a group of servers that Redis Sentinel monitors.
 
-redis-py parses URLs of single servers. It has no URL for Sentinel, so we use the form that other libraries use:
+redis-py has URLs for single servers only. For Sentinel we use the form of other libraries:
 
     redis+sentinel://[user:password@]sentinel1[:26379],sentinel2[:26379]/service[/database][?options]
 
@@ -34,7 +34,7 @@ _SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "pass
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A parsed URL, as keyword arguments of redis-py. If `sentinels` is empty, the options name the server."""
+    """Keyword arguments for redis-py. If `sentinels` is empty, `options` name the server."""
 
     options: dict[str, Any] = field(repr=False)
     sentinels: tuple[tuple[str, int], ...] = ()
@@ -42,14 +42,14 @@ class RedisUrl:
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pool(self, options: dict[str, Any]) -> ConnectionPool:
-        """Return a connection pool for the server, or for the current primary of the group. It does not connect yet.
+        """Return a connection pool for the server, or for the current primary of the group, without connecting.
 
-        `options` are those of this URL, to which the caller may add, or which it may replace.
+        `options` are this URL's, which the caller may change.
         """
         if not self.sentinels:
             return ConnectionPool(**options)
-        # The Sentinels are queried one after the other, so they share the timeout of one Redis call. Each is queried
-        # once, because redis-py's default of ten retries takes a minute if a Sentinel hangs.
+        # Sentinels are queried one after the other, so they share the timeout of one call. Without retries, because
+        # redis-py's default of ten takes a minute if a Sentinel hangs.
         timeouts = {
             name: options[name] / len(self.sentinels)
             for name in ("socket_timeout", "socket_connect_timeout")
@@ -63,8 +63,7 @@ class RedisUrl:
 def parse(url: str) -> RedisUrl:
     """Return the parsed URL.
 
-    Raises ValueError with the rest of a sentence that starts with REDIS_URL. It never quotes the URL, which may contain
-    passwords.
+    Raises ValueError with the rest of a sentence that starts with REDIS_URL and that quotes no part of the URL.
     """
     parts = _URL.fullmatch(url)
     if not parts:
@@ -134,7 +133,7 @@ def _database(text: str) -> str:
 
 def _redis_py_options(url: str) -> dict[str, Any]:
     try:
-        # Undocumented: the documented `ConnectionPool.from_url` returns a pool, but no options for one under Sentinel.
+        # Undocumented. The public `ConnectionPool.from_url` does not return the options.
         options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:
         raise ValueError("has an invalid port or option. Escape special characters as %XX.") from None
@@ -142,7 +141,7 @@ def _redis_py_options(url: str) -> dict[str, Any]:
 
 
 def passwords(url: str) -> set[str]:
-    """Return every password in the URL, as written and unquoted, so that both forms can be redacted."""
+    """Return every password in the URL, quoted and unquoted, for redaction."""
     parts = _URL.fullmatch(url)
     if not parts:
         return set()

@@ -1,7 +1,6 @@
 """Django's error handlers: a page in the admin, the envelope on every other path.
 
-`voiceassist.urls` names the handlers for 400, 403, 404 and 500, the settings name `csrf_failure`. Exceptions that a DRF
-view raises are converted by `core.api.exceptions` first; only outages and unexpected ones arrive here.
+`core.api.exceptions` handles most exceptions of DRF views. Outages and unexpected ones arrive here.
 """
 
 import sys
@@ -36,7 +35,7 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    # Undocumented: Django calls this handler inside its `except` block and does not pass the exception.
+    # Undocumented: Django calls this handler inside its `except` block.
     exception = sys.exc_info()[1]
     if is_outage(exception):
         return outage_response(request, exception)

@@ -1,7 +1,6 @@
 """Django's PostgreSQL backend with django-prometheus' metrics, and with connections that have time limits.
 
-The metric "in use" counts a connection from the first query of a request until the end of the request, the time for
-which a connection pool would lend it.
+The metric "in use" counts a connection from the first query of a request until its end, as a pool would.
 """
 
 from typing import Any
@@ -27,10 +26,10 @@ _HEALTH_CHECK_TIMEOUT = 2.0  # seconds
 
 
 class _ConnectingWrapper(postgresql.DatabaseWrapper):
-    """Opens connections. django-prometheus' wrapper calls this class through `super()` and counts the calls."""
+    """Opens connections, which django-prometheus' wrapper counts."""
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
-        # Undocumented: Django's own method, which this one replaces, sets the attribute.
+        # Undocumented: Django's method, which this one replaces, sets it.
         self.isolation_level = IsolationLevel.READ_COMMITTED
         connection = Connection.connect(**conn_params)
         _OPEN.inc()
@@ -59,7 +58,7 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         super()._close()
 
     def close_if_health_check_failed(self) -> None:
-        """Mark the connection as in use. Undocumented: Django calls this before each use of a connection."""
+        """Mark the connection as in use. Undocumented: Django calls this before each use."""
         self._start_use()
         super().close_if_health_check_failed()
 

@@ -4,8 +4,8 @@ The ORM and readiness open their connections with `Connection.connect`, so readi
 
 A frozen server, a network that drops packets, and a commit that waits for a lost standby look the same to a client: no
 response. `statement_timeout` ends none of the three and `tcp_user_timeout` only the second, so the client enforces the
-limit (measured in docs/OPERATIONS.md). psycopg has no public hook for that, so this module uses private parts of it,
-which docs/UPGRADING.md lists: `_connect_gen`, `wait_conn`, `_WaitTimeout`, `_autocommit`, `_adapters`, and `wait`.
+limit (measured in docs/OPERATIONS.md). psycopg has no public hook for that, so private parts of it are used:
+`_connect_gen`, `wait_conn`, `_WaitTimeout`, `_autocommit`, `_adapters`, `wait` (reasons in docs/UPGRADING.md).
 """
 
 import time

@@ -27,8 +27,8 @@ Write = Callable[[str], object]
 LOCK_TIMEOUT = "2s"
 APPLICATION_NAME = "voiceassist migrate"
 _POLL_INTERVAL = 0.5  # seconds
-# `true` limits the settings to the transaction. Otherwise PgBouncer in transaction mode would give a connection with
-# these settings to another client. The SELECT skips transaction_timeout on PostgreSQL 16, which does not have it.
+# `true` limits the settings to the transaction. Otherwise PgBouncer in transaction mode would give the connection with
+# them to another client. transaction_timeout exists since PostgreSQL 17.
 _SET_LIMITS = f"""
     SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '{LOCK_TIMEOUT}' ELSE '0' END, true)
     FROM pg_settings WHERE name IN
@@ -62,11 +62,10 @@ _BLOCKERS = f"""
 def bounded_connection(alias: str, write: Write) -> Iterator[None]:
     """Replace the connection `alias` by one whose statements wait at most `LOCK_TIMEOUT` for a lock.
 
-    The timeouts of the settings and of the database role are disabled on it, because a migration may be long, and
-    `CREATE INDEX CONCURRENTLY` waits for every open transaction. PgBouncer has to ignore the startup parameter
-    `options`.
+    It disables the timeouts of the settings and of the database role, because a migration may be long, and
+    `CREATE INDEX CONCURRENTLY` waits for every open transaction. PgBouncer has to ignore the parameter `options`.
     """
-    # Undocumented: that connections can be copied and replaced. `migrate` accepts only an alias, no connection.
+    # Undocumented: connections can be copied and replaced. `migrate` accepts only an alias.
     original = connections[alias]
     bounded = original.copy()
     options = bounded.settings_dict["OPTIONS"]

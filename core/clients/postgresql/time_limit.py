@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 
 class RequestTimeLimit:
-    """The seconds that a request may wait for PostgreSQL between two responses. Time spent elsewhere does not count."""
+    """The seconds that a request may wait for PostgreSQL between two responses."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -17,11 +17,11 @@ class RequestTimeLimit:
         return max(0.0, self.seconds - self._waited)
 
     def reset(self) -> None:
-        """Restore the whole limit, because PostgreSQL responded."""
+        """Restore the whole limit after a response."""
         self._waited = 0.0
 
     def use(self, seconds: float) -> None:
-        """Subtract the seconds of a call that got no response."""
+        """Subtract the seconds of a call without a response."""
         self._waited += seconds
 
 
