@@ -10,7 +10,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 from django.urls import resolve
 
-from core.api.exceptions import in_admin
+from core.http.error_handlers import in_admin
 from health.status_page import access as passes
 from health.urls import status_urlpatterns, urlpatterns
 

@@ -36,7 +36,7 @@ def explain(error: Exception) -> tuple[str, str]:
 
 def _secrets() -> set[str]:
     known = {settings.DATABASES["default"].get("PASSWORD"), settings.QDRANT_API_KEY}
-    return {str(secret) for secret in known if secret} | redis_url.secrets(settings.REDIS_URL)
+    return {str(secret) for secret in known if secret} | redis_url.passwords(settings.REDIS_URL)
 
 
 def status(report: Report) -> str:

@@ -154,7 +154,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "core.http.request_logging.RequestMiddleware",  # first: a trace id and a log line for every answer
+    "core.http.request_logging.RequestLoggingMiddleware",  # first: a trace id and a log line for every answer
+    "core.http.request_limits.RequestLimitsMiddleware",
     "health.middleware.ProbeMiddleware",  # answers probes past all that follows
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -176,7 +177,7 @@ WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
 # No page takes a file: of one that is sent nothing is written to disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
-CSRF_FAILURE_VIEW = "core.api.exceptions.csrf_failure"
+CSRF_FAILURE_VIEW = "core.http.error_handlers.csrf_failure"
 DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
 

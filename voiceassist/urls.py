@@ -16,7 +16,7 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema")),
 ]
 
-handler400 = "core.api.exceptions.bad_request"
-handler403 = "core.api.exceptions.permission_denied"
-handler404 = "core.api.exceptions.page_not_found"
-handler500 = "core.api.exceptions.server_error"
+handler400 = "core.http.error_handlers.bad_request"
+handler403 = "core.http.error_handlers.permission_denied"
+handler404 = "core.http.error_handlers.page_not_found"
+handler500 = "core.http.error_handlers.server_error"

@@ -1,4 +1,4 @@
-"""The one shape of every answer, built here and nowhere else.
+"""The envelope of every response. Only this module builds it.
 
 {"success": true,  "data": …,    "error": null, "trace_id": "…", "timestamp": "…Z"}
 {"success": false, "data": null, "error": {"code", "message", "details"}, "trace_id": "…", "timestamp": "…Z"}
@@ -18,7 +18,7 @@ from core.trace_id import get_or_create_trace_id
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """Returns ISO 8601 in UTC with milliseconds: 2026-01-31T12:34:56.789Z."""
+    """Return `moment`, by default now, as ISO 8601 in UTC with milliseconds: 2026-01-31T12:34:56.789Z."""
     moment = (moment or datetime.now(UTC)).astimezone(UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -32,14 +32,14 @@ def failure(code: ErrorCode, message: str | None = None, details: Any = None) ->
 
 
 def error(code: ErrorCode, message: str | None = None, details: Any = None) -> dict[str, Any]:
-    """Returns the envelope's `error`: what a view gives back beside the code's HTTP status."""
+    """Return the envelope's `error`, for a DRF view that also sets the code's HTTP status."""
     return {"code": code.name, "message": message or code.message, "details": details}
 
 
 def failure_response(
     code: ErrorCode, message: str | None = None, *, headers: dict[str, str] | None = None
 ) -> JsonResponse:
-    """Returns the failure as an answer of plain Django, for what breaks outside of DRF's views."""
+    """Return the failure as a Django response, for errors outside of DRF views."""
     return JsonResponse(failure(code, message), status=code.status, headers=headers)
 
 
@@ -54,7 +54,7 @@ def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:
 
 
 class EnvelopeRenderer(JSONRenderer):
-    """Wraps what a DRF view returns. The status code decides which shape: a view may also return a failure."""
+    """Wraps the data of a DRF view: as the envelope's `error` if the status is 400 or above, otherwise as `data`."""
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
         status = renderer_context["response"].status_code if renderer_context else 200
@@ -67,7 +67,7 @@ class EnvelopeRenderer(JSONRenderer):
 
 
 class EnvelopeContentNegotiation(DefaultContentNegotiation):
-    """Whatever `Accept` says, an envelope stays one: no 406, no HTML. The API documentation negotiates as usual."""
+    """Ignores `Accept` where the response is an envelope: no 406, no HTML. Other renderers negotiate as usual."""
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
         first = renderers[0]

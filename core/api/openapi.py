@@ -1,4 +1,4 @@
-"""The API documentation: the envelope as `core.api.envelope` builds it, with examples that it built.
+"""OpenAPI schemas of the envelope, with examples that `core.api.envelope` builds.
 
     @extend_schema(
         responses={
@@ -8,7 +8,7 @@
         },
     )
 
-`AutoSchema` adds the headers that every request may have and every answer has.
+`AutoSchema` adds the headers that every request may have and every response has.
 """
 
 from functools import cache
@@ -28,14 +28,14 @@ _EXAMPLE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "timestamp": "2026-0
 
 
 def success_response(data: _Serializer, example: Any) -> OpenApiResponse:
-    """Documents a success whose `data` has this shape; `example` is what the view would return."""
-    return _response(_success(data), "SUCCESS", "Success.", envelope.success(data(example).data))
+    """Document a success whose `data` is serialized by `data`. `example` is an object that the view could return."""
+    return _response(_success_envelope(data), "SUCCESS", "Success.", envelope.success(data(example).data))
 
 
 def error_response(code: ErrorCode, *, details: _Serializer | None = None, example: Any = None) -> OpenApiResponse:
-    """Documents a failure with this code; its `details` have the shape of `details`, or none that is fixed."""
+    """Document a failure. Its `details` are serialized by `details`; without it they may have any shape."""
     body = envelope.failure(code, details=details(example).data if details else example)
-    return _response(_failure(details), code.name, code.message, body)
+    return _response(_failure_envelope(details), code.name, code.message, body)
 
 
 def _response(serializer: _Serializer, name: str, description: str, body: dict[str, Any]) -> OpenApiResponse:
@@ -56,39 +56,39 @@ class _Null(serializers.JSONField): ...
 
 
 @extend_schema_field({"type": ["object", "null"]})
-class _Anything(serializers.JSONField): ...
+class _AnyObject(serializers.JSONField): ...
 
 
-# One class a shape, so that the documentation has one component of each.
-
-
-@cache
-def _success(data: _Serializer) -> _Serializer:
-    return _shape(f"{_name(data)}Envelope", success=_True(), data=data(), error=_Null())
+# Cached, because a second class for the same shape would become a second component of the schema.
 
 
 @cache
-def _failure(details: _Serializer | None) -> _Serializer:
+def _success_envelope(data: _Serializer) -> _Serializer:
+    return _build_envelope(f"{_name(data)}Envelope", success=_True(), data=data(), error=_Null())
+
+
+@cache
+def _failure_envelope(details: _Serializer | None) -> _Serializer:
     name = _name(details) if details else ""
-    error = _made(
+    error = _build_serializer(
         f"{name}Error",
         code=serializers.ChoiceField(choices=_CODES),
         message=serializers.CharField(),
-        details=details() if details else _Anything(),
+        details=details() if details else _AnyObject(),
     )
-    return _shape(f"{name}FailureEnvelope", success=_False(), data=_Null(), error=error())
+    return _build_envelope(f"{name}FailureEnvelope", success=_False(), data=_Null(), error=error())
 
 
-def _shape(name: str, **fields: serializers.Field) -> _Serializer:
-    return _made(
+def _build_envelope(name: str, **fields: serializers.Field) -> _Serializer:
+    return _build_serializer(
         name,
         **fields,
-        trace_id=serializers.CharField(help_text="The same as in the header X-Request-ID."),
+        trace_id=serializers.CharField(help_text="The same value as in the X-Request-ID header."),
         timestamp=serializers.DateTimeField(),
     )
 
 
-def _made(name: str, **fields: serializers.Field) -> _Serializer:
+def _build_serializer(name: str, **fields: serializers.Field) -> _Serializer:
     return type(f"{name}Serializer", (serializers.Serializer,), fields)
 
 
@@ -98,18 +98,19 @@ def _name(serializer: _Serializer) -> str:
 
 COMMON_RESPONSES = {500: error_response(ErrorCode.INTERNAL_ERROR)}
 
-_TRACE = (
-    ("traceparent", "W3C trace context: its trace id becomes that of the answer."),
-    ("X-Request-ID", "1 to 128 of A-Z a-z 0-9 . _ -: the trace id, if there is no traceparent."),
+_REQUEST_HEADERS = (
+    ("traceparent", "W3C Trace Context. The response has the same trace id."),
+    ("X-Request-ID", "The trace id if there is no traceparent: 1 to 128 characters of A-Z a-z 0-9 . _ -"),
 )
 
 
 class AutoSchema(openapi.AutoSchema):
     def get_override_parameters(self) -> list[Any]:
-        asked = [
-            OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=text) for name, text in _TRACE
+        request_headers = [
+            OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=text)
+            for name, text in _REQUEST_HEADERS
         ]
-        told = OpenApiParameter(
+        response_header = OpenApiParameter(
             "X-Request-ID", OpenApiTypes.STR, OpenApiParameter.HEADER, response=True, description="The trace id."
         )
-        return [*asked, told]
+        return [*request_headers, response_header]

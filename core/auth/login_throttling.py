@@ -1,13 +1,12 @@
-"""Logging in: how often it may fail, and answers that tell nothing of the account.
+"""Limit failed logins, and never reveal which accounts exist.
 
-django-axes counts failures in the database: all processes and machines share it, and without it nobody can log in, so
-that there is no way past the count. It stores no name and no address in clear that was typed or sent: a name may be a
-password in the wrong field. Each limit holds for failures within `AXES_COOLOFF_TIME`, and while one is reached nothing
-is counted, so that the lock ends by itself however long somebody goes on trying:
+django-axes counts failures in the database. All processes share it, and no login works without it, so an outage can't
+bypass the limits. Usernames are stored as hashes, because a password may be typed into the wrong field. Limits apply to
+the failures within `AXES_COOLOFF_TIME`. Attempts during a lockout are not counted, so they do not prolong it.
 
-    an account at an address   few: who guesses there locks themselves out, and not the account's owner elsewhere
-    an account, anywhere       guesses from many addresses at once
-    an address, any account    many: a hospital may have one address
+    account_at_address  one account from one address: low, because the owner can still log in from elsewhere
+    account             one account from anywhere: guesses from many addresses
+    address             any account from one address: high, because a hospital may share one address
 """
 
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -35,7 +34,7 @@ from core.models import AuditEvent
 
 LIMITS = {"account_at_address": 5, "account": 50, "address": 100}
 
-LOGINS = Counter("voiceassist_logins", "Attempts to log in; locked: those answered with 429.", ["outcome"])
+LOGINS = Counter("voiceassist_logins", "Login attempts. Outcome locked: rejected with 429.", ["outcome"])
 for _outcome in ("success", "failure", "locked"):
     LOGINS.labels(_outcome)
 
@@ -43,74 +42,81 @@ log = structlog.stdlib.get_logger("voiceassist.logins")
 
 
 def hashed_username(request: HttpRequest | None, credentials: dict[str, Any] | None) -> str:
-    """Returns what stands for a typed name where failures are counted: the same for each way to write an account's."""
+    """Return a keyed hash of the normalised username, under which failures are counted."""
     name = str((credentials or {}).get("username", ""))
     return salted_hmac("voiceassist.logins", name.strip().lower(), algorithm="sha256").hexdigest()
 
 
 def client_network(request: HttpRequest) -> str | None:
-    return network(client_address(request))
+    return _network(client_address(request))
 
 
-def network(known: str | None) -> str | None:
-    """Returns what counts as one address: of IPv6 the /64, within which a client has as many as it likes."""
-    if not known:
+def _network(address: str | None) -> str | None:
+    """Return the address to count failures under: for IPv6 its /64, in which a client can use any address."""
+    if not address:
         return None
-    address = ip_address(known)
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or ip_network((address, 64), strict=False).network_address
-    return str(address)
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip_network((ip, 64), strict=False).network_address
+    return str(ip)
 
 
 class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
-    """What axes does, with a limit for each of the three, and a trail."""
+    """axes' handler with three limits instead of one, audit events and a metric.
+
+    Private, because axes has a single limit: `get_cool_off_threshold`, `request.axes_*` (docs/UPGRADING.md).
+    """
 
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
-        """Returns 1 if a limit is reached, else 0: axes knows one limit for all, and is told that it is 1."""
+        """Return 1, the value of AXES_FAILURE_LIMIT, if any limit is reached, otherwise 0."""
         account = Q(username=hashed_username(request, credentials))
         address = Q(ip_address=request.axes_ip_address)
         recent = AccessAttempt.objects.filter(account | address, attempt_time__gte=get_cool_off_threshold(request))
-        counted = recent.aggregate(
+        failures = recent.aggregate(
             account_at_address=Sum("failures_since_start", filter=account & address, default=0),
             account=Sum("failures_since_start", filter=account, default=0),
             address=Sum("failures_since_start", filter=address, default=0),
         )
-        return int(any(counted[of] >= limit for of, limit in LIMITS.items()))
+        return int(any(failures[scope] >= limit for scope, limit in LIMITS.items()))
 
     def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
-        """What a locked client goes on to try is answered and measured, but neither counted nor recorded: nobody may
-        make the trail, which is kept, grow without end."""
-        refused = request.axes_locked_out
-        if not refused:
+        """Record the failure. Attempts during a lockout only increment the metric.
+
+        Otherwise anyone could make the audit trail grow without limit.
+        """
+        was_locked_out = request.axes_locked_out
+        if not was_locked_out:
             audit.login_failed(AuditEvent.Action.LOGIN_FAILED, request, credentials)
             request.axes_user_agent = request.axes_http_accept = request.axes_path_info = ""
             super().user_login_failed(sender, credentials, request, **kwargs)
-        if request.axes_locked_out and not refused:
+        if request.axes_locked_out and not was_locked_out:
             audit.login_failed(AuditEvent.Action.LOGIN_LOCKED, request, credentials)
             log.warning("login locked after repeated failures")
         LOGINS.labels("locked" if request.axes_locked_out else "failure").inc()
 
     def user_logged_in(self, sender: Any, request: Any, user: AbstractBaseUser, **kwargs: Any) -> None:
-        """Forgets the failures of this account at this address. Others stay: who has an account could else log in to
-        it between guesses at those of others."""
+        """Delete the failures of this account at this address.
+
+        Other failures remain. Otherwise an attacker could reset the address limit by logging in to their own account.
+        """
         super().user_logged_in(sender, request, user, **kwargs)
         key = hashed_username(request, {"username": user.get_username()})
         AccessAttempt.objects.filter(username=key, ip_address=request.axes_ip_address).delete()
         LOGINS.labels("success").inc()
 
-    def reset_attempts(self, *, ip_address: str | None = None, username: str | None = None, **how: Any) -> int:
-        """What `manage.py axes_reset_username EMAIL` and its like call."""
+    def reset_attempts(self, *, ip_address: str | None = None, username: str | None = None, **options: Any) -> int:
+        """Delete failures, as `manage.py axes_reset_username EMAIL` and `axes_reset_ip ADDRESS` do."""
         key = hashed_username(None, {"username": username}) if username else None
-        return int(super().reset_attempts(ip_address=network(ip_address), username=key, **how))
+        return int(super().reset_attempts(ip_address=_network(ip_address), username=key, **options))
 
 
 @receiver(pre_save, sender=AccessAttempt)
-def _store_no_form(instance: Any, **kwargs: Any) -> None:
+def _drop_form_data(instance: Any, **kwargs: Any) -> None:
     instance.get_data = instance.post_data = ""
 
 
 def lockout_response(request: HttpRequest, response: HttpResponse, credentials: Any) -> HttpResponse:
-    """The same page, with a status that says why."""
+    """Return axes' response with status 429 and `Retry-After`."""
     response.status_code = 429
     response["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
     return response
@@ -120,14 +126,19 @@ class LoginForm(AdminAuthenticationForm):
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
             minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
-            return ValidationError(f"Too many attempts failed. Try again in {minutes:.0f} minutes.", code="locked")
+            return ValidationError(
+                f"Too many failed login attempts. Try again in {minutes:.0f} minutes.", code="locked"
+            )
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:
-        """The right password of an account that isn't staff's does all that a wrong one does, else it could be told."""
+        """Treat the right password of an account without staff access exactly like a wrong one.
+
+        Any difference would reveal that the account exists and that the password is right.
+        """
         try:
             super().confirm_login_allowed(user)
         except ValidationError:
-            name = {"username": user.get_username()}
-            user_login_failed.send(sender=__name__, credentials=name, request=self.request)
+            credentials = {"username": user.get_username()}
+            user_login_failed.send(sender=__name__, credentials=credentials, request=self.request)
             raise self.get_invalid_login_error() from None

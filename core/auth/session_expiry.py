@@ -1,6 +1,6 @@
-"""How long a login lasts: so long after the last request, and so long in all, whatever the browser does.
+"""Log users out 15 minutes after their last request and 12 hours after the login.
 
-The times stand in the session, on the server. When one is over, whoever asks for the request's user gets nobody.
+Both times are stored in the web session, on the server. Once either limit has passed, `request.user` is AnonymousUser.
 """
 
 import time
@@ -18,49 +18,51 @@ from django.utils.functional import SimpleLazyObject
 from core import audit
 from core.models import AuditEvent
 
-LOGIN_AT_KEY, LAST_SEEN_KEY = "began", "seen"  # keys of the session; seconds since 1970
-_NOTED_EVERY = 60  # seconds; to store each request would be a write for each
+LOGIN_AT_KEY, LAST_SEEN_KEY = "began", "seen"  # keys of the web session; values in seconds since 1970
+_SAVE_INTERVAL = 60  # seconds; saving the session on every request would cost a write each
 
 
 @receiver(user_logged_in)
-def _begin(request: HttpRequest, **kwargs: Any) -> None:
+def _start(request: HttpRequest, **kwargs: Any) -> None:
     request.session[LOGIN_AT_KEY] = request.session[LAST_SEEN_KEY] = int(time.time())
 
 
 def is_expired(session: Any) -> bool:
-    """Says whether a login has lasted too long, since the last request or in all. One without times has."""
+    """Return whether a web session has passed either limit. A session without times counts as expired."""
     now = int(time.time())
     idle, age = now - session.get(LAST_SEEN_KEY, 0), now - session.get(LOGIN_AT_KEY, 0)
     return bool(idle >= settings.SESSION_IDLE_AGE or age >= settings.SESSION_COOKIE_AGE)
 
 
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
-    """Django's, with an end to each login."""
+    """Django's middleware, except that expired sessions have no user."""
 
     def process_request(self, request: Any) -> None:
         super().process_request(request)
-        request.user = SimpleLazyObject(lambda: _user(request))
+        request.user = SimpleLazyObject(lambda: _get_user(request))
 
 
-def _user(request: Any) -> Any:
+def _get_user(request: Any) -> Any:
     user = middleware.get_user(request)
-    if user.is_anonymous or _goes_on(request, user):
+    if user.is_anonymous or _touch_or_expire(request, user):
         return user
     request.session.flush()
-    request._cached_user = AnonymousUser()  # what Django and the log look at
+    # Private: the cache of `middleware.get_user`, which the request log reads.
+    request._cached_user = AnonymousUser()
     return request._cached_user
 
 
-def _goes_on(request: Any, user: Any) -> bool:
+def _touch_or_expire(request: Any, user: Any) -> bool:
+    """Record the request as activity. Return False if the session has expired or was deleted."""
     session, now = request.session, int(time.time())
     if is_expired(session):
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
         return False
-    if now - session[LAST_SEEN_KEY] >= _NOTED_EVERY:
+    if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL:
         session[LAST_SEEN_KEY] = now
         try:
             session.save()
         except UpdateError:
-            return False  # the database knows it no more: it was ended while Redis was away, and came back with it
+            return False  # deleted from the database while Redis was down; the copy in Redis is stale
         session.modified = False
     return True

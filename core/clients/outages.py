@@ -1,7 +1,7 @@
-"""Tells an outage of PostgreSQL, Redis or Qdrant, which passes, from a defect of ours.
+"""Distinguish an outage of PostgreSQL, Redis or Qdrant, which is temporary, from a bug in this project.
 
-An outage is answered with 503 and `Retry-After` and shows in the log as the line of its request. A defect is answered
-with 500 and logged with its frames.
+An outage is answered with 503 and `Retry-After`, and logged in the line of its request only. A bug is answered with 500
+and logged with its stack frames.
 """
 
 import re
@@ -13,26 +13,27 @@ from django.db import Error, InterfaceError, OperationalError
 
 from core.clients.postgresql.errors import NoAnswer, ReadOnly
 
-RETRY_AFTER = "5"  # seconds; a failover takes longer, and a client that is too early only gets the same answer again
+RETRY_AFTER = "5"  # seconds; a failover takes longer, but retrying early is cheap and only returns the same response
 
 _REDIS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 _POSTGRESQL = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
-# Outages that PostgreSQL puts into other classes: a primary that was demoted, and a transaction that was ended because
-# it was idle or took too long.
-_OUTAGES = {"25006", "25P03", "25P04"}
-_LIMITS = "54"  # a statement that is too large or too complex: it never works
+# Outages that psycopg does not raise as OperationalError: the primary was demoted, or PostgreSQL ended a transaction
+# because it was idle or took too long.
+_OUTAGE_SQLSTATES = {"25006", "25P03", "25P04"}
+# The statement is too large or too complex, so retrying never succeeds, although this is an OperationalError.
+_PROGRAM_LIMIT_EXCEEDED = "54"
 
-# What psycopg says of a connection that works and is used in a wrong way.
+# psycopg's messages for wrong use of a connection that works.
 _MISUSE = r"number of parameters must be|the cursor is closed|another command is already in progress"
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Return whether an exception means that a dependency can't work now and that trying again makes sense."""
+    """Return whether an exception means that a dependency is temporarily unavailable, so that a retry may succeed."""
     if isinstance(error, _REDIS):
         return True
     if isinstance(error, Error | psycopg.Error):
-        return _is_outage_of_postgresql(error)
-    # Imported only by whoever uses Qdrant: it takes a second and 85 MiB.
+        return _is_postgresql_outage(error)
+    # Not imported here, because that takes a second and 85 MiB. Until it is imported, nothing raises its exceptions.
     qdrant = sys.modules.get("qdrant_client.http.exceptions")
     if qdrant is None:
         return False
@@ -40,16 +41,17 @@ def is_outage(error: BaseException | None) -> bool:
     return unexpected or isinstance(error, qdrant.ResponseHandlingException)
 
 
-def _is_outage_of_postgresql(error: BaseException) -> bool:
+def _is_postgresql_outage(error: BaseException) -> bool:
     cause = _psycopg_error(error)
     if isinstance(cause, NoAnswer | ReadOnly):
         return True
     if cause is not None and cause.sqlstate:
-        is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(_LIMITS)
-        return is_operational or cause.sqlstate in _OUTAGES
-    # Without an SQLSTATE it is the client's own error: the connection could not be made or was lost, or the server
-    # stopped in the middle of an answer. Whether there is a connection now says nothing, because Django may have made
-    # another one.
+        is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(
+            _PROGRAM_LIMIT_EXCEEDED
+        )
+        return is_operational or cause.sqlstate in _OUTAGE_SQLSTATES
+    # Without an SQLSTATE the client raised the error because it could not connect, lost the connection, or received an
+    # incomplete response. The state of Django's connection proves nothing, because Django may have reconnected since.
     if isinstance(cause, psycopg.InternalError):
         return True
     return isinstance(error, _POSTGRESQL) and not re.search(_MISUSE, str(error))

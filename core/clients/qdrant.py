@@ -1,6 +1,6 @@
-"""The vector database, for whoever needs it: over the network, or in development the client's own local mode.
+"""The client of the vector database: over the network, or in development the client's local mode.
 
-`qdrant_client` costs about a second and 85 MiB to import, so it is imported by who first asks, not by the server.
+Importing `qdrant_client` takes about a second and 85 MiB, so it is imported when a client is first requested.
 """
 
 import fcntl
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from httpx import Request, Response
     from qdrant_client import QdrantClient
 
-TIMEOUT = 5  # seconds that one call may take; the client knows whole seconds only
+TIMEOUT = 5  # seconds per call; the client accepts only whole seconds
 
 
 @contextmanager
 def client() -> Iterator["QdrantClient"]:
-    """Gives a client of the Qdrant that the settings name.
+    """Yield a client for the Qdrant server of the settings.
 
-    Over the network it is one for the whole process. Local mode allows one process at a time, so there it is opened for
-    the block and others wait for its end: keep the block short.
+    A network client is shared by the whole process. Local mode allows one process at a time, so other processes wait
+    until the block ends. Keep the block short.
     """
     if settings.QDRANT_URL:
         yield _network_client()
@@ -35,8 +35,8 @@ def client() -> Iterator["QdrantClient"]:
     from qdrant_client import QdrantClient
 
     settings.QDRANT_PATH.mkdir(parents=True, exist_ok=True)
-    with (settings.QDRANT_PATH / "turn").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with (settings.QDRANT_PATH / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         local = QdrantClient(path=str(settings.QDRANT_PATH))
         try:
             yield local
@@ -48,26 +48,26 @@ def client() -> Iterator["QdrantClient"]:
 def _network_client() -> "QdrantClient":
     from qdrant_client import QdrantClient
 
-    # Its check of versions would be a call of its own at every start.
     client = QdrantClient(
         url=settings.QDRANT_URL,
         api_key=settings.QDRANT_API_KEY,
         timeout=TIMEOUT,
-        check_compatibility=False,
+        check_compatibility=False,  # it costs one more request at every start
     )
-    client.http.client.add_middleware(_call)
+    # Private: qdrant-client has no public hook for the requests of its HTTP client.
+    client.http.client.add_middleware(_traced_and_measured)
     return client
 
 
-def _call(request: "Request", send: "Callable[[Request], Response]") -> "Response":
-    """One call, with the trace id of the request that needs it, and measured."""
+def _traced_and_measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
+    """Send one request to Qdrant with the current trace id, and record its duration and outcome."""
     request.headers["traceparent"] = new_traceparent()
     outcome = "error"
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     try:
         response = send(request)
         if response.status_code < 400:
             outcome = "ok"
         return response
     finally:
-        QDRANT_CALLS.labels(request.method, outcome).observe(time.perf_counter() - began)
+        QDRANT_CALLS.labels(request.method, outcome).observe(time.perf_counter() - started_at)

@@ -1,4 +1,4 @@
-"""redis-py's client, measured: the cache's, and so that of sessions and whatever else goes through the cache."""
+"""redis-py's client with metrics. Django's cache uses it, and through the cache web sessions do."""
 
 import time
 from collections.abc import Callable
@@ -12,28 +12,31 @@ from redis.connection import ConnectionPool
 from core.clients import redis_url
 from core.metrics import REDIS_CALLS
 
-# What Django's cache becomes. A pipeline is one call.
+# The commands that Django's cache sends. Others share one label, so that the number of series is bounded.
 _COMMANDS = {"GET", "SET", "MGET", "DEL", "EXISTS", "INCRBY", "PEXPIRE", "PERSIST", "PTTL", "EVALSHA", "pipeline"}
 
 
 def _measured(command: str, call: Callable[[], Any]) -> Any:
     outcome = "error"
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     try:
-        answer = call()
+        result = call()
         outcome = "ok"
-        return answer
+        return result
     finally:
-        REDIS_CALLS.labels(command if command in _COMMANDS else "other", outcome).observe(time.perf_counter() - began)
+        REDIS_CALLS.labels(command if command in _COMMANDS else "other", outcome).observe(
+            time.perf_counter() - started_at
+        )
 
 
 class _Pipeline(Pipeline):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        answers: list[Any] = _measured("pipeline", lambda: super(_Pipeline, self).execute(raise_on_error))
-        return answers
+        results: list[Any] = _measured("pipeline", lambda: super(_Pipeline, self).execute(raise_on_error))
+        return results
 
 
 class Client(redis.Redis):
+    # Private: the signatures of these methods and of `Pipeline`. redis-py has no public hook for each call.
     def execute_command(self, *args: Any, **options: Any) -> Any:
         return _measured(args[0], lambda: super(Client, self).execute_command(*args, **options))  # type: ignore[no-untyped-call]
 
@@ -42,10 +45,10 @@ class Client(redis.Redis):
 
 
 class ConnectionFactory(pool.ConnectionFactory):  # type: ignore[misc]  # it has no types
-    """Gives django-redis the pools that REDIS_URL asks for, of a server or of a group that Sentinel watches.
+    """Creates django-redis' connection pools from REDIS_URL: for one server or for a group that Sentinel monitors.
 
-    django-redis' own SentinelConnectionFactory is not used: it takes the service's name for a host name and makes it
-    lower case, does not connect under rediss://, and keeps clients of all Sentinels for each thread.
+    django-redis' SentinelConnectionFactory treats the service name as a host name and converts it to lower case, does
+    not connect with rediss://, and opens clients to all Sentinels in each thread.
     """
 
     def get_connection_pool(self, params: dict[str, Any]) -> ConnectionPool:

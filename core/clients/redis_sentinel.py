@@ -1,4 +1,4 @@
-"""Finds the primary of a group that Redis Sentinel watches, for redis-py's SentinelConnectionPool."""
+"""Find the primary of a group that Redis Sentinel monitors, for redis-py's SentinelConnectionPool."""
 
 from typing import Any
 
@@ -9,27 +9,30 @@ from redis.sentinel import MasterNotFoundError
 
 
 class UnknownServiceError(MasterNotFoundError):
-    """Sentinels answer, but watch no service of this name."""
+    """Sentinels respond, but monitor no service of this name."""
 
 
 class PrimaryDownError(MasterNotFoundError):
-    """Sentinels answer, but know no primary that is up. They are about to promote a replica."""
+    """Sentinels respond, but report no primary that is up. They are about to promote a replica."""
 
 
 class Sentinel(redis.sentinel.Sentinel):
-    """redis-py's client, except for how it orders the Sentinels and what it reports when it finds no primary.
+    """redis-py's client with a thread-safe order of the Sentinels, and errors with a cause.
 
-    redis-py moves the Sentinel that answered to the front by swapping two items of its list. When two threads do so at
-    the same time, which a failover makes likely, one Sentinel is listed twice and another one is lost for good. Here
-    the list is replaced as a whole. redis-py's error has no cause either, so that readiness could not tell Sentinels
-    that are gone from Sentinels that hang or refuse the password.
+    redis-py moves the Sentinel that responded to the front by swapping two items of a shared list. If two threads do so
+    at the same time, which a failover makes likely, one Sentinel is listed twice and another one is lost until a
+    restart. Its error has no cause, so readiness could not distinguish Sentinels that are down from Sentinels that hang
+    or reject the password.
     """
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Return the host and port of the primary. The Sentinel that answered last time is asked first."""
+        """Return the host and port of the primary. The Sentinel that responded last time is queried first.
+
+        Raises UnknownServiceError or PrimaryDownError, or MasterNotFoundError if no Sentinel responds.
+        """
         sentinels = self.sentinels
         failures: list[RedisError] = []
-        is_watched = False
+        is_monitored = False
         for sentinel in sentinels:
             try:
                 masters: Any = sentinel.sentinel_masters()
@@ -40,13 +43,13 @@ class Sentinel(redis.sentinel.Sentinel):
             if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
                 self.sentinels = [sentinel, *(other for other in sentinels if other is not sentinel)]
                 return state["ip"], state["port"]
-            is_watched = is_watched or bool(state)
+            is_monitored = is_monitored or bool(state)
         if len(failures) == len(sentinels):
-            reports = (f"{_address(one)} ({error})" for one, error in zip(sentinels, failures, strict=True))
-            raise MasterNotFoundError(f"No Sentinel answers: {', '.join(reports)}") from failures[-1]
-        if is_watched:
-            raise PrimaryDownError(f"The Sentinels report no primary of {service_name} that is up")
-        raise UnknownServiceError(f"No Sentinel that answers watches a service named {service_name}")
+            reports = (f"{_address(sentinel)} ({error})" for sentinel, error in zip(sentinels, failures, strict=True))
+            raise MasterNotFoundError(f"No Sentinel responded: {', '.join(reports)}") from failures[-1]
+        if is_monitored:
+            raise PrimaryDownError(f"No primary of {service_name} is up, according to the Sentinels")
+        raise UnknownServiceError(f"No Sentinel monitors a service named {service_name}")
 
 
 def _address(sentinel: redis.Redis) -> str:

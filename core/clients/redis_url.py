@@ -1,11 +1,11 @@
-"""Reads REDIS_URL: the URL of one server, or of a group of servers that Redis Sentinel watches.
+"""Parse REDIS_URL: the URL of one server, or of a group of servers that Redis Sentinel monitors.
 
-redis-py parses the first kind itself and has no URL for the second, which is written as other libraries write it:
+redis-py has URLs for single servers only. For Sentinel we use the form of other libraries:
 
     redis+sentinel://[user:password@]sentinel1[:26379],sentinel2[:26379]/service[/database][?options]
 
-`rediss+sentinel` means TLS to Redis and to the Sentinels. User and password are those of Redis, the Sentinels' own are
-the options `sentinel_username` and `sentinel_password`. All other options are redis-py's, as in its own URLs.
+`rediss+sentinel` means TLS to Redis and to the Sentinels. `user` and `password` log in to Redis; the options
+`sentinel_username` and `sentinel_password` log in to the Sentinels. All other options are redis-py's.
 """
 
 import re
@@ -20,21 +20,21 @@ from redis.sentinel import SentinelConnectionPool
 
 from core.clients.redis_sentinel import Sentinel
 
-_SINGLE, _SENTINEL = ("redis", "rediss", "unix"), ("redis+sentinel", "rediss+sentinel")
+_SERVER, _SENTINEL = ("redis", "rediss", "unix"), ("redis+sentinel", "rediss+sentinel")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
-SCHEMES = (*_SINGLE, *_SENTINEL)
+SCHEMES = (*_SERVER, *_SENTINEL)
 SENTINEL_PORT = 26379
 _EXAMPLE = "redis+sentinel://sentinel1:26379,sentinel2:26379/service/0"
-# The password may hold anything but "/", "?" and "#", so the last "@" ends it.
+# The password may contain any character but "/", "?" and "#", so the last "@" ends it.
 _URL = re.compile(
     r"(?P<scheme>[a-z+]+)://((?P<login>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
 )
-_OWN = {"sentinel_username": "username", "sentinel_password": "password"}
+_SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """What a URL says, as keyword arguments of redis-py. Without `sentinels` the options name the server."""
+    """Keyword arguments for redis-py. If `sentinels` is empty, `options` name the server."""
 
     options: dict[str, Any] = field(repr=False)
     sentinels: tuple[tuple[str, int], ...] = ()
@@ -42,14 +42,14 @@ class RedisUrl:
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def pool(self, options: dict[str, Any]) -> ConnectionPool:
-        """Returns a pool of connections to the server, or to whichever server is the group's primary.
+        """Return a connection pool for the server, or for the current primary of the group, without connecting.
 
-        `options` are this URL's, with what the caller adds or replaces. Nothing is connected yet.
+        `options` are this URL's, which the caller may change.
         """
         if not self.sentinels:
             return ConnectionPool(**options)
-        # The Sentinels are asked one after the other. Together they get the time that Redis gets, and each is asked
-        # once: without this argument redis-py retries ten times, which takes a minute when a Sentinel is frozen.
+        # Sentinels are queried one after the other, so they share the timeout of one call. Without retries, because
+        # redis-py's default of ten takes a minute if a Sentinel hangs.
         timeouts = {
             name: options[name] / len(self.sentinels)
             for name in ("socket_timeout", "socket_connect_timeout")
@@ -61,22 +61,25 @@ class RedisUrl:
 
 
 def parse(url: str) -> RedisUrl:
-    """Returns what the URL says. Raises ValueError with the end of a sentence that quotes nothing of it."""
+    """Return the parsed URL.
+
+    Raises ValueError with the rest of a sentence that starts with REDIS_URL and that quotes no part of the URL.
+    """
     parts = _URL.fullmatch(url)
     if not parts:
-        raise ValueError("is not a URL: escape special characters in its parts as %XX")
+        raise ValueError("is not a valid URL. Escape special characters in its parts as %XX.")
     if parts["scheme"] in _CLUSTER:
         raise ValueError(
-            "names a Redis Cluster, which is not supported: use one server (redis://host:6379/0) "
-            f"or a group that Redis Sentinel watches ({_EXAMPLE})"
+            "points to a Redis Cluster, which is not supported. Use one server (redis://host:6379/0) "
+            f"or a group that Redis Sentinel monitors ({_EXAMPLE})."
         )
     if parts["scheme"] not in SCHEMES:
-        raise ValueError(f"must be a URL that starts with {' or '.join(scheme + '://' for scheme in SCHEMES)}")
-    parsed = _parse_group(parts) if parts["scheme"] in _SENTINEL else _parse_server(url, parts)
+        raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}")
+    parsed = _parse_sentinel(parts) if parts["scheme"] in _SENTINEL else _parse_server(url, parts)
     try:
-        parsed.pool(parsed.options).make_connection()  # connects nothing, but refuses what redis-py does not take
-    except Exception:  # redis-py raises TypeError, ValueError or its own, some of which quote the value
-        raise ValueError("has an option that redis-py does not take") from None
+        parsed.pool(parsed.options).make_connection()  # does not connect, but validates the options
+    except Exception:  # TypeError, ValueError or redis-py's own; some messages quote the value
+        raise ValueError("has an option that redis-py does not accept. Remove it or correct its value.") from None
     return parsed
 
 
@@ -84,30 +87,30 @@ def _parse_server(url: str, parts: re.Match[str]) -> RedisUrl:
     path = parts["path"] or ""
     if parts["scheme"] == "unix":
         if not path.strip("/"):
-            raise ValueError("names no socket: unix:///run/redis/redis.sock?db=0")
+            raise ValueError("has no socket path. Use the form unix:///run/redis/redis.sock?db=0")
     elif "," in parts["hosts"] + path:
-        raise ValueError(f"names several hosts: use one, or the Sentinels that watch them ({_EXAMPLE})")
+        raise ValueError(f"has several hosts. Use one, or the Sentinels that monitor them ({_EXAMPLE}).")
     elif not parts["hosts"] and not path.strip("/"):
-        raise ValueError("names no host: redis://host:6379/0")
+        raise ValueError("has no host. Use the form redis://host:6379/0")
     else:
         _database(path.removeprefix("/"))
-    return RedisUrl(_redis_py(url))
+    return RedisUrl(_redis_py_options(url))
 
 
-def _parse_group(parts: re.Match[str]) -> RedisUrl:
+def _parse_sentinel(parts: re.Match[str]) -> RedisUrl:
     sentinels = tuple(_address(host) for host in parts["hosts"].split(","))
     service, _, database = (parts["path"] or "").removeprefix("/").partition("/")
     if not service:
-        raise ValueError(f"names no service: {_EXAMPLE}")
+        raise ValueError(f"has no service name. Use the form {_EXAMPLE}")
     query = parse_qsl(parts["query"] or "", keep_blank_values=True)
-    rest = urlencode([pair for pair in query if pair[0] not in _OWN])
+    redis_query = urlencode([pair for pair in query if pair[0] not in _SENTINEL_OPTIONS])
     scheme = parts["scheme"].removesuffix("+sentinel")
-    options = _redis_py(f"{scheme}://{parts['login'] or ''}@/{_database(database)}?{rest}")
+    options = _redis_py_options(f"{scheme}://{parts['login'] or ''}@/{_database(database)}?{redis_query}")
     if options.pop("connection_class", None):
         options["ssl"] = True
     shared = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
-    own = {_OWN[name]: value for name, value in query if name in _OWN and value}
-    return RedisUrl(options, sentinels, unquote(service), {**shared, **own})
+    credentials = {_SENTINEL_OPTIONS[name]: value for name, value in query if name in _SENTINEL_OPTIONS and value}
+    return RedisUrl(options, sentinels, unquote(service), {**shared, **credentials})
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -117,39 +120,40 @@ def _address(text: str) -> tuple[str, int]:
     except ValueError:
         host, port = "", None
     if not host:
-        raise ValueError(f"names a Sentinel that is not host:port: {_EXAMPLE}")
+        raise ValueError(f"has an invalid Sentinel address. Use the form {_EXAMPLE}")
     return host, port or SENTINEL_PORT
 
 
 def _database(text: str) -> str:
-    """Returns the number. redis-py would take anything else for 0."""
+    """Return the text if it is a number or empty. redis-py would treat any other text as 0."""
     if not re.fullmatch("[0-9]*", text):
-        raise ValueError("names a database that is not a number: redis://host:6379/0")
+        raise ValueError("has an invalid database number. Use the form redis://host:6379/0")
     return text
 
 
-def _redis_py(url: str) -> dict[str, Any]:
+def _redis_py_options(url: str) -> dict[str, Any]:
     try:
+        # Undocumented. The public `ConnectionPool.from_url` does not return the options.
         options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:
-        raise ValueError("has a port or an option that redis-py can't read: escape special characters as %XX") from None
+        raise ValueError("has an invalid port or option. Escape special characters as %XX.") from None
     return options
 
 
-def secrets(url: str) -> set[str]:
-    """Returns every password in the URL as it is written and as it is meant."""
+def passwords(url: str) -> set[str]:
+    """Return every password in the URL, quoted and unquoted, for redaction."""
     parts = _URL.fullmatch(url)
     if not parts:
         return set()
-    passwords = [(parts["login"] or "").partition(":")[2]]
+    quoted = [(parts["login"] or "").partition(":")[2]]
     for pair in (parts["query"] or "").split("&"):
         name, _, value = pair.partition("=")
-        passwords += [value] if name.endswith("password") else []
-    return {form for password in passwords for form in (password, unquote(password)) if form}
+        quoted += [value] if name.endswith("password") else []
+    return {form for password in quoted for form in (password, unquote(password)) if form}
 
 
-def where(url: str) -> str:
-    """Returns where the URL points to, without credentials and options."""
+def location(url: str) -> str:
+    """Return the hosts and the service, or the socket, of the URL, without credentials and options."""
     parts = _URL.fullmatch(url)
     if not parts:
         return "REDIS_URL"
@@ -157,10 +161,11 @@ def where(url: str) -> str:
         return unquote(parts["path"] or "")
     if parts["scheme"] in _SENTINEL:
         group = parse(url)
-        return f"primary of {group.service}, Sentinels {', '.join(join(*sentinel) for sentinel in group.sentinels)}"
+        sentinels = ", ".join(join_host_port(*sentinel) for sentinel in group.sentinels)
+        return f"primary of {group.service}, Sentinels {sentinels}"
     options = parse(url).options
-    return join(options.get("host", "localhost"), options.get("port", 6379))
+    return join_host_port(options.get("host", "localhost"), options.get("port", 6379))
 
 
-def join(host: str, port: int) -> str:
+def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

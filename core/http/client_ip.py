@@ -1,4 +1,4 @@
-"""Where a request comes from."""
+"""The client's IP address."""
 
 from ipaddress import ip_address
 
@@ -7,10 +7,10 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str:
-    """Returns the IP address of the client, "" if it isn't known (a request over a unix socket).
+    """Return the client's IP address, or "" if it is unknown, as on a Unix socket.
 
-    Under `BEHIND_PROXY` exactly one trusted proxy is in front, and the last address in X-Forwarded-For is what it saw.
-    All before that, and the whole header without a proxy, is whatever the client likes to say.
+    With `BEHIND_PROXY` exactly one trusted proxy is in front, so the last address in X-Forwarded-For is the one that
+    the proxy saw. Clients can forge all earlier addresses, and without a proxy the whole header.
     """
     candidates = [request.META.get("REMOTE_ADDR", "")]
     if settings.BEHIND_PROXY:

@@ -1,4 +1,4 @@
-"""django-prometheus' inner middleware: the same metrics for a third less of a request's time."""
+"""django-prometheus' inner middleware with caches, which save a third of a request's processor time."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from django_prometheus import middleware
 
 
 class PrometheusAfterMiddleware(middleware.PrometheusAfterMiddleware):  # type: ignore[misc]  # it has no types
-    """Finds a series once for the process, and a response's charset once for the response."""
+    """Caches each labelled metric for the process, and the charset for the response."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._series: dict[tuple[Any, ...], Any] = {}
+        self._labelled: dict[tuple[Any, ...], Any] = {}
 
     def label_metric(
         self, metric: Any, request: HttpRequest, response: HttpResponse | None = None, **labels: str
@@ -19,12 +19,13 @@ class PrometheusAfterMiddleware(middleware.PrometheusAfterMiddleware):  # type: 
         if not labels:
             return metric
         key = (metric, *labels.values())
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = metric.labels(**labels)
-        return series
+        labelled = self._labelled.get(key)
+        if labelled is None:
+            labelled = self._labelled[key] = metric.labels(**labels)
+        return labelled
 
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        response.charset = response.charset  # read out of a header by a regular expression, each time
-        answer: HttpResponse = super().process_response(request, response)
-        return answer
+        # Without an explicit charset, each access parses the Content-Type header with a regular expression.
+        response.charset = response.charset
+        result: HttpResponse = super().process_response(request, response)
+        return result

@@ -1,4 +1,4 @@
-"""What browsers are told of our answers: what a page may load and do, and to keep none of the admin's."""
+"""Security headers: Content-Security-Policy, Permissions-Policy, and `no-store` for the admin."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from csp.middleware import CSPMiddleware
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
-from core.api.exceptions import in_admin
+from core.http.error_handlers import in_admin
 
-# What isn't a page loads nothing, if a browser is made to take it for one.
-_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
-_NOT_USED = ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
-_PERMISSIONS = ", ".join(f"{feature}=()" for feature in _NOT_USED)
+# Other responses get a deny-all policy, in case a browser is tricked into rendering them as HTML.
+_NON_HTML_CSP = "default-src 'none'; frame-ancestors 'none'"
+_DENIED_FEATURES = ("camera", "display-capture", "geolocation", "microphone", "payment", "usb")
+_PERMISSIONS_POLICY = ", ".join(f"{feature}=()" for feature in _DENIED_FEATURES)
 
 
 class SecurityHeadersMiddleware(CSPMiddleware):
-    """Adds Content-Security-Policy, which pages have from the settings, Permissions-Policy, the admin's `no-store`."""
+    """Adds the headers. HTML pages get the Content-Security-Policy of the settings."""
 
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
         if in_admin(request):
             add_never_cache_headers(response)
             patch_vary_headers(response, ["Cookie"])
         if response.get("Content-Type", "").startswith("text/html"):
-            response["Permissions-Policy"] = _PERMISSIONS
+            response["Permissions-Policy"] = _PERMISSIONS_POLICY
             return super().process_response(request, response)
-        response[HEADER] = _NO_PAGE
+        response[HEADER] = _NON_HTML_CSP
         return response  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ def _identify_server(client: Client) -> None:
     client.version = server.get("valkey_version") or server.get("redis_version")
     client.endpoint = describe_endpoint()
     if isinstance(client.connection_pool, SentinelConnectionPool):
-        client.endpoint = f"{redis_url.join(*client.connection_pool.master_address)}, {client.endpoint}"
+        client.endpoint = f"{redis_url.join_host_port(*client.connection_pool.master_address)}, {client.endpoint}"
 
 
 _connection = PersistentConnection(_connect)
@@ -77,7 +77,7 @@ _connection = PersistentConnection(_connect)
 
 def describe_endpoint() -> str:
     """Return the configured endpoint, without credentials."""
-    return redis_url.where(settings.REDIS_URL)
+    return redis_url.location(settings.REDIS_URL)
 
 
 def redis(seconds: float) -> CheckOutput:

@@ -100,7 +100,7 @@ def inside() -> None:
     histogram = metrics.REDIS_CALLS.labels("GET", "ok")
     subjects: dict[str, Callable[[], Any]] = {
         "none": behind("-"),
-        "our request's own: trace id, log, one metric": behind("core.http.request_logging."),
+        "our request's own: trace id, log, one metric": behind("core.http.request_"),
         "django-prometheus'": behind(*prometheus),
         "all": behind(""),
         "a counter": counter.inc,

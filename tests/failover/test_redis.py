@@ -21,7 +21,7 @@ from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
 from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
-from tests.support.sentinel import QUOTED, Group, Redis, within
+from tests.support.sentinel import QUOTED, Group, Redis, succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
@@ -130,7 +130,7 @@ def lose(group: Group, fault: str) -> tuple[list[Valkey], float]:
     lost: list[Valkey] = [primary, group.sentinels[0]]
     for server in lost:
         getattr(server, fault)()
-    assert within(30, lambda: group.primary is not primary)
+    assert succeeds_within(30, lambda: group.primary is not primary)
     return lost, began
 
 
@@ -139,12 +139,12 @@ def test_no_page_fails(database: str, group: Group, url: str, record_property: C
         VoiceAssistServer(DATABASE_URL=database, REDIS_URL=url, WEB_CONCURRENCY="2", HEALTH_MAX_AGE="0.5") as app,
         Browsing(app) as browsing,
     ):
-        assert within(20, browsing.is_ready)
+        assert succeeds_within(20, browsing.is_ready)
         for fault in ("kill", "freeze"):
             pages, browsing.slowest = browsing.pages[200], 0.0
             lost, began = lose(group, fault)
             promoted = time.monotonic() - began
-            assert within(20, browsing.is_ready)
+            assert succeeds_within(20, browsing.is_ready)
             figures = {
                 "promoted after": round(promoted, 1),
                 "not ready from and to": [round(t, 1) for t in browsing.not_ready_since(began)],
@@ -155,7 +155,7 @@ def test_no_page_fails(database: str, group: Group, url: str, record_property: C
             print(fault, figures)
             for server in lost:
                 server.start() if fault == "kill" else server.thaw()
-            assert within(60, group.settled)
+            assert succeeds_within(60, group.is_settled)
             assert browsing.is_ready()
     assert browsing.failed == []
     assert browsing.pages[200] > 100
@@ -188,7 +188,7 @@ def test_the_proxy_leads_to_the_primary_alone(group: Group, tmp_path: Path) -> N
             with pytest.raises(redis.ConnectionError):  # the proxy ends what waits for the frozen one
                 waiting.ping()
             assert time.monotonic() - began < 15
-        assert within(30, lambda: port() == str(new.port))
+        assert succeeds_within(30, lambda: port() == str(new.port))
         old.thaw()
         both = {name_of(group, old), name_of(group, new)}
         proxy.wait_for("redis", both)  # the old one takes itself for the primary still

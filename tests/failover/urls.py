@@ -52,4 +52,4 @@ urlpatterns = [
     path("append-in-transaction", append_in_transaction),
     path("read/<uuid:session_id>", read),
 ]
-handler500 = "core.api.exceptions.server_error"  # ours, which tells an outage from a defect
+handler500 = "core.http.error_handlers.server_error"  # ours, which tells an outage from a defect

@@ -23,7 +23,7 @@ from health.check_runner import Result, Runner
 from health.checks import checks
 from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, Valkey, free_port
 from tests.support.plugin import API_KEY, drop_readiness_connections
-from tests.support.proxy import Proxy, TlsFront
+from tests.support.proxy import Proxy, TlsProxy
 from tests.support.qdrant_server import QdrantServer
 from voiceassist.environment import Environment
 
@@ -355,12 +355,12 @@ def test_verifies_tls_certificates(
     expected: str | None,
 ) -> None:
     file = authorities[trusted]
-    with TlsFront(database.port, context, postgres=True) as front:
+    with TlsProxy(database.port, context, postgres=True) as front:
         url = database.url.replace(f":{database.port}", f":{front.port}")
         point_at(database=f"{url}?sslmode=verify-full&sslrootcert={file}")
         assert reason("postgres") == expected
         drop_readiness_connections()
-    with TlsFront(cache.port, context) as front:
+    with TlsProxy(cache.port, context) as front:
         url = cache.url.replace(f":{cache.port}", f":{front.port}").replace("redis:", "rediss:")
         point_at(cache=f"{url}?ssl_ca_certs={file}")
         assert reason("redis") == expected

@@ -1,4 +1,4 @@
-"""Threads that put a load on a server while a block runs."""
+"""Threads that send load to a server while a block runs."""
 
 import threading
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from typing import Any, Self
 
 
 class Clients:
-    """Used as a context manager. Each client runs until `_stop` is set, which happens at the end of the block."""
+    """A context manager that runs each client in a thread. Clients have to return when `_stop` is set, at its end."""
 
-    JOIN_TIMEOUT = 120.0  # seconds that a client may take to end
+    JOIN_TIMEOUT = 120.0  # seconds that a client may take to return
 
     def __init__(self, *clients: Callable[[], Any]) -> None:
         self._stop = threading.Event()
@@ -23,4 +23,4 @@ class Clients:
         self._stop.set()
         for thread in self._threads:
             thread.join(self.JOIN_TIMEOUT)
-            assert not thread.is_alive(), "a client has no end"
+            assert not thread.is_alive(), "a client did not return"

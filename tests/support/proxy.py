@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections as networks and servers do. Its mode can be changed at any time."""
+"""TCP proxies for tests: one that simulates network faults, and one that adds TLS."""
 
 import socket
 import ssl
@@ -7,26 +7,26 @@ import threading
 import time
 from contextlib import suppress
 
-_NONSENSE = {
+_INVALID_RESPONSES = {
     "garbage": bytes(range(255, 127, -1)) + b"\r\n\r\n",
     "html": b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<html>Oh no</html>\r\n",
 }
 
 MODES = {
-    "pass": "what comes is passed on",
-    "refuse": "nobody listens, and what was open is closed",
-    "silent": "connections are made, but nothing comes through any more, on open ones neither",
-    "reset": "connections are reset, open ones too",
-    "close": "connections are closed at once, open ones too",
-    "truncate": "the server's answer ends after `truncate_after` bytes",
-    "delay": "each piece is passed on `delay` seconds late",
-    "garbage": "bytes that are no protocol's",
-    "html": "an HTTP proxy's page",
+    "pass": "forwards all data",
+    "refuse": "stops listening and closes open connections",
+    "silent": "accepts connections, but discards all data, also on open connections",
+    "reset": "resets new and open connections",
+    "close": "closes new and open connections",
+    "truncate": "closes the connection after `truncate_after` bytes of the response",
+    "delay": "forwards all data `delay` seconds late",
+    "garbage": "sends bytes that belong to no protocol",
+    "html": "sends the error page of an HTTP proxy",
 }
 
 
 class Proxy:
-    """Listens on a free loopback port and passes on to `target`'s port on loopback."""
+    """Listens on a free loopback port and forwards to the loopback port `target`. `mode` can be changed at any time."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -35,7 +35,7 @@ class Proxy:
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self.accepted = self.swallowed = 0  # connections, bytes
+        self.accepted = self.discarded = 0  # connections, bytes
         self.port = 0
         self._listen()
 
@@ -46,13 +46,13 @@ class Proxy:
     @mode.setter
     def mode(self, mode: str) -> None:
         assert mode in MODES
-        before, self._mode = self._mode, mode
-        if before == "refuse" and mode != "refuse":
+        previous, self._mode = self._mode, mode
+        if previous == "refuse" and mode != "refuse":
             self._listen()
         if mode == "refuse":
-            self._hush()
+            self._stop_listening()
         if mode in ("refuse", "reset", "close"):
-            self._break_open(reset=mode == "reset")
+            self._break_connections(reset=mode == "reset")
 
     @property
     def open_connections(self) -> int:
@@ -65,7 +65,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True)
         self._thread.start()
 
-    def _hush(self) -> None:
+    def _stop_listening(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
         self._listener.close()
@@ -82,23 +82,23 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         server = socket.socket()
-        mode = self.mode  # as it is now: it can change while we wait
+        mode = self.mode  # read once, because it can change during this function
         with self._lock:
             self._open |= {client, server}
         try:
             if mode in ("reset", "close"):
-                _end(client, reset=mode == "reset")
-            elif mode in _NONSENSE:
+                _shut_down(client, reset=mode == "reset")
+            elif mode in _INVALID_RESPONSES:
                 client.recv(65536)
-                client.sendall(_NONSENSE[mode])
-                while client.recv(65536):  # what is unread at the close would become a reset
+                client.sendall(_INVALID_RESPONSES[mode])
+                while client.recv(65536):  # closing with unread data would reset the connection
                     pass
             else:
                 server.connect(("127.0.0.1", self.target))
-                back = threading.Thread(target=self._pump, args=(server, client, True), name="proxy", daemon=True)
-                back.start()
+                responses = threading.Thread(target=self._pump, args=(server, client, True), name="proxy", daemon=True)
+                responses.start()
                 self._pump(client, server, False)
-                back.join()
+                responses.join()
         except OSError:
             pass
         finally:
@@ -107,72 +107,74 @@ class Proxy:
             client.close()
             server.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answer: bool) -> None:
-        """Passes on one direction. What was swallowed never comes through later."""
+    def _pump(self, source: socket.socket, sink: socket.socket, is_response: bool) -> None:
+        """Forward one direction. Data that was discarded is never sent later."""
         try:
             while data := source.recv(65536):
                 mode = self.mode
                 if mode == "silent":
-                    self.swallowed += len(data)
+                    self.discarded += len(data)
                     continue
-                if mode in _NONSENSE and answer:
-                    data = _NONSENSE[mode]
+                if mode in _INVALID_RESPONSES and is_response:
+                    data = _INVALID_RESPONSES[mode]
                 if mode == "delay":
                     time.sleep(self.delay)
-                if mode == "truncate" and answer:
+                if mode == "truncate" and is_response:
                     sink.sendall(data[: self.truncate_after])
                     break
                 sink.sendall(data)
         except OSError:
             pass
         finally:
-            _end(source)
-            _end(sink)
+            _shut_down(source)
+            _shut_down(sink)
 
-    def _break_open(self, *, reset: bool) -> None:
+    def _break_connections(self, *, reset: bool) -> None:
         with self._lock:
             for connection in self._open:
-                _end(connection, reset=reset)
+                _shut_down(connection, reset=reset)
 
     def __enter__(self) -> "Proxy":
         return self
 
     def __exit__(self, *args: object) -> None:
         if self.mode != "refuse":
-            self._hush()
-        self._break_open(reset=True)
+            self._stop_listening()
+        self._break_connections(reset=True)
         end = time.monotonic() + 5
         while self.open_connections and time.monotonic() < end:
             time.sleep(0.01)
 
 
-def _end(connection: socket.socket, *, reset: bool = False) -> None:
+def _shut_down(connection: socket.socket, *, reset: bool = False) -> None:
     with suppress(OSError):
         if reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class TlsFront:
-    """Speaks TLS with clients and passes on in plain: the wheels' servers are built without TLS.
+class TlsProxy:
+    """Terminates TLS, because the servers in the wheels are built without it.
 
-    With `postgres` it first answers PostgreSQL's question for TLS, which is asked in plain. With `or_plain` it passes
-    on what does not begin with a TLS handshake, because the wheels' own connections to each other are plain.
+    With `postgres` it first accepts PostgreSQL's SSLRequest. With `allow_plain` it also forwards connections without
+    a TLS handshake, because the servers connect to each other without TLS.
     """
 
-    def __init__(self, target: int, context: ssl.SSLContext, *, postgres: bool = False, or_plain: bool = False) -> None:
-        self._target, self._context, self._postgres, self._or_plain = target, context, postgres, or_plain
-        self.secured = 0  # connections
+    def __init__(
+        self, target: int, context: ssl.SSLContext, *, postgres: bool = False, allow_plain: bool = False
+    ) -> None:
+        self._target, self._context, self._postgres, self._allow_plain = target, context, postgres, allow_plain
+        self.tls_connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name="tls", daemon=True)
 
-    def __enter__(self) -> "TlsFront":
+    def __enter__(self) -> "TlsProxy":
         self._thread.start()
         return self
 
     def __exit__(self, *args: object) -> None:
-        _end(self._listener)  # wakes accept()
+        _shut_down(self._listener)  # wakes accept()
         self._listener.close()
         self._thread.join(5)
 
@@ -187,11 +189,11 @@ class TlsFront:
             if self._postgres:
                 client.recv(8)
                 client.sendall(b"S")
-            if self._or_plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
+            if self._allow_plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
                 _relay(client, server)
                 return
             with self._context.wrap_socket(client, server_side=True) as secure:
-                self.secured += 1
+                self.tls_connections += 1
                 _relay(secure, server)
 
 

@@ -1,6 +1,6 @@
-"""A small server that answers as Qdrant's REST interface does, and that can be made to fail in every way.
+"""A fake Qdrant server with a REST API that can simulate every kind of fault.
 
-It knows what this phase asks: the probes, the key, and collections. It stores no points.
+It implements what the application uses: probes, API keys and collections. It stores no points.
 """
 
 import json
@@ -14,13 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 VERSION = "1.20.0"
-OPEN = {"/", "/healthz", "/livez", "/readyz"}  # need no key
+PUBLIC_PATHS = {"/", "/healthz", "/livez", "/readyz"}  # no API key required
 
 
 class Handler(BaseHTTPRequestHandler):
     server: "QdrantServer"
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body go in two pieces: the second would wait for an acknowledgement
+    disable_nagle_algorithm = True  # otherwise the body, sent after the headers, waits for an acknowledgement
 
     def log_message(self, *args: object) -> None: ...
 
@@ -35,32 +35,32 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             return
 
-    def answer(self) -> None:
+    def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.traceparents += filter(None, [self.headers.get("traceparent")])
         fault = FAULTS.get(self.server.fault)
         try:
             if fault:
                 fault(self)
-            elif (refusal := self._refusal()) is not None:
-                self.send(*refusal)
+            elif (error := self._authorization_error()) is not None:
+                self.send(*error)
             else:
                 self._route(json.loads(body or "null"))
-        except OSError:  # the client went away
+        except OSError:  # the client has disconnected
             self.close_connection = True
 
-    do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815  # the names that http.server calls
+    do_GET = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815  # names that http.server calls
 
-    def _refusal(self) -> tuple[int, str] | None:
+    def _authorization_error(self) -> tuple[int, str] | None:
         path = self.path.split("?")[0]
-        if path in OPEN or not self.server.api_key:
+        if path in PUBLIC_PATHS or not self.server.api_key:
             return None
-        given = self.headers.get("api-key") or (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if not given:
+        api_key = self.headers.get("api-key") or (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if not api_key:
             return 401, "Must provide an API key or an Authorization bearer token"
-        if given == self.server.read_only_key and self.command in ("PUT", "DELETE"):
+        if api_key == self.server.read_only_key and self.command in ("PUT", "DELETE"):
             return 403, "Forbidden: the API key allows reading only"
-        return None if given in (self.server.api_key, self.server.read_only_key) else (401, "Invalid API key or JWT")
+        return None if api_key in (self.server.api_key, self.server.read_only_key) else (401, "Invalid API key or JWT")
 
     def _route(self, body: Any) -> None:
         path = self.path.split("?")[0]
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             ready = self.server.shards_ready
             self.send(200 if ready else 503, "all shards are ready" if ready else "some shards are not ready")
-        elif path in OPEN:
+        elif path in PUBLIC_PATHS:
             self.send(200, f"{path[1:]} check passed")
         elif path == "/collections":
             names = [{"name": name} for name in self.server.collections]
@@ -80,20 +80,20 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, {"status": {"error": "Not found"}, "time": 0.0})
 
     def _collection(self, name: str, body: Any) -> None:
-        known = self.server.collections
+        collections = self.server.collections
         if self.command == "PUT":
-            known[name] = body
-        elif name not in known:
+            collections[name] = body
+        elif name not in collections:
             self.send(404, {"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}, "time": 0.0})
             return
         elif self.command == "DELETE":
-            del known[name]
+            del collections[name]
         self.send(200, {"result": True, "status": "ok", "time": 1e-6})
 
-    def send(self, status: int, content: Any, *, kind: str = "text/plain", length: int | None = None) -> None:
+    def send(self, status: int, content: Any, *, content_type: str = "text/plain", length: int | None = None) -> None:
         data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", kind if isinstance(content, str) else "application/json")
+        self.send_header("Content-Type", content_type if isinstance(content, str) else "application/json")
         self.send_header("Content-Length", str(len(data) if length is None else length))
         self.end_headers()
         self.wfile.write(data)
@@ -128,8 +128,8 @@ FAULTS: dict[str | None, Callable[[Handler], None]] = {
     "403": lambda h: h.send(403, "Forbidden"),
     "500": lambda h: h.send(500, {"status": {"error": "Service internal error"}, "time": 0.0}),
     "503": lambda h: h.send(503, "upstream connect error"),
-    "502 html": lambda h: h.send(502, "<html><h1>Bad Gateway</h1></html>", kind="text/html"),
-    "html": lambda h: h.send(200, "<html><h1>Please log in</h1></html>", kind="text/html"),
+    "502 html": lambda h: h.send(502, "<html><h1>Bad Gateway</h1></html>", content_type="text/html"),
+    "html": lambda h: h.send(200, "<html><h1>Please log in</h1></html>", content_type="text/html"),
     "text": lambda h: h.send(200, "hello"),
     "wrong shape": lambda h: h.send(200, {"result": [1, 2, 3]}),
     "list": lambda h: h.send(200, [1, 2, 3]),
@@ -146,7 +146,7 @@ FAULTS: dict[str | None, Callable[[Handler], None]] = {
 
 
 class QdrantServer(ThreadingHTTPServer):
-    """`fault` is None or a key of FAULTS; it can be changed at any time."""
+    """A context manager. `fault` is None or a key of FAULTS and can be changed at any time."""
 
     daemon_threads = True
     block_on_close = False
@@ -163,13 +163,13 @@ class QdrantServer(ThreadingHTTPServer):
         self.fault: str | None = None
         self.shards_ready = True
         self.collections: dict[str, Any] = {}
-        self.traceparents: list[str] = []  # of the calls that had one
+        self.traceparents: list[str] = []  # of the requests that had the header
         self.open_connections: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="qdrant", daemon=True)
 
     def handle_error(self, *args: object) -> None:
-        """A client that went away is no error here."""
+        """Ignore clients that disconnect."""
 
     def __enter__(self) -> "QdrantServer":
         self._thread.start()

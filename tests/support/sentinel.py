@@ -1,4 +1,4 @@
-"""A real group of Redis servers that Sentinels watch, from the wheel: a primary, a replica and three Sentinels."""
+"""A real Redis group under Sentinel, from the wheel: a primary, a replica and three Sentinels."""
 
 import ssl
 import time
@@ -12,17 +12,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.dependency_servers import Server, Valkey
-from tests.support.proxy import TlsFront
+from tests.support.proxy import TlsProxy
 from voiceassist.embedded.programs import valkey_program
 
-SERVICE = "MyPrimary"  # not in lower case, as a host name would be
-DOWN_AFTER = 1.0  # seconds until a Sentinel takes a server that is silent for lost
-# A comma and a colon need no escape in a URL, a slash and an at-sign do.
+SERVICE = "MyPrimary"  # mixed case, because a client that treats it as a host name would convert it to lower case
+DOWN_AFTER = 1.0  # seconds after which Sentinel considers a silent server to be down
+# In a URL, "/" and "@" have to be escaped; "," and ":" do not.
 PASSWORD, QUOTED = "re:dis,pa/ss@word", "re:dis,pa%2Fss%40word"
 SENTINEL_PASSWORD, SENTINEL_QUOTED = "sen:ti,nel/pass+word", "sen:ti,nel%2Fpass%2Bword"
 
 
-def within(seconds: float, condition: Callable[[], object]) -> bool:
+def succeeds_within(seconds: float, condition: Callable[[], object]) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -53,46 +53,46 @@ class Sentinel(Valkey):
         return [valkey_program(), str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def query(self, command: str) -> Any:
-        once = Retry(NoBackoff(), 0)
-        with redis.Redis(port=self.port, password=self.password, socket_timeout=0.5, retry=once) as client:
+        no_retry = Retry(NoBackoff(), 0)
+        with redis.Redis(port=self.port, password=self.password, socket_timeout=0.5, retry=no_retry) as client:
             return getattr(client, command)(SERVICE) if command != "sentinel_masters" else client.sentinel_masters()
 
 
 class Group:
-    """Used as a context manager. With `context` clients may speak TLS to all of it, on ports of their own."""
+    """A context manager that runs the servers. With `context` they also accept TLS, on the ports of `tls_proxies`."""
 
     def __init__(self, folder: Path, *, context: ssl.SSLContext | None = None) -> None:
         self._stack = ExitStack()
         first, second = Redis(folder / "first"), Redis(folder / "second")
         self.nodes = [first, second]
-        self.fronts = self._front(self.nodes, context)
+        self.tls_proxies = self._tls_proxies(self.nodes, context)
         for node, port in zip(self.nodes, self._ports(self.nodes), strict=True):
             node.options = ("--primaryauth", PASSWORD, "--replica-announce-port", str(port))
             node.options += ("--repl-diskless-sync-delay", "0")
         second.options += ("--replicaof", f"127.0.0.1 {self._ports(self.nodes)[0]}")
         self.sentinels = [Sentinel(folder / f"sentinel{n}", self._ports(self.nodes)[0]) for n in range(3)]
-        self.fronts |= self._front(self.sentinels, context)
+        self.tls_proxies |= self._tls_proxies(self.sentinels, context)
 
-    def _front(self, servers: Any, context: ssl.SSLContext | None) -> dict[Server, TlsFront]:
+    def _tls_proxies(self, servers: Any, context: ssl.SSLContext | None) -> dict[Server, TlsProxy]:
         if context is None:
             return {}
-        return {server: TlsFront(server.port, context, or_plain=True) for server in servers}
+        return {server: TlsProxy(server.port, context, allow_plain=True) for server in servers}
 
     def _ports(self, servers: Any) -> list[int]:
-        return [(self.fronts.get(server) or server).port for server in servers]
+        return [(self.tls_proxies.get(server) or server).port for server in servers]
 
     def url(self, *, scheme: str = "redis", options: str = "") -> str:
         sentinels = ",".join(f"127.0.0.1:{port}" for port in self._ports(self.sentinels))
-        own = f"sentinel_password={SENTINEL_QUOTED}"
-        return f"{scheme}+sentinel://:{QUOTED}@{sentinels}/{SERVICE}/0?{own}{options}"
+        credentials = f"sentinel_password={SENTINEL_QUOTED}"
+        return f"{scheme}+sentinel://:{QUOTED}@{sentinels}/{SERVICE}/0?{credentials}{options}"
 
     def __enter__(self) -> "Group":
-        for front in self.fronts.values():
-            self._stack.enter_context(front)
+        for proxy in self.tls_proxies.values():
+            self._stack.enter_context(proxy)
         for server in (*self.nodes, *self.sentinels):
             self._stack.callback(server.kill)
             server.start()
-        assert within(30, self.settled), self._log()
+        assert succeeds_within(30, self.is_settled), self._log()
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -103,7 +103,7 @@ class Group:
 
     @property
     def primary(self) -> Redis:
-        """What most of the Sentinels that answer take for it."""
+        """The server that most of the responding Sentinels consider the primary."""
         ports = []
         for sentinel in self.sentinels:
             try:
@@ -112,8 +112,8 @@ class Group:
                 continue
         return self.nodes[self._ports(self.nodes).index(max(ports, key=ports.count))]
 
-    def settled(self) -> bool:
-        """Says whether every Sentinel knows the others and the replica, and all of them are up."""
+    def is_settled(self) -> bool:
+        """Return whether every Sentinel knows the other Sentinels and the replica, and all of them are up."""
         try:
             for sentinel in self.sentinels:
                 state = sentinel.query("sentinel_masters")[SERVICE]

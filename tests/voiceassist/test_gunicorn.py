@@ -268,7 +268,7 @@ def test_what_is_in_flight_is_finished(servers: Servers) -> None:
             answers: list[int] = []
             slow = threading.Thread(target=lambda: answers.append(app.get("/ready")[0]))
             slow.start()
-            assert within(5, lambda: proxy.swallowed > 0)  # its check is under way
+            assert within(5, lambda: proxy.discarded > 0)  # its check is under way
             app.terminate()
             slow.join(15)
             assert answers == [503]

@@ -1,7 +1,6 @@
-"""Django's PostgreSQL backend, as django-prometheus measures it, on connections whose calls end in time.
+"""Django's PostgreSQL backend with django-prometheus' metrics, and with connections that have time limits.
 
-A connection counts as in use from a request's first query, or its waiting for a connection, to the request's end: for
-as long as a pool would have lent it to the request.
+The metric "in use" counts a connection from the first query of a request until its end, as a pool would.
 """
 
 from typing import Any
@@ -21,15 +20,16 @@ from core.metrics import DATABASE_CONNECTIONS
 
 _OPEN = DATABASE_CONNECTIONS.labels("open")
 _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
-# Seconds for connecting and for the answer. More than readiness takes, so that a slow network is not taken for a hang.
+# Seconds. Longer than readiness allows, so that a slow network is not mistaken for an outage.
 _PROBE_CONNECT_TIMEOUT, _PROBE_TIMEOUT = 3.0, 2.0
 _HEALTH_CHECK_TIMEOUT = 2.0  # seconds
 
 
 class _ConnectingWrapper(postgresql.DatabaseWrapper):
-    """Sits below django-prometheus, which counts the connections."""
+    """Opens connections, which django-prometheus' wrapper counts."""
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
+        # Undocumented: Django's method, which this one replaces, sets it.
         self.isolation_level = IsolationLevel.READ_COMMITTED
         connection = Connection.connect(**conn_params)
         _OPEN.inc()
@@ -40,11 +40,11 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
     _in_use = False
 
     def connect(self) -> None:
-        """Connect, or leave no connection behind.
+        """Connect, or close the connection if that fails halfway.
 
-        Django sets `self.connection` before it sets the connection's autocommit. An exception in between would leave a
-        connection on which Django believes that autocommit is on while psycopg has it off: everything written on it
-        would be acknowledged and never committed.
+        Undocumented: Django sets `self.connection` before it sets autocommit on it. After an exception in between,
+        Django would assume autocommit while psycopg has it off, so all later writes would be acknowledged but never
+        committed.
         """
         self._start_use()
         try:
@@ -53,27 +53,27 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
             self.close()
             raise
 
-    def _close(self) -> None:
+    def _close(self) -> None:  # private: unlike `close`, Django calls it only if there is a connection
         _OPEN.dec()
         super()._close()
 
     def close_if_health_check_failed(self) -> None:
-        """Called before each use of a connection."""
+        """Mark the connection as in use. Undocumented: Django calls this before each use."""
         self._start_use()
         super().close_if_health_check_failed()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Called before and after each request."""
+        """Mark the connection as unused. Undocumented: Django calls this before and after each request."""
         if self._in_use:
             self._in_use = False
             _IN_USE.dec()
         super().close_if_unusable_or_obsolete()
 
     def is_usable(self) -> bool:
-        """Return whether the connection works and leads to a primary. One that was demoted refuses every write."""
+        """Return whether the connection works and leads to a primary. A demoted primary would reject every write."""
         if self.connection is None:
             return False
-        seconds = min(_HEALTH_CHECK_TIMEOUT, request_time_left() / 2)  # the other half is for connecting
+        seconds = min(_HEALTH_CHECK_TIMEOUT, request_time_left() / 2)  # the other half is for reconnecting
         try:
             with self.connection.time_limit(seconds):
                 return bool(self.connection.leads_to_primary())
@@ -81,10 +81,10 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
             return False
 
     def open_probe(self, seconds: float) -> ProbeConnection:
-        """Return a connection beside the ORM's that is made like them. Connecting and each call have `seconds`."""
+        """Return a separate connection with the ORM's parameters. Connecting and each call may take `seconds`."""
         params = self.get_connection_params()
-        for only_for_orm in ("cursor_factory", "context", "prepare_threshold"):
-            params.pop(only_for_orm, None)
+        for orm_parameter in ("cursor_factory", "context", "prepare_threshold"):
+            params.pop(orm_parameter, None)
         params |= {"connect_timeout": seconds, "application_name": f"{settings.SERVICE} readiness"}
         connection = ProbeConnection.connect(**params, autocommit=True)
         connection.timeout = seconds
@@ -94,7 +94,7 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         if self._in_use:
             return
         if not circuit_breaker.allows(self._probe, request_time_left()):
-            raise OperationalError("PostgreSQL does not answer. Try again in a few seconds.") from NoAnswer()
+            raise OperationalError("PostgreSQL is not responding. Retry in a few seconds.") from NoAnswer()
         self._in_use = True
         _IN_USE.inc()
 

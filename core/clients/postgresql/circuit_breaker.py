@@ -1,15 +1,13 @@
-"""Refuses database calls at once while PostgreSQL is known not to answer.
+"""A circuit breaker that rejects database calls immediately while PostgreSQL does not respond.
 
-Every call has a time limit, but a request that waits for it holds a thread for that long, and soon no thread would be
-left. The state belongs to the process and needs no background thread: the callers themselves find out when PostgreSQL
-answers again.
+Every call has a time limit, but a request that waits for it occupies a thread, and soon no thread would be free. Each
+process has one breaker. It needs no background thread, because callers send the probes.
 
-    closed      Calls go through.
-    suspected   A call got no answer. The next caller sends a probe first; others wait for its result.
-    open        A probe got no answer either. Callers are refused, except one every RETRY_INTERVAL, which probes again.
+    closed      Calls are allowed.
+    suspected   A call got no response. The next caller sends a probe first; other callers wait for its result.
+    open        A probe got no response. Callers are rejected, except one per RETRY_INTERVAL, which probes again.
 
-Libraries for circuit breakers let a real call through to find out; here that call may write, and has a time limit that
-is too long for it.
+Circuit breaker libraries test recovery with a real call. Ours might write, and its time limit is too long for a test.
 """
 
 import math
@@ -41,23 +39,23 @@ class CircuitBreaker:
         return self._state is state
 
     def suspect(self) -> None:
-        """Make the next caller probe, because a call got no answer."""
+        """Make the next caller probe, because a call got no response."""
         if self._state is State.CLOSED:
             self._state = State.SUSPECTED
 
     def open(self) -> None:
-        """Refuse callers, because a probe got no answer."""
+        """Reject callers, because a probe got no response."""
         self._state = State.OPEN
         self._next_probe = time.monotonic() + RETRY_INTERVAL
 
     def close(self) -> None:
-        """Let callers through, because a probe was answered."""
+        """Allow calls, because a probe got a response."""
         self._state = State.CLOSED
 
     def allows(self, probe: Callable[[], None], seconds: float = math.inf) -> bool:
-        """Return whether the caller may use PostgreSQL, within `seconds` beside the time of a probe.
+        """Return whether the caller may use PostgreSQL. Wait at most `seconds` for another caller's probe.
 
-        May run `probe`, which raises NoAnswer if no answer comes.
+        May call `probe`, which has to raise NoAnswer if PostgreSQL does not respond.
         """
         if self.is_in(State.CLOSED):
             return True
@@ -65,8 +63,8 @@ class CircuitBreaker:
         if not self._lock.acquire(timeout=timeout):
             return False
         try:
-            waiting = self.is_in(State.OPEN) and time.monotonic() < self._next_probe
-            if not self.is_in(State.CLOSED) and not waiting:
+            is_too_early = self.is_in(State.OPEN) and time.monotonic() < self._next_probe
+            if not self.is_in(State.CLOSED) and not is_too_early:
                 self._probe(probe)
             return self.is_in(State.CLOSED)
         finally:
@@ -78,7 +76,7 @@ class CircuitBreaker:
         except NoAnswer:
             self.open()
         except psycopg.Error:
-            self.close()  # it fails at once, and so will the call itself
+            self.close()  # PostgreSQL fails at once, so calls need no protection and raise the error themselves
         else:
             self.close()
 

@@ -1,11 +1,11 @@
-"""psycopg connections on which no call waits for ever.
+"""psycopg connections with a time limit for every call.
 
-The ORM, readiness and the status page all open their connections with `Connection.connect`, so that what one of them
-can reach, the others can reach too.
+The ORM and readiness open their connections with `Connection.connect`, so readiness reports what requests experience.
 
-A frozen server, a network that drops packets and a commit that waits for a lost standby look the same from here: no
-answer comes. `statement_timeout` ends none of the three and `tcp_user_timeout` only the second, so the limit is
-enforced on the client's side, where it covers all of them (measured: docs/OPERATIONS.md).
+A frozen server, a network that drops packets, and a commit that waits for a lost standby look the same to a client: no
+response. `statement_timeout` ends none of the three and `tcp_user_timeout` only the second, so the client enforces the
+limit (measured in docs/OPERATIONS.md). psycopg has no public hook for that, so private parts of it are used:
+`_connect_gen`, `wait_conn`, `_WaitTimeout`, `_autocommit`, `_adapters`, `wait` (reasons in docs/UPGRADING.md).
 """
 
 import time
@@ -26,31 +26,31 @@ from core.clients.postgresql.servers import Address, address_of, preference, res
 from core.clients.postgresql.time_limit import current_time_limit
 
 DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
-INTERVAL = 0.1  # seconds between two checks for Ctrl-C
-MIN_TIMEOUT = 0.01  # seconds; a call that has used up its time still gets a chance to fail with its own error
+WAIT_INTERVAL = 0.1  # seconds between two checks for Ctrl-C
+MIN_TIMEOUT = 0.01  # seconds; lets a call whose time is up still fail with its own error
 
 
 class _Notices:
-    """Remembers the one warning of PostgreSQL that turns a success into a failure."""
+    """Records PostgreSQL's warning that a commit was not replicated, although it reports a success."""
 
     has_cancelled_replication = False
 
     def add(self, notice: Diagnostic) -> None:
-        # The function is the same in every language of the server, unlike the message.
+        # Unlike the message, the function name is not translated.
         if notice.source_function == "SyncRepWaitForLSN":
             self.has_cancelled_replication = True
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection whose calls end in time.
+    """A connection whose calls have a time limit.
 
-    A call that gets no answer in time raises NoAnswer and closes the connection. It does not cancel the statement,
-    because cancelling a commit that waits for a synchronous standby makes it visible without replicating it. PostgreSQL
-    ends other statements when it notices the closed socket: `client_connection_check_interval` in voiceassist.settings.
+    A call that times out raises NoAnswer and closes the connection. It does not cancel the statement, because
+    cancelling a commit that waits for a synchronous standby makes it visible without replicating it. PostgreSQL ends
+    other statements when it notices the closed socket (`client_connection_check_interval` in voiceassist.settings).
     """
 
-    address: Address | None = None  # only where there are several to choose from
-    timeout: float | None = None  # seconds for each call; None: the limit of the request, if there is one
+    address: Address | None = None  # None if there is only one server
+    timeout: float | None = None  # seconds per call; None means the limit of the current request, if any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,31 +67,29 @@ class Connection(psycopg.Connection[Any]):
         cursor_factory: Any = None,
         **params: Any,
     ) -> Self:
-        """Return a new connection to the first host and address that accepts one, within `connect_timeout` seconds.
+        """Return a connection to the first server that accepts one, within `connect_timeout` seconds.
 
-        The time is shared among the hosts of the URL and the addresses of their names, beginning with the one that was
-        connected to last. Where there are several, standbys are passed over unless `target_session_attrs` says
-        otherwise. libpq's own `read-write` is not the default, because it believes what PgBouncer reports, and that is
-        what PgBouncer found out about its server earlier.
+        All hosts and addresses share the time. The server that was connected to last is tried first. If there are
+        several, standbys are skipped unless `target_session_attrs` is set. libpq's own `read-write` is not the default,
+        because PgBouncer answers it from memory, which may be outdated.
 
-        Raises NoAnswer if one of them did not answer in time, otherwise what the last one raised.
+        Raises NoAnswer if any server timed out, otherwise the class of the last server's error.
 
-        This stands in for `psycopg.connect`, which gives each address at least two seconds by libpq's rule. The
-        generators that it drives are not public; docs/UPGRADING.md lists them.
+        This replaces `psycopg.connect`, which gives each address at least two seconds, as libpq does.
         """
-        seconds = float(connect_timeout) or DEFAULT_CONNECT_TIMEOUT  # 0 would be libpq's word for no limit
+        seconds = float(connect_timeout) or DEFAULT_CONNECT_TIMEOUT  # for libpq, 0 means no limit
         limit = current_time_limit()
         if limit is not None:
-            seconds = min(seconds, limit.left())
+            seconds = min(seconds, limit.remaining())
         started_at = time.monotonic()
         try:
             connection = cls._connect_any(conninfo_to_dict(**params), seconds)
         except psycopg.Error:
             if limit is not None:
-                limit.got_no_answer(time.monotonic() - started_at)
+                limit.use(time.monotonic() - started_at)
             raise
         if limit is not None:
-            limit.got_answer()
+            limit.reset()
         connection._autocommit = autocommit
         connection.prepare_threshold = prepare_threshold
         if context is not None:
@@ -110,9 +108,9 @@ class Connection(psycopg.Connection[Any]):
             end = now + (deadline - now) / (len(attempts) - index)
             try:
                 generator = cls._connect_gen(make_conninfo("", **attempt))
-                connection = waiting.wait_conn(generator, interval=INTERVAL, timeout=max(MIN_TIMEOUT, end - now))
+                connection = waiting.wait_conn(generator, interval=WAIT_INTERVAL, timeout=max(MIN_TIMEOUT, end - now))
                 if len(attempts) > 1:
-                    connection._be_one_of_several(attempt, end)
+                    connection._reject_standby(attempt, end)
             except _WaitTimeout:
                 circuit_breaker.suspect()
                 host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
@@ -123,20 +121,21 @@ class Connection(psycopg.Connection[Any]):
                 preference.last_success = address_of(attempt)
                 connection.add_notice_handler(connection._notices.add)
                 return connection
-        timed_out = [error for error in errors if isinstance(error, NoAnswer)]
-        kind = type((timed_out or errors)[-1])
-        raise kind("; ".join(str(error).strip() for error in errors))
+        timeouts = [error for error in errors if isinstance(error, NoAnswer)]
+        error_class = type((timeouts or errors)[-1])
+        raise error_class("; ".join(str(error).strip() for error in errors))
 
     def leads_to_primary(self) -> bool:
-        """Return whether the server can be written, as far as one question tells."""
-        is_known_not_to = self.address is not None and self.address == preference.cannot_commit
-        return not is_known_not_to and not self.is_read_only()
+        """Return whether the server is a primary, and not one that is known to be unable to commit."""
+        cannot_commit = self.address is not None and self.address == preference.cannot_commit
+        return not cannot_commit and not self.is_read_only()
 
     def is_read_only(self) -> bool:
-        """Return whether the server is a standby, or is configured to be read-only."""
+        """Return whether the server is a standby, or configured as read-only."""
         return self.execute("SHOW transaction_read_only").fetchone() != ("off",)
 
-    def _be_one_of_several(self, attempt: ConnDict, end: float) -> None:
+    def _reject_standby(self, attempt: ConnDict, end: float) -> None:
+        """Close the connection and raise ReadOnly if the server is read-only and the URL does not allow that."""
         self.address = address_of(attempt)
         if "target_session_attrs" in attempt:
             return
@@ -147,41 +146,43 @@ class Connection(psycopg.Connection[Any]):
                 self.close()
                 raise ReadOnly(f'the server at "{host}", port {port} is read-only')
 
-    def wait(self, gen: PQGen[Any], interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        """Run one exchange with the server, as every call of psycopg does.
+    def wait(self, gen: PQGen[Any], interval: float = WAIT_INTERVAL, timeout: float | None = None) -> Any:
+        """Run one exchange with the server. Every call of psycopg goes through this method.
 
-        Raises NoAnswer if it takes longer than `self.timeout`, or than the request may take. Raises CommitNotReplicated
+        Raises NoAnswer if it takes longer than `self.timeout` or the time limit of the request, and CommitNotReplicated
         if an operator cancelled the wait for the synchronous standby, which PostgreSQL reports as a success.
         """
-        if timeout is not None:  # psycopg's own, where the end of the time is no failure
+        if timeout is not None:  # psycopg's own call, for which the timeout is not an error
             return super().wait(gen, interval, timeout)
         limit = current_time_limit()
         seconds = self.timeout
         if limit is not None:
-            seconds = limit.left() if seconds is None else min(seconds, limit.left())
+            seconds = limit.remaining() if seconds is None else min(seconds, limit.remaining())
         try:
-            answer = super().wait(gen, interval, seconds)
+            result = super().wait(gen, interval, seconds)
         except _WaitTimeout:
             if limit is not None and seconds is not None:
-                limit.got_no_answer(seconds)
-            self._give_up(gen)
-            raise NoAnswer("PostgreSQL did not answer in time") from None
+                limit.use(seconds)
+            self._handle_timeout(gen)
+            raise NoAnswer("PostgreSQL did not respond in time.") from None
         if limit is not None:
-            limit.got_answer()
+            limit.reset()
         if self._notices.has_cancelled_replication:
             self.pgconn.finish()
-            raise CommitNotReplicated("the wait for a synchronous standby was cancelled")
-        return answer
+            raise CommitNotReplicated(
+                "The wait for a synchronous standby was cancelled, so the commit is not replicated."
+            )
+        return result
 
-    def _give_up(self, gen: PQGen[Any]) -> None:
+    def _handle_timeout(self, gen: PQGen[Any]) -> None:
         self.pgconn.finish()
         circuit_breaker.suspect()
 
     @contextmanager
     def time_limit(self, seconds: float) -> Iterator[None]:
-        """Limit each call inside to `seconds`."""
-        before, self.timeout = self.timeout, seconds
+        """Limit each call inside the block to `seconds`."""
+        previous, self.timeout = self.timeout, seconds
         try:
             yield
         finally:
-            self.timeout = before
+            self.timeout = previous

@@ -1,15 +1,15 @@
-"""What psycopg has no exception for."""
+"""Exceptions that psycopg does not have."""
 
 import psycopg
 
 
 class NoAnswer(psycopg.OperationalError):
-    """PostgreSQL did not answer in time. What became of the statement is unknown."""
+    """PostgreSQL did not respond in time. The statement may or may not have been executed."""
 
 
 class CommitNotReplicated(NoAnswer):
-    """PostgreSQL answers, but a commit waits for a synchronous standby that does not confirm it."""
+    """PostgreSQL responds, but the synchronous standby did not confirm a commit."""
 
 
 class ReadOnly(psycopg.OperationalError):
-    """The server is a standby, or is configured to be read-only."""
+    """The server is a standby, or configured as read-only."""

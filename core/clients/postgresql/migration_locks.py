@@ -1,13 +1,13 @@
-"""Bound how long `manage.py migrate` waits for locks, and report what blocks it.
+"""Limit how long `manage.py migrate` waits for locks, and report what blocks it.
 
-A statement that waits for an ACCESS EXCLUSIVE lock makes every later reader and writer of that table wait behind it.
+While a statement waits for an ACCESS EXCLUSIVE lock, all later readers and writers of that table wait behind it.
 So each transaction of a migration waits at most `LOCK_TIMEOUT` for a lock, and the command retries after a pause.
 
     bounded_connection   replaces a connection by one that sets these limits in every transaction
     reported_blockers    reports, from another connection, which transactions block the first one
 
-django-pg-zero-downtime-migrations is not used because its database backend would have to replace
-`core.clients.postgresql`, and it neither retries nor reports what blocks a migration.
+We do not use django-pg-zero-downtime-migrations, because its database backend would replace `core.clients.postgresql`,
+and because it neither retries nor reports what blocks a migration.
 """
 
 import re
@@ -27,22 +27,22 @@ Write = Callable[[str], object]
 LOCK_TIMEOUT = "2s"
 APPLICATION_NAME = "voiceassist migrate"
 _POLL_INTERVAL = 0.5  # seconds
-# These settings end with the transaction. `SET` without LOCAL would stay on a connection that PgBouncer, in transaction
-# mode, gives to another client next. transaction_timeout exists from PostgreSQL 17 on.
+# `true` limits the settings to the transaction. Otherwise PgBouncer in transaction mode would give the connection with
+# them to another client. transaction_timeout exists since PostgreSQL 17.
 _SET_LIMITS = f"""
     SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '{LOCK_TIMEOUT}' ELSE '0' END, true)
     FROM pg_settings WHERE name IN
     ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
-# For what runs in no transaction. The last one ends a statement whose client was killed: otherwise PostgreSQL goes on
-# with it, and may complete an index that no migration records.
+# For statements outside of transactions. client_connection_check_interval ends a statement whose client was killed.
+# Otherwise PostgreSQL would continue it, and might complete an index that no migration records.
 _STARTUP_OPTIONS = "-c lock_timeout=0 -c statement_timeout=0 -c client_connection_check_interval=2s"
-# PostgreSQL refuses these inside a transaction. They block neither readers nor writers while they wait.
+# PostgreSQL rejects these statements inside a transaction. While they wait they block neither readers nor writers.
 _NO_TRANSACTION = re.compile(r"\bCONCURRENTLY\b|^\s*VACUUM\b", re.IGNORECASE)
 _CREATE_INDEX = re.compile(
     r'^\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?("[^"]+"|\w+)', re.IGNORECASE
 )
-# Only what an operator needs to find the blocker. The text of its query may be PHI.
+# Does not select the blocker's query, which may contain PHI.
 _BLOCKERS = f"""
     WITH waiting AS MATERIALIZED (
         SELECT pid FROM pg_stat_activity WHERE datname = current_database()
@@ -62,20 +62,20 @@ _BLOCKERS = f"""
 def bounded_connection(alias: str, write: Write) -> Iterator[None]:
     """Replace the connection `alias` by one whose statements wait at most `LOCK_TIMEOUT` for a lock.
 
-    The timeouts that the application's connections start with, and those of the role, do not apply to it, because a
-    migration may be long, and `CREATE INDEX CONCURRENTLY` has to wait for every transaction that is open. PgBouncer
-    has to ignore the startup parameter `options`.
+    It disables the timeouts of the settings and of the database role, because a migration may be long, and
+    `CREATE INDEX CONCURRENTLY` waits for every open transaction. PgBouncer has to ignore the parameter `options`.
     """
+    # Undocumented: connections can be copied and replaced. `migrate` accepts only an alias.
     original = connections[alias]
     bounded = original.copy()
     options = bounded.settings_dict["OPTIONS"]
     options["application_name"] = APPLICATION_NAME
     options["options"] = f"{options.get('options', '')} {_STARTUP_OPTIONS}".strip()
 
-    def limit(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+    def apply_limits(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
         connection = context["connection"]
         if connection.in_atomic_block:
-            if connection.connection.info.transaction_status == TransactionStatus.IDLE:  # its first statement
+            if connection.connection.info.transaction_status == TransactionStatus.IDLE:  # before the first statement
                 execute(_SET_LIMITS, None, False, context)
             return execute(sql, params, many, context)
         if _NO_TRANSACTION.search(str(sql)):
@@ -87,7 +87,7 @@ def bounded_connection(alias: str, write: Write) -> Iterator[None]:
 
     connections[alias] = bounded
     try:
-        with bounded.execute_wrapper(limit):
+        with bounded.execute_wrapper(apply_limits):
             yield
     finally:
         bounded.close()
@@ -95,9 +95,9 @@ def bounded_connection(alias: str, write: Write) -> Iterator[None]:
 
 
 def _drop_invalid_index(execute: Any, sql: str, context: dict[str, Any], write: Write) -> None:
-    """Drop what an interrupted `CREATE INDEX CONCURRENTLY` has left, because the same statement would fail again.
+    """Drop the invalid index that an interrupted `CREATE INDEX CONCURRENTLY` left behind.
 
-    With IF NOT EXISTS it would succeed and leave the index invalid, which is worse.
+    Otherwise the same statement would fail, or with IF NOT EXISTS succeed and leave the index invalid.
     """
     if not (created := _CREATE_INDEX.match(sql)):
         return
@@ -105,37 +105,39 @@ def _drop_invalid_index(execute: Any, sql: str, context: dict[str, Any], write: 
     invalid = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid"
     execute(invalid, [name], False, context)
     if context["cursor"].cursor.fetchone():
-        write(f"Dropping the index {name}, which an interrupted migration left invalid. It is created again.")
+        write(f"Dropping the index {name}, which an interrupted migration left invalid. It will be created again.")
         execute(f"DROP INDEX CONCURRENTLY {name}", None, False, context)
 
 
 @contextmanager
 def reported_blockers(connection: "psycopg.Connection[Any]", write: Write) -> Iterator[list[str]]:
-    """Write what blocks a bounded connection, whenever that changes. Yield a list of what was written last.
+    """Report the transactions that block the migration, whenever they change. Yield the lines of the last report.
 
-    `connection` is another connection to the same database, which nothing else uses meanwhile.
+    `connection` must be a second connection to the same database that nothing else uses during the block.
     """
     stop = threading.Event()
-    last: list[str] = []
+    last_reported: list[str] = []
 
     def watch() -> None:
         while not stop.wait(_POLL_INTERVAL):
             blockers = _blockers(connection)
-            if blockers and blockers != last:
-                last[:] = blockers
+            if blockers and blockers != last_reported:
+                last_reported[:] = blockers
                 write("\n".join(blockers))
 
     thread = threading.Thread(target=watch, name="migrate-blockers", daemon=True)
     thread.start()
     try:
-        yield last
+        yield last_reported
     finally:
         stop.set()
         thread.join()
 
 
 def _blockers(connection: "psycopg.Connection[Any]") -> list[str]:
-    connection.execute("SELECT pg_stat_clear_snapshot()")  # otherwise a transaction sees the same sessions to its end
+    connection.execute(
+        "SELECT pg_stat_clear_snapshot()"
+    )  # otherwise the transaction would see the same sessions until its end
     return [_describe(*row) for row in connection.execute(_BLOCKERS)]
 
 
@@ -143,8 +145,8 @@ def _describe(pid: int, application: str, user: str, state: str, since: Any, mod
     waiting = f"Waiting for {mode} on {wanted}, blocked by"
     if pid == 0:
         return f"{waiting} a prepared transaction (see pg_prepared_xacts)."
-    who = f"{waiting} pid {pid}, application {application or 'unknown'!r}, user {user or 'unknown'!r}"
+    blocker = f"{waiting} pid {pid}, application {application or 'unknown'!r}, user {user or 'unknown'!r}"
     if state is None:
-        return f"{who}. Grant pg_monitor to the role that migrates to see its state and since when."
+        return f"{blocker}. Grant pg_monitor to the migrating role to see its state and start time."
     transaction_start = f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if since else "unknown"
-    return f"{who}, {state}, in a transaction since {transaction_start}."
+    return f"{blocker}, {state}, in a transaction since {transaction_start}."

@@ -1,4 +1,4 @@
-"""Which servers a URL leads to, and in which order to try them."""
+"""The servers of a database URL, and the order in which to try them."""
 
 import threading
 from ipaddress import ip_address
@@ -18,12 +18,12 @@ def address_of(attempt: ConnDict) -> Address:
 
 
 class _Preference:
-    """Which of several servers to try first, for all connections of this process."""
+    """Which server to try first. All connections of the process share it."""
 
-    # A dead first host then costs one connection its share of the time, not all of them.
+    # Tried first, so that a dead first host delays only one connection.
     last_success: Address | None = None
-    # A primary that can't commit, because it lost its synchronous standby. If that standby has been promoted, both of
-    # them accept connections, and only the new primary can commit.
+    # A primary that lost its synchronous standby. If the standby was promoted, both servers accept connections, but
+    # only the new primary can commit.
     cannot_commit: Address | None = None
 
     def order(self, attempts: list[ConnDict]) -> list[ConnDict]:
@@ -38,7 +38,7 @@ preference = _Preference()
 
 
 def _is_name(host: str) -> bool:
-    if not host or host.startswith("/"):  # a folder of sockets
+    if not host or host.startswith("/"):  # a socket directory
         return False
     try:
         ip_address(host)
@@ -48,7 +48,7 @@ def _is_name(host: str) -> bool:
 
 
 class _Lookup(threading.Thread):
-    """Resolves the names of a URL. A name server that hangs holds this thread, not the one that wants to connect."""
+    """Resolves the host names of a URL. If DNS hangs, it blocks this thread instead of the one that connects."""
 
     def __init__(self, key: str, params: ConnDict) -> None:
         super().__init__(name="resolve-database", daemon=True)
@@ -58,6 +58,7 @@ class _Lookup(threading.Thread):
 
     def run(self) -> None:
         try:
+            # Undocumented: resolves the names and orders the addresses as `psycopg.connect` does.
             self.attempts = conninfo_attempts(self._params)
         except Exception as error:
             self.error = error
@@ -70,10 +71,10 @@ _lock = threading.Lock()
 
 
 def resolve(params: ConnDict, seconds: float) -> list[ConnDict]:
-    """Return one set of parameters for each host and each address of its name, within `seconds`.
+    """Return the connection parameters of each host and each of its addresses, within `seconds`.
 
-    At most one thread resolves the same names at a time, however many connections want them. Raises NoAnswer, or what
-    psycopg raises for a name that is unknown.
+    At most one thread resolves the same names at a time, however many connections wait for it. Raises NoAnswer if DNS
+    does not respond in time, and psycopg.OperationalError for an unknown name.
     """
     if not any(_is_name(host) for host in str(params.get("host") or "").split(",")):
         return conninfo_attempts(params)
@@ -86,7 +87,7 @@ def resolve(params: ConnDict, seconds: float) -> list[ConnDict]:
     lookup.join(seconds)
     if lookup.is_alive():
         circuit_breaker.suspect()
-        raise NoAnswer("the name server did not answer in time")
+        raise NoAnswer("The name server did not respond in time.")
     if lookup.error is not None:
         raise lookup.error
     return lookup.attempts

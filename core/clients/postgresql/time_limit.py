@@ -1,4 +1,4 @@
-"""How long a request may wait for PostgreSQL."""
+"""Limit how long a request may wait for PostgreSQL."""
 
 import math
 from collections.abc import Iterator
@@ -7,19 +7,21 @@ from contextvars import ContextVar
 
 
 class RequestTimeLimit:
-    """The seconds that a request may wait for PostgreSQL between two answers. Time spent elsewhere doesn't count."""
+    """The seconds that a request may wait for PostgreSQL between two responses."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._waited = 0.0  # since the last answer
+        self._waited = 0.0  # seconds since the last response
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         return max(0.0, self.seconds - self._waited)
 
-    def got_answer(self) -> None:
+    def reset(self) -> None:
+        """Restore the whole limit after a response."""
         self._waited = 0.0
 
-    def got_no_answer(self, seconds: float) -> None:
+    def use(self, seconds: float) -> None:
+        """Subtract the seconds of a call without a response."""
         self._waited += seconds
 
 
@@ -27,19 +29,19 @@ _request_limit: ContextVar[RequestTimeLimit | None] = ContextVar("request_limit"
 
 
 def current_time_limit() -> RequestTimeLimit | None:
-    """Return the limit of the request that this code runs for, None outside of a request."""
+    """Return the limit of the current request, None outside of a request."""
     return _request_limit.get()
 
 
 def request_time_left() -> float:
-    """Return the seconds that this request may still wait for PostgreSQL; infinity outside of a request."""
+    """Return the seconds that the current request may still wait for PostgreSQL, infinity outside of a request."""
     limit = _request_limit.get()
-    return math.inf if limit is None else limit.left()
+    return math.inf if limit is None else limit.remaining()
 
 
 @contextmanager
 def request_time_limit(seconds: float) -> Iterator[None]:
-    """Limit every database call inside to `seconds`. Outside, as in management commands, calls have no limit."""
+    """Limit every database call inside the block to `seconds`. Management commands have no limit."""
     token = _request_limit.set(RequestTimeLimit(seconds))
     try:
         yield

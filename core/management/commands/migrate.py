@@ -13,8 +13,8 @@ from django.core.management.commands import migrate
 from django.db import OperationalError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
+from core.clients.postgresql.migration_advisory_lock import migration_advisory_lock
 from core.clients.postgresql.migration_locks import bounded_connection, reported_blockers
-from core.clients.postgresql.migration_turn import migration_turn
 
 MAX_TRIES = 20
 PAUSE = (2.0, 4.0)  # seconds, in which everything that waited behind the migration goes on
@@ -26,7 +26,7 @@ class Command(migrate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         alias, write = options["database"], self.stderr.write
         with (
-            migration_turn(alias, write) as connection,
+            migration_advisory_lock(alias, write) as connection,
             bounded_connection(alias, write),
             reported_blockers(connection, write) as blockers,
         ):

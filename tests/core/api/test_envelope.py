@@ -1,4 +1,4 @@
-"""Every path of the contract, its envelope, and what holds for all of them. Paths are spelt: they are the contract."""
+"""The envelope of every path. Paths are literals, because clients rely on them."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def check_envelope(body: Any, status: int) -> None:
         ("POST", "/nothing", 404),
     ],
 )
-def test_every_answer_is_an_envelope(client: Client, method: str, path: str, status: int, accept: str) -> None:
+def test_every_response_is_an_envelope(client: Client, method: str, path: str, status: int, accept: str) -> None:
     response = client.generic(method, path, headers={"accept": accept})
     assert response.status_code == status
     assert response["Content-Type"] == "application/json"
@@ -72,7 +72,7 @@ def test_every_answer_is_an_envelope(client: Client, method: str, path: str, sta
         assert "GET" in response["Allow"]
 
 
-def test_an_unknown_host_is_told_in_an_envelope(client: Client) -> None:
+def test_rejects_unknown_host_with_envelope(client: Client) -> None:
     response = client.get("/", headers={"host": "evil.example.org"})
     assert response.status_code == 400
     check_envelope(response.json(), 400)
@@ -110,7 +110,7 @@ def test_ready(client: Client) -> None:
         assert dependency["reason"] is None
 
 
-def test_ready_says_draining(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_reports_draining(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "is_draining", lambda: True)
     response = client.get("/ready")
     assert response.status_code == 503
@@ -124,7 +124,7 @@ def test_ready_says_draining(client: Client, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("path", ["/health", "/health/", "/ready", "/ready/", "/metrics", "/metrics/"])
 @override_settings(SECURE_SSL_REDIRECT=True, ALLOWED_HOSTS=["only.example.org"])
-def test_probes_are_answered_whatever_the_host_over_plain_http_without_cookies(client: Client, path: str) -> None:
+def test_probes_work_with_any_host_over_http_without_cookies(client: Client, path: str) -> None:
     for host in ("10.1.2.3:8000", "only.example.org", "a_b", "[::1]"):
         for method in ("GET", "HEAD"):
             response = client.generic(method, path, headers={"host": host})
@@ -156,21 +156,21 @@ def test_metrics(client: Client) -> None:
     assert "django_http_requests_before_middlewares_total" in text
 
 
-def test_a_method_that_nobody_knows_makes_no_series(client: Client) -> None:
+def test_unknown_method_creates_no_series(client: Client) -> None:
     for method in ("FOOA", "FOOB"):
         client.generic(method, "/")
     assert "FOO" not in client.get("/metrics").content.decode()
 
 
 @override_settings(METRICS_TOKEN="a-token")
-def test_metrics_behind_a_token(client: Client) -> None:
-    for given, status, code in [
+def test_metrics_require_the_token(client: Client) -> None:
+    for authorization, status, code in [
         (None, 401, "AUTH_REQUIRED"),
         ("Bearer wrong", 401, "AUTH_FAILED"),
         ("a-token", 401, "AUTH_FAILED"),
         ("Bearer ä", 401, "AUTH_FAILED"),
     ]:
-        response = client.get("/metrics", headers={"authorization": given} if given else {})
+        response = client.get("/metrics", headers={"authorization": authorization} if authorization else {})
         assert response.status_code == status
         check_envelope(response.json(), 401)
         assert response.json()["error"]["code"] == code

@@ -1,4 +1,4 @@
-"""Whatever a view raises becomes an envelope with the right code, and tells nothing that may be PHI."""
+"""Exceptions of views become envelopes with the right code, without the exception's message, which may be PHI."""
 
 import json
 from typing import Any
@@ -25,15 +25,15 @@ from core.clients.postgresql.errors import NoAnswer
 from tests.core.api.test_envelope import check_envelope
 
 CANARY = "canary of a patient"
-RAISED: list[Exception] = []
+EXCEPTIONS: list[Exception] = []
 
 
-class Drf(APIView):
+class DrfView(APIView):
     authentication_classes = ()
     permission_classes = ()
 
     def get(self, request: Request) -> Response:
-        raise RAISED[-1]
+        raise EXCEPTIONS[-1]
 
     def post(self, request: Request) -> Response:
         return Response(request.data, 201)
@@ -42,26 +42,26 @@ class Drf(APIView):
         return Response(status=204)
 
 
-class Private(APIView):
+class PrivateView(APIView):
     def get(self, request: Request) -> Response:
         return Response({})
 
 
-class Plain(View):
+class DjangoView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
-        raise RAISED[-1]
+        raise EXCEPTIONS[-1]
 
 
 urlpatterns = [
-    path("drf", Drf.as_view()),
-    path("private", Private.as_view()),
-    path("plain", Plain.as_view()),
+    path("drf", DrfView.as_view()),
+    path("private", PrivateView.as_view()),
+    path("django", DjangoView.as_view()),
     path("", include("voiceassist.urls")),
 ]
-handler400 = "core.api.exceptions.bad_request"
-handler403 = "core.api.exceptions.permission_denied"
-handler404 = "core.api.exceptions.page_not_found"
-handler500 = "core.api.exceptions.server_error"
+handler400 = "core.http.error_handlers.bad_request"
+handler403 = "core.http.error_handlers.permission_denied"
+handler404 = "core.http.error_handlers.page_not_found"
+handler500 = "core.http.error_handlers.server_error"
 
 pytestmark = pytest.mark.django_db
 
@@ -78,7 +78,7 @@ def client() -> Client:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"),
+    ("exception", "code"),
     [
         (exceptions.NotAuthenticated(), "AUTH_REQUIRED"),
         (exceptions.AuthenticationFailed(CANARY), "AUTH_FAILED"),
@@ -98,8 +98,8 @@ def client() -> Client:
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_drf(client: Client, raised: Exception, code: str) -> None:
-    RAISED.append(raised)
+def test_exception_of_drf_view(client: Client, exception: Exception, code: str) -> None:
+    EXCEPTIONS.append(exception)
     response = client.get("/drf", headers={"accept": "text/html"})
     assert response.status_code == ErrorCode[code].status
     body = json.loads(response.content)
@@ -109,7 +109,7 @@ def test_drf(client: Client, raised: Exception, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"),
+    ("exception", "code"),
     [
         (Http404(CANARY), "NOT_FOUND"),
         (PermissionDenied(CANARY), "FORBIDDEN"),
@@ -117,9 +117,11 @@ def test_drf(client: Client, raised: Exception, code: str) -> None:
         (ValueError(CANARY), "INTERNAL_ERROR"),
     ],
 )
-def test_plain_django(client: Client, raised: Exception, code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    RAISED.append(raised)
-    response = client.get("/plain")
+def test_exception_of_django_view(
+    client: Client, exception: Exception, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    EXCEPTIONS.append(exception)
+    response = client.get("/django")
     assert response.status_code == ErrorCode[code].status
     check_envelope(response.json(), response.status_code)
     assert response.json()["error"]["code"] == code
@@ -127,9 +129,10 @@ def test_plain_django(client: Client, raised: Exception, code: str, capsys: pyte
     assert CANARY not in "".join(capsys.readouterr())
 
 
-def caused(by: Exception) -> Exception:
+def wrapped(cause: Exception) -> Exception:
+    """Return the exception that Django raises for this one of psycopg."""
     error = InternalError(CANARY)
-    error.__cause__ = by
+    error.__cause__ = cause
     return error
 
 
@@ -143,10 +146,10 @@ OUTAGES = [
     psycopg.errors.DiskFull(CANARY),
     psycopg.errors.SerializationFailure(CANARY),
     NoAnswer(CANARY),
-    caused(NoAnswer(CANARY)),
-    caused(psycopg.errors.AdminShutdown(CANARY)),
-    caused(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
-    caused(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
+    wrapped(NoAnswer(CANARY)),
+    wrapped(psycopg.errors.AdminShutdown(CANARY)),
+    wrapped(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
+    wrapped(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
     redis.exceptions.ConnectionError(CANARY),
     redis.exceptions.TimeoutError(CANARY),
     ResponseHandlingException(ValueError(CANARY)),
@@ -154,12 +157,12 @@ OUTAGES = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/drf", "/plain"])
-@pytest.mark.parametrize("raised", OUTAGES, ids=lambda error: type(error).__name__)
-def test_an_outage_is_not_a_defect(
-    client: Client, raised: Exception, path: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("path", ["/drf", "/django"])
+@pytest.mark.parametrize("exception", OUTAGES, ids=lambda error: type(error).__name__)
+def test_outage_is_answered_with_503(
+    client: Client, exception: Exception, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    RAISED.append(raised)
+    EXCEPTIONS.append(exception)
     response = client.get(path)
     assert response.status_code == 503
     assert response["Retry-After"] == "5"
@@ -167,14 +170,14 @@ def test_an_outage_is_not_a_defect(
     assert response.json()["error"]["code"] == "NOT_READY"
     assert CANARY not in response.content.decode() + caplog.text
     (line,) = caplog.records
-    assert line.msg["outage"] == type(raised).__name__  # type: ignore[index]  # structlog's
+    assert line.msg["outage"] == type(exception).__name__  # type: ignore[index]  # structlog logs a dictionary
 
 
 @pytest.mark.parametrize(
-    "raised",
+    "exception",
     [
         InternalError(CANARY),
-        caused(psycopg.errors.InFailedSqlTransaction(CANARY)),
+        wrapped(psycopg.errors.InFailedSqlTransaction(CANARY)),
         ProgrammingError(CANARY),
         psycopg.errors.StatementTooComplex(CANARY),
         InterfaceError(f"the cursor is closed {CANARY}"),
@@ -183,25 +186,25 @@ def test_an_outage_is_not_a_defect(
     ],
     ids=lambda error: type(error.__cause__ or error).__name__,
 )
-def test_a_defect_is_not_an_outage(client: Client, raised: Exception) -> None:
-    RAISED.append(raised)
-    assert client.get("/plain").status_code == 500
+def test_bug_is_answered_with_500(client: Client, exception: Exception) -> None:
+    EXCEPTIONS.append(exception)
+    assert client.get("/django").status_code == 500
 
 
-def test_plain_405(client: Client) -> None:
-    response = client.post("/plain")
+def test_method_not_allowed_in_django_view(client: Client) -> None:
+    response = client.post("/django")
     assert response.status_code == 405
     check_envelope(response.json(), 405)
     assert "GET" in response["Allow"]
 
 
-def test_headers_and_details_survive(client: Client) -> None:
-    RAISED.append(exceptions.Throttled(wait=7))
+def test_keeps_headers_and_details(client: Client) -> None:
+    EXCEPTIONS.append(exceptions.Throttled(wait=7))
     assert client.get("/drf")["Retry-After"] == "7"
-    RAISED.append(exceptions.ValidationError({"name": [serializers.ErrorDetail(CANARY, "invalid")]}))
+    EXCEPTIONS.append(exceptions.ValidationError({"name": [serializers.ErrorDetail(CANARY, "invalid")]}))
     assert client.get("/drf").json()["error"]["details"] == {"name": ["invalid"]}
-    RAISED.append(ApiError(ErrorCode.CONFLICT, "Twice.", details={"id": 1}))
-    assert client.get("/drf").json()["error"] == {"code": "CONFLICT", "message": "Twice.", "details": {"id": 1}}
+    EXCEPTIONS.append(ApiError(ErrorCode.CONFLICT, "Duplicate.", details={"id": 1}))
+    assert client.get("/drf").json()["error"] == {"code": "CONFLICT", "message": "Duplicate.", "details": {"id": 1}}
 
 
 def test_success_statuses(client: Client) -> None:
@@ -215,13 +218,13 @@ def test_success_statuses(client: Client) -> None:
 @pytest.mark.parametrize(
     ("body", "content_type"), [("{", "application/json"), ("<a/>", "application/xml"), ("a=1", "text/plain")]
 )
-def test_a_body_that_can_not_be_read(client: Client, body: str, content_type: str) -> None:
+def test_rejects_invalid_body(client: Client, body: str, content_type: str) -> None:
     response = client.post("/drf", body, content_type=content_type)
     assert response.status_code == 400
     check_envelope(response.json(), 400)
 
 
-def test_a_view_is_closed_unless_it_says_otherwise(client: Client) -> None:
+def test_views_require_authentication_by_default(client: Client) -> None:
     response = client.get("/private")
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "AUTH_REQUIRED"
@@ -229,19 +232,19 @@ def test_a_view_is_closed_unless_it_says_otherwise(client: Client) -> None:
 
 def test_csrf_failure(admin_user: Any) -> None:
     client = Client(enforce_csrf_checks=True)
-    response = client.post("/plain")
+    response = client.post("/django")
     assert response.status_code == 403
     check_envelope(response.json(), 403)
     assert client.post("/admin/login/")["Content-Type"].startswith("text/html")
 
 
-def test_the_admin_keeps_its_own_pages(admin_client: Client) -> None:
+def test_admin_shows_its_own_error_page(admin_client: Client) -> None:
     response = admin_client.get("/admin/nothing/")
     assert response.status_code == 404
     assert response["Content-Type"].startswith("text/html")
 
 
-def test_the_table_of_codes() -> None:
+def test_error_codes() -> None:
     assert {code.name: code.status for code in ErrorCode} == {
         "AUTH_FAILED": 401, "AUTH_REQUIRED": 401, "FORBIDDEN": 403, "NOT_FOUND": 404, "BAD_REQUEST": 400,
         "METHOD_NOT_ALLOWED": 405, "CONFLICT": 409, "VALIDATION_ERROR": 422, "RATE_LIMITED": 429,

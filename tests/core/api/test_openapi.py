@@ -1,4 +1,4 @@
-"""The API documentation says what the API does: real answers, and its own examples, fit the schema."""
+"""The OpenAPI schema matches the API: responses and the schema's examples are valid against it."""
 
 import json
 import re
@@ -24,18 +24,18 @@ PATHS = {"/", "/health", "/ready", "/metrics"}
 def schema(client: Client) -> dict[str, Any]:
     response = client.get("/api/schema/", headers={"accept": "application/vnd.oai.openapi+json"})
     assert response.status_code == 200
-    found: dict[str, Any] = json.loads(response.content)
-    return found
+    parsed: dict[str, Any] = json.loads(response.content)
+    return parsed
 
 
 def validate(schema: dict[str, Any], path: str, status: int, body: Any) -> None:
-    """Raises ValidationError if the body is not what the schema says of this answer."""
-    documented = schema["paths"][path]["get"]["responses"][str(status)]["content"]["application/json"]["schema"]
-    rooted = {**documented, "components": schema["components"]}
-    Draft202012Validator(rooted, format_checker=FormatChecker()).validate(body)
+    """Raise ValidationError if the body does not match the schema of this response."""
+    response_schema = schema["paths"][path]["get"]["responses"][str(status)]["content"]["application/json"]["schema"]
+    with_components = {**response_schema, "components": schema["components"]}
+    Draft202012Validator(with_components, format_checker=FormatChecker()).validate(body)
 
 
-def test_every_path_is_there(schema: dict[str, Any]) -> None:
+def test_documents_every_path(schema: dict[str, Any]) -> None:
     assert schema["openapi"].startswith("3.1")
     assert set(schema["paths"]) == PATHS
     assert set(schema["components"]["schemas"]["ReasonEnum"]["enum"]) == set(HINTS)
@@ -52,7 +52,7 @@ def test_every_path_is_there(schema: dict[str, Any]) -> None:
         ("/metrics", 401, {"METRICS_TOKEN": "token"}, {"headers": {"authorization": "Bearer other"}}),
     ],
 )
-def test_answers_are_as_documented(
+def test_responses_match_schema(
     client: Client, schema: dict[str, Any], path: str, status: int, settings: Any, request_: Any
 ) -> None:
     with override_settings(**settings):
@@ -63,7 +63,7 @@ def test_answers_are_as_documented(
         assert header in response
 
 
-def test_a_server_that_is_not_ready_answers_as_documented(
+def test_not_ready_response_matches_schema(
     client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "is_draining", lambda: True)
@@ -72,18 +72,16 @@ def test_a_server_that_is_not_ready_answers_as_documented(
     validate(schema, "/ready", 503, response.json())
 
 
-def test_a_broken_server_answers_as_documented(
-    client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("voiceassist.views.INDEX", object())  # nothing that can be rendered
+def test_internal_error_matches_schema(client: Client, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voiceassist.views.INDEX", object())  # cannot be rendered
     client.raise_request_exception = False
     response = client.get("/")
     assert response.status_code == 500
     validate(schema, "/", 500, response.json())
 
 
-def test_every_answer_has_an_example_that_fits(schema: dict[str, Any]) -> None:
-    seen = 0
+def test_every_response_has_a_valid_example(schema: dict[str, Any]) -> None:
+    examples = 0
     for path, methods in schema["paths"].items():
         for status, response in methods["get"]["responses"].items():
             for media_type, content in response["content"].items():
@@ -91,28 +89,30 @@ def test_every_answer_has_an_example_that_fits(schema: dict[str, Any]) -> None:
                 for example in content["examples"].values():
                     if media_type == "application/json":
                         validate(schema, path, int(status), example["value"])
-                    seen += 1
-    assert seen == 11
+                    examples += 1
+    assert examples == 11
 
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[VoiceAssistServer]:
-    with VoiceAssistServer(HEALTH_OPTIONAL="migrations") as app:  # the tests' database is migrated under another name
+    with VoiceAssistServer(
+        HEALTH_OPTIONAL="migrations"
+    ) as app:  # the test database has another name, so this server's is not migrated
         yield app
 
 
-def test_schemathesis_finds_nothing(app: VoiceAssistServer) -> None:
+def test_schemathesis(app: VoiceAssistServer) -> None:
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", "--checks=all"]
     limits = ["--max-examples=50", "--generation-deterministic", "--request-timeout=10", "--no-color"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, f"{app.url}/api/schema/", *limits],
         capture_output=True, text=True, timeout=50, cwd=app.folder, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 selected / 4 total" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 selected / 4 total" in result.stdout
 
 
-def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
+def test_docs_page_loads_no_assets_from_other_hosts(client: Client) -> None:
     page = client.get("/api/docs/").content.decode()
     links = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
     assert links
@@ -125,7 +125,7 @@ def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/api/schema/", "/api/docs/"])
 @pytest.mark.parametrize("method", ["options", "post", "delete"])
-def test_other_methods_are_refused(client: Client, path: str, method: str) -> None:
+def test_rejects_other_methods(client: Client, path: str, method: str) -> None:
     response = getattr(client, method)(path)
     assert response.status_code == 405
     assert "GET" in response["Allow"]

@@ -1,4 +1,4 @@
-"""A login ends: when nobody was there for 15 minutes, after 12 hours, with a new password, whatever Redis does."""
+"""Sessions end after 15 idle minutes, after 12 hours and on a password change, even if Redis is down."""
 
 import time
 from copy import deepcopy
@@ -21,128 +21,128 @@ from tests.support.proxy import Proxy
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "correct horse battery"
-FORM = {"username": "ann@example.org", "password": PASSWORD}
+FORM = {"username": "user@example.org", "password": PASSWORD}
 COOKIE = "sessionid"
 
 
 @pytest.fixture
-def ann() -> User:
-    return User.objects.create_user("ann@example.org", PASSWORD, is_staff=True, is_superuser=True)
+def user() -> User:
+    return User.objects.create_user("user@example.org", PASSWORD, is_staff=True, is_superuser=True)
 
 
 @pytest.fixture
-def at_work(client: Client, ann: User) -> Client:
+def staff_client(client: Client, user: User) -> Client:
     assert client.post("/admin/login/", FORM).status_code == 302
     return client
 
 
-def inside(client: Client) -> bool:
+def is_logged_in(client: Client) -> bool:
     return client.get("/admin/").status_code == 200
 
 
-def ago(client: Client, **seconds: int) -> None:
-    """Makes times of the client's session so many seconds older."""
+def age_session(client: Client, **seconds: int) -> None:
+    """Subtract seconds from the times in the client's session."""
     session = client.session
-    for name, number in seconds.items():
-        session[name] -= number
+    for key, number in seconds.items():
+        session[key] -= number
     session.save()
 
 
-def test_the_cookie(at_work: Client) -> None:
-    cookie = at_work.cookies[COOKIE]
+def test_session_cookie_attributes(staff_client: Client) -> None:
+    cookie = staff_client.cookies[COOKIE]
     assert cookie["httponly"] is True
     assert cookie["samesite"] == "Lax"
-    assert cookie["max-age"] == cookie["expires"] == ""  # it goes with the browser
-    stored = at_work.session
+    assert cookie["max-age"] == cookie["expires"] == ""  # a browser deletes it when it closes
+    stored = staff_client.session
     assert stored[LAST_SEEN_KEY] == stored[LOGIN_AT_KEY]
 
 
-def test_logging_in_makes_a_new_key(client: Client, ann: User) -> None:
+def test_login_creates_new_session_key(client: Client, user: User) -> None:
     planted = SessionStore()
-    planted["of"] = "an attacker"
+    planted["owner"] = "attacker"
     planted.save()
     client.cookies[COOKIE] = str(planted.session_key)
     client.post("/admin/login/", FORM)
     assert client.cookies[COOKIE].value != planted.session_key
-    assert inside(client)
+    assert is_logged_in(client)
     client.cookies[COOKIE] = str(planted.session_key)
-    assert not inside(client)
+    assert not is_logged_in(client)
 
 
-def test_a_key_that_nobody_gave_out_is_not_taken(client: Client, ann: User) -> None:
+def test_rejects_unknown_session_key(client: Client, user: User) -> None:
     client.cookies[COOKIE] = "a" * 32
     client.post("/admin/login/", FORM)
     assert client.cookies[COOKIE].value != "a" * 32
 
 
 @pytest.mark.parametrize(
-    ("since", "most"), [(LAST_SEEN_KEY, 15 * 60), (LOGIN_AT_KEY, 12 * 3600)], ids=["idle", "absolute"]
+    ("key", "limit"), [(LAST_SEEN_KEY, 15 * 60), (LOGIN_AT_KEY, 12 * 3600)], ids=["idle", "absolute"]
 )
-def test_a_login_ends_by_itself(at_work: Client, ann: User, since: str, most: int) -> None:
-    key = at_work.cookies[COOKIE].value
-    was = at_work.session[since]
-    ago(at_work, **{since: most - 30})
-    assert inside(at_work)
-    ago(at_work, **{since: most + at_work.session[since] - was})
-    response = at_work.get("/admin/core/user/?q=1")
+def test_session_expires(staff_client: Client, user: User, key: str, limit: int) -> None:
+    cookie = staff_client.cookies[COOKIE].value
+    original = staff_client.session[key]
+    age_session(staff_client, **{key: limit - 30})
+    assert is_logged_in(staff_client)
+    age_session(staff_client, **{key: limit + staff_client.session[key] - original})
+    response = staff_client.get("/admin/core/user/?q=1")
     assert response["Location"] == "/admin/login/?next=/admin/core/user/%3Fq%3D1"
-    assert not WebSession.objects.filter(pk=key).exists()
-    at_work.cookies[COOKIE] = key  # a client that keeps its cookie
-    assert not inside(at_work)
+    assert not WebSession.objects.filter(pk=cookie).exists()
+    staff_client.cookies[COOKIE] = cookie  # as a client that ignores the deletion of the cookie
+    assert not is_logged_in(staff_client)
     event = AuditEvent.objects.get(action="logoff")
-    assert (event.actor_id, event.object_id) == (ann.pk, str(ann.pk))
+    assert (event.actor_id, event.object_id) == (user.pk, str(user.pk))
 
 
-def test_work_goes_on_as_long_as_there_is_work_but_not_after_its_end(at_work: Client) -> None:
+def test_activity_extends_session_up_to_absolute_limit(staff_client: Client) -> None:
     for _ in range(47):
-        ago(at_work, **{LAST_SEEN_KEY: 14 * 60, LOGIN_AT_KEY: 15 * 60})
-        assert inside(at_work)
-    ago(at_work, **{LOGIN_AT_KEY: 15 * 60})
-    assert not inside(at_work)
+        age_session(staff_client, **{LAST_SEEN_KEY: 14 * 60, LOGIN_AT_KEY: 15 * 60})
+        assert is_logged_in(staff_client)
+    age_session(staff_client, **{LOGIN_AT_KEY: 15 * 60})
+    assert not is_logged_in(staff_client)
 
 
-def test_a_post_after_the_end_changes_nothing(at_work: Client, ann: User) -> None:
-    ago(at_work, **{LAST_SEEN_KEY: 15 * 60})
-    at_work.post(f"/admin/core/user/{ann.pk}/change/", {"email": "eve@example.org", "full_name": "Eve"})
-    ann.refresh_from_db()
-    assert ann.email == "ann@example.org"
+def test_expired_session_cannot_change_data(staff_client: Client, user: User) -> None:
+    age_session(staff_client, **{LAST_SEEN_KEY: 15 * 60})
+    staff_client.post(f"/admin/core/user/{user.pk}/change/", {"email": "eve@example.org", "full_name": "Eve"})
+    user.refresh_from_db()
+    assert user.email == "user@example.org"
 
 
-def test_a_session_without_times_is_over(at_work: Client) -> None:
-    session = at_work.session
+def test_session_without_times_is_expired(staff_client: Client) -> None:
+    session = staff_client.session
     del session[LAST_SEEN_KEY]
     session.save()
-    assert not inside(at_work)
+    assert not is_logged_in(staff_client)
 
 
-def test_activity_is_stored_once_a_minute(at_work: Client) -> None:
-    def writes() -> int:
+def test_saves_activity_once_a_minute(staff_client: Client) -> None:
+    def count_writes() -> int:
         with CaptureQueriesContext(connection) as queries:
-            assert inside(at_work)
+            assert is_logged_in(staff_client)
         return sum("django_session" in query["sql"] for query in queries)
 
-    assert writes() == 0
-    ago(at_work, **{LAST_SEEN_KEY: 60})
-    assert writes() == 1
-    assert writes() == 0
+    assert count_writes() == 0
+    age_session(staff_client, **{LAST_SEEN_KEY: 60})
+    assert count_writes() == 1
+    assert count_writes() == 0
 
 
-def test_a_new_password_ends_all_other_logins(at_work: Client, ann: User) -> None:
+def test_password_change_ends_other_sessions(staff_client: Client, user: User) -> None:
     other = Client()
     other.post("/admin/login/", FORM)
     new = "another long password"
     form = {"old_password": PASSWORD, "new_password1": new, "new_password2": new}
-    assert at_work.post("/admin/password_change/", form).status_code == 302
-    assert inside(at_work)
-    assert not inside(other)
+    assert staff_client.post("/admin/password_change/", form).status_code == 302
+    assert is_logged_in(staff_client)
+    assert not is_logged_in(other)
 
 
 # Redis
 
 
 @pytest.fixture
-def between(servers: Servers, settings: Settings) -> Any:
-    """What stands between the application and Redis."""
+def redis_proxy(servers: Servers, settings: Settings) -> Any:
+    """A proxy between the application and Redis."""
     with Proxy(servers.redis.port) as proxy:
         caches: Any = deepcopy(project.CACHES)
         caches["default"]["LOCATION"] = servers.redis.url.replace(f":{servers.redis.port}/", f":{proxy.port}/")
@@ -152,29 +152,29 @@ def between(servers: Servers, settings: Settings) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["refuse", "silent"])
-def test_without_redis_all_goes_on(between: Proxy, client: Client, ann: User, mode: str) -> None:
+def test_sessions_work_without_redis(redis_proxy: Proxy, client: Client, user: User, mode: str) -> None:
     client.post("/admin/login/", FORM)
-    between.mode = mode
-    assert inside(client)
+    redis_proxy.mode = mode
+    assert is_logged_in(client)
     client.post("/admin/logout/")
-    assert not inside(client)
+    assert not is_logged_in(client)
     assert client.post("/admin/login/", FORM).status_code == 302
-    assert inside(client)
-    between.mode = "pass"
-    assert inside(client)
+    assert is_logged_in(client)
+    redis_proxy.mode = "pass"
+    assert is_logged_in(client)
 
 
-def test_a_login_that_ended_while_redis_was_away_comes_back_for_a_minute_at_the_most(
-    between: Proxy, at_work: Client, ann: User
+def test_session_deleted_during_redis_outage_expires_within_a_minute(
+    redis_proxy: Proxy, staff_client: Client, user: User
 ) -> None:
-    key = at_work.cookies[COOKIE].value
-    assert inside(at_work)
-    ago(at_work, **{LAST_SEEN_KEY: 60})
-    between.mode = "refuse"
-    at_work.post("/admin/logout/")
-    between.mode = "pass"
-    assert SessionStore(key).load()[LAST_SEEN_KEY] <= time.time() - 60  # Redis has it still
-    at_work.cookies[COOKIE] = key
-    assert not inside(at_work)
-    at_work.cookies[COOKIE] = key
-    assert not inside(at_work)
+    key = staff_client.cookies[COOKIE].value
+    assert is_logged_in(staff_client)
+    age_session(staff_client, **{LAST_SEEN_KEY: 60})
+    redis_proxy.mode = "refuse"
+    staff_client.post("/admin/logout/")
+    redis_proxy.mode = "pass"
+    assert SessionStore(key).load()[LAST_SEEN_KEY] <= time.time() - 60  # still in Redis
+    staff_client.cookies[COOKIE] = key
+    assert not is_logged_in(staff_client)
+    staff_client.cookies[COOKIE] = key
+    assert not is_logged_in(staff_client)

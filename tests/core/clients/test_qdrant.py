@@ -1,4 +1,4 @@
-"""`core.clients.qdrant.client()` over the network: one client for the process, with our key."""
+"""`core.clients.qdrant.client()` over the network: one client per process, with the API key of the settings."""
 
 import re
 from collections.abc import Iterator
@@ -25,17 +25,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantServer]:
     qdrant._network_client.cache_clear()
 
 
-def test_collections(server: QdrantServer) -> None:
+def test_shares_one_client(server: QdrantServer) -> None:
     with qdrant.client() as client:
         client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))
         assert [collection.name for collection in client.get_collections().collections] == ["notes"]
-    with qdrant.client() as again:
-        assert again is client
-        assert again.delete_collection("notes")
-        assert again.get_collections().collections == []
+    with qdrant.client() as second:
+        assert second is client
+        assert second.delete_collection("notes")
+        assert second.get_collections().collections == []
 
 
-def test_calls_carry_the_trace_id(server: QdrantServer) -> None:
+def test_requests_carry_trace_id(server: QdrantServer) -> None:
     set_trace_id("4bf92f35-77b3-4da6-a3ce-929d0e0e4736")
     try:
         with qdrant.client() as client:
@@ -49,7 +49,9 @@ def test_calls_carry_the_trace_id(server: QdrantServer) -> None:
 
 
 @pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("read-only", 403)])
-def test_a_key_that_is_not_enough(server: QdrantServer, monkeypatch: pytest.MonkeyPatch, key: str, status: int) -> None:
+def test_rejects_wrong_or_read_only_key(
+    server: QdrantServer, monkeypatch: pytest.MonkeyPatch, key: str, status: int
+) -> None:
     monkeypatch.setattr(settings, "QDRANT_API_KEY", key)
     with qdrant.client() as client, pytest.raises(UnexpectedResponse) as raised:
         client.create_collection("notes", VectorParams(size=2, distance=Distance.COSINE))

@@ -1,4 +1,4 @@
-"""REDIS_URL: what is understood, and what is refused at the start with a sentence that does not quote it."""
+"""REDIS_URL: valid forms, and errors that do not quote the URL."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ SECRET = "not-to-be-shown"
         ("unix:///s", {"path": "/s", "connection_class": UnixDomainSocketConnection}),
     ],
 )
-def test_one_server(url: str, expected: dict[str, object]) -> None:
+def test_parses_server_url(url: str, expected: dict[str, object]) -> None:
     parsed = redis_url.parse(url)
     assert parsed.sentinels == ()
     assert {name: parsed.options.get(name) for name in expected} == expected
@@ -55,7 +55,7 @@ def test_one_server(url: str, expected: dict[str, object]) -> None:
         ),
     ],
 )
-def test_a_group(
+def test_parses_sentinel_url(
     url: str,
     sentinels: list[tuple[str, int]],
     service: str,
@@ -73,7 +73,7 @@ def test_a_group(
     assert pool.connection_class is (SentinelManagedSSLConnection if tls else SentinelManagedConnection)
 
 
-def test_sentinels_share_the_time_of_one_call_and_are_asked_once() -> None:
+def test_sentinels_share_the_timeout_without_retries() -> None:
     parsed = redis_url.parse("redis+sentinel://s1,s2,s3,s4/m?socket_timeout=2")
     pool = parsed.pool({"socket_connect_timeout": 1, **parsed.options})
     for sentinel in pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
@@ -85,50 +85,50 @@ def test_sentinels_share_the_time_of_one_call_and_are_asked_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "message"),
     [
-        ("redis+cluster://:{}@a:1,b:2/0", "Redis Cluster, which is not supported: use one server (redis://"),
+        ("redis+cluster://:{}@a:1,b:2/0", "Redis Cluster, which is not supported. Use one server (redis://"),
         ("rediss+cluster://:{}@a", "redis+sentinel://"),
         ("redis://:{}@a,b:2/0", "several hosts"),
         ("redis://:{}@a:1,redis://:{}@b:2/0", "several hosts"),
         ("redis://:{}@a/0,redis://:{}@b/0", "several hosts"),
         ("rediss://a:1,b:2", "several hosts"),
         ("sentinel://{}", "redis+sentinel://"),
-        ("http://:{}@a", "must be a URL that starts with redis://"),
-        ("{}", "is not a URL"),
+        ("http://:{}@a", "must start with redis://"),
+        ("{}", "is not a valid URL"),
         ("redis://:{}@host:port", "port"),
         ("redis://:{}@host:99999", "port"),
-        ("redis://:a#{}@host/0", "is not a URL"),
-        ("redis://:12/{}@host/0", "is not a number"),
-        ("redis://:{}@host/zero", "is not a number"),
-        ("redis://:{}@host/-1", "is not a number"),
-        ("redis://", "names no host"),
-        ("unix://:{}@/", "names no socket"),
+        ("redis://:a#{}@host/0", "is not a valid URL"),
+        ("redis://:12/{}@host/0", "invalid database number"),
+        ("redis://:{}@host/zero", "invalid database number"),
+        ("redis://:{}@host/-1", "invalid database number"),
+        ("redis://", "has no host"),
+        ("unix://:{}@/", "has no socket path"),
         ("redis://:{}@host?nonsense={}", "option"),
         ("redis://:{}@host?ssl_ca_certs={}", "option"),
         ("redis://:{}@host?db={}", "option"),
         ("rediss://:{}@host?ssl_cert_reqs={}", "option"),
-        ("redis+sentinel://:{}@s1,s2", "names no service"),
-        ("redis+sentinel://:{}@s1/", "names no service"),
-        ("redis+sentinel://:{}@s1,/m", "Sentinel that is not host:port"),
-        ("redis+sentinel:///m", "Sentinel that is not host:port"),
-        ("redis+sentinel://:{}@s1:port/m", "Sentinel that is not host:port"),
-        ("redis+sentinel://:{}@::1/m", "Sentinel that is not host:port"),
-        ("redis+sentinel://:{}@[::1/m", "Sentinel that is not host:port"),
-        ("redis+sentinel://:{}@s1/m/zero", "is not a number"),
-        ("redis+sentinel://:{}@s1/m/0/1", "is not a number"),
+        ("redis+sentinel://:{}@s1,s2", "has no service name"),
+        ("redis+sentinel://:{}@s1/", "has no service name"),
+        ("redis+sentinel://:{}@s1,/m", "invalid Sentinel address"),
+        ("redis+sentinel:///m", "invalid Sentinel address"),
+        ("redis+sentinel://:{}@s1:port/m", "invalid Sentinel address"),
+        ("redis+sentinel://:{}@::1/m", "invalid Sentinel address"),
+        ("redis+sentinel://:{}@[::1/m", "invalid Sentinel address"),
+        ("redis+sentinel://:{}@s1/m/zero", "invalid database number"),
+        ("redis+sentinel://:{}@s1/m/0/1", "invalid database number"),
         ("redis+sentinel://:{}@s1/m?sentinel_nonsense={}", "option"),
         ("redis+sentinel://:{}@s1/m?ssl_ca_certs={}", "option"),
         ("redis+sentinel://:{}@s1/m?socket_timeout={}", "option"),
         ("rediss+sentinel://:{}@s1/m?ssl_cert_reqs={}", "option"),
     ],
 )
-def test_refused_in_one_sentence_without_the_value(url: str, words: str) -> None:
-    with pytest.raises(ValueError) as refusal:
+def test_error_does_not_quote_the_url(url: str, message: str) -> None:
+    with pytest.raises(ValueError) as raised:
         redis_url.parse(url.replace("{}", SECRET))
-    assert words in str(refusal.value)
-    assert SECRET not in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert message in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_refused_in_one_sentence_without_the_value(url: str, words: str) -> None
         ("redis://host/0", set()),
     ],
 )
-def test_passwords_are_known_as_such(url: str, expected: set[str]) -> None:
-    assert redis_url.secrets(url) == expected
+def test_passwords(url: str, expected: set[str]) -> None:
+    assert redis_url.passwords(url) == expected
     assert not any(secret in repr(redis_url.parse(url)) for secret in expected if len(secret) > 1)
 
 
@@ -155,5 +155,5 @@ def test_passwords_are_known_as_such(url: str, expected: set[str]) -> None:
         ("redis+sentinel://:pw@s1,[::2]:5/m", "primary of m, Sentinels s1:26379, [::2]:5"),
     ],
 )
-def test_where_it_is_without_credentials(url: str, expected: str) -> None:
-    assert redis_url.where(url) == expected
+def test_location_has_no_credentials(url: str, expected: str) -> None:
+    assert redis_url.location(url) == expected

@@ -1,4 +1,4 @@
-"""What browsers are told: the policy of each answer, and that every page works under it, in a real browser."""
+"""Security headers of each response, and a check in a real browser that every page works under its policy."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from core.models import Message, Session, User
 from tests.support.browser import needs_chromium
 
 PASSWORD = "correct horse battery"
-PAGE = {
+HTML_CSP = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
@@ -25,7 +25,7 @@ PAGE = {
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
 }
-NO_PAGE = {"default-src": "'none'", "frame-ancestors": "'none'"}
+NON_HTML_CSP = {"default-src": "'none'", "frame-ancestors": "'none'"}
 
 
 def policy(response: Any) -> dict[str, str]:
@@ -36,24 +36,24 @@ def policy(response: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("path", "status", "expected"),
     [
-        ("/admin/", 200, PAGE),
-        ("/admin/login/", 302, PAGE),
-        ("/admin/core/message/", 200, PAGE),
-        ("/admin/core/message/none/", 302, PAGE),
-        ("/admin/nothing/", 404, PAGE),
-        ("/admin/nothing", 404, PAGE),
-        ("/admin/jsi18n/", 200, NO_PAGE),
-        ("/api/docs/", 200, PAGE),
-        ("/api/schema/", 200, NO_PAGE),
-        ("/", 200, NO_PAGE),
-        ("/nothing", 404, NO_PAGE),
+        ("/admin/", 200, HTML_CSP),
+        ("/admin/login/", 302, HTML_CSP),
+        ("/admin/core/message/", 200, HTML_CSP),
+        ("/admin/core/message/none/", 302, HTML_CSP),
+        ("/admin/nothing/", 404, HTML_CSP),
+        ("/admin/nothing", 404, HTML_CSP),
+        ("/admin/jsi18n/", 200, NON_HTML_CSP),
+        ("/api/docs/", 200, HTML_CSP),
+        ("/api/schema/", 200, NON_HTML_CSP),
+        ("/", 200, NON_HTML_CSP),
+        ("/nothing", 404, NON_HTML_CSP),
     ],
 )
 def test_headers(admin_client: Client, path: str, status: int, expected: dict[str, str]) -> None:
     response = admin_client.get(path)
     assert response.status_code == status
     assert policy(response) == expected
-    assert response.get("Permissions-Policy", "").startswith("camera=()") is (expected is PAGE)
+    assert response.get("Permissions-Policy", "").startswith("camera=()") is (expected is HTML_CSP)
     assert response["Referrer-Policy"] == response["Cross-Origin-Opener-Policy"] == "same-origin"
     assert response["X-Frame-Options"] == "DENY"
     if path.startswith("/admin/"):
@@ -62,60 +62,60 @@ def test_headers(admin_client: Client, path: str, status: int, expected: dict[st
 
 
 @pytest.mark.django_db
-def test_pages_before_a_login_are_not_kept_either(client: Client) -> None:
+def test_pages_before_login_are_not_cached(client: Client) -> None:
     for path in ("/admin/", "/admin/login/", "/admin/core/message/", "/admin/nothing/"):
         assert "no-store" in client.get(path)["Cache-Control"], path
-    assert policy(client.get("/admin/login/")) == PAGE
+    assert policy(client.get("/admin/login/")) == HTML_CSP
 
 
-class Visitor:
-    """Goes from page to page; each has to be free of violations, and of errors in scripts."""
+class PageVisitor:
+    """Opens pages and asserts that each logs no policy violation and no script error."""
 
     def __init__(self, browser: Chrome, url: str) -> None:
         self.browser, self.url = browser, url
 
-    def go(self, path: str) -> None:
+    def open(self, path: str) -> None:
         self.browser.get(self.url + path)
-        self.look()
+        self.assert_no_errors()
 
-    def look(self) -> None:
+    def assert_no_errors(self) -> None:
         entries = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
-        wrong = [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
-        assert not [message for message in wrong if "favicon.ico" not in message], self.browser.current_url
+        errors = [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+        assert not [message for message in errors if "favicon.ico" not in message], self.browser.current_url
 
-    def there(self, selector: str) -> Any:
+    def wait_for(self, selector: str) -> Any:
         return WebDriverWait(self.browser, 20).until(lambda b: b.find_element(By.CSS_SELECTOR, selector))
 
-    def press(self, selector: str, shows: str) -> None:
-        """Clicks until a script has answered: the first click may come before the script listens."""
+    def click_until(self, selector: str, result: str) -> None:
+        """Click until the result appears, because the first click may come before the script has a listener."""
 
-        def answered(browser: Chrome) -> bool:
-            if browser.find_elements(By.CSS_SELECTOR, shows):
+        def has_appeared(browser: Chrome) -> bool:
+            if browser.find_elements(By.CSS_SELECTOR, result):
                 return True
             browser.find_element(By.CSS_SELECTOR, selector).click()
             return False
 
-        WebDriverWait(self.browser, 20, poll_frequency=2).until(answered)
-        self.look()
+        WebDriverWait(self.browser, 20, poll_frequency=2).until(has_appeared)
+        self.assert_no_errors()
 
-    def send(self, selector: str) -> None:
-        self.there(selector).click()
-        self.look()
+    def click(self, selector: str) -> None:
+        self.wait_for(selector).click()
+        self.assert_no_errors()
 
 
 @needs_chromium
 @pytest.mark.django_db(transaction=True)
 def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveServer) -> None:
-    user = User.objects.create_superuser("ann@example.org", PASSWORD)
+    user = User.objects.create_superuser("user@example.org", PASSWORD)
     session = Session.objects.create(user=user, title="title")
-    message = Message.objects.create(session=session, role="user", content="what was said")
-    visit = Visitor(browser, live_server.url)
+    message = Message.objects.create(session=session, role="user", content="some content")
+    visitor = PageVisitor(browser, live_server.url)
 
-    visit.go("/admin/")
-    visit.there("#id_username").send_keys("ann@example.org")
-    visit.there("#id_password").send_keys(PASSWORD)
-    visit.send("[type=submit]")
-    visit.there("#user-tools")
+    visitor.open("/admin/")
+    visitor.wait_for("#id_username").send_keys("user@example.org")
+    visitor.wait_for("#id_password").send_keys(PASSWORD)
+    visitor.click("[type=submit]")
+    visitor.wait_for("#user-tools")
     day = f"{message.created_at:created_at__year=%Y&created_at__month=%m&created_at__day=%d}"
     for path in (
         "/admin/core/user/",
@@ -131,40 +131,40 @@ def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveSer
         "/admin/password_change/",
         "/admin/auth/group/",
     ):
-        visit.go(path)
-        visit.there("#content")
+        visitor.open(path)
+        visitor.wait_for("#content")
 
-    visit.go("/admin/core/user/")
-    visit.press("#action-toggle", "#result_list tr.selected")
-    visit.go("/admin/core/user/add/")
-    visit.there("#id_email").send_keys("new@example.org")
-    visit.there("#id_password1").send_keys("short")
-    visit.there("#id_password2").send_keys("other")
-    visit.send("[name=_save]")
-    assert visit.there(".errorlist")
+    visitor.open("/admin/core/user/")
+    visitor.click_until("#action-toggle", "#result_list tr.selected")
+    visitor.open("/admin/core/user/add/")
+    visitor.wait_for("#id_email").send_keys("new@example.org")
+    visitor.wait_for("#id_password1").send_keys("short")
+    visitor.wait_for("#id_password2").send_keys("other")
+    visitor.click("[name=_save]")
+    assert visitor.wait_for(".errorlist")
     for path in (f"/admin/core/user/{user.pk}/change/", "/admin/auth/group/add/"):
-        visit.go(path)
-        assert visit.there(".selector-chosen")  # a script made two boxes of a select
-        visit.send(".selector-chooseall")
+        visitor.open(path)
+        assert visitor.wait_for(".selector-chosen")  # a script replaced the <select> by two boxes
+        visitor.click(".selector-chooseall")
 
-    visit.go(f"/admin/core/message/{message.pk}/change/")
-    visit.send("button.reveal")
-    assert "what was said" in visit.there("[data-phi]").text
-    visit.send("#logout-form button")
-    # Otherwise the answer to the logout may come after the next page and replace it.
+    visitor.open(f"/admin/core/message/{message.pk}/change/")
+    visitor.click("button.reveal")
+    assert "some content" in visitor.wait_for("[data-phi]").text
+    visitor.click("#logout-form button")
+    # Otherwise the response to the logout may arrive after the next page and replace it.
     WebDriverWait(browser, 20).until(lambda b: b.current_url.endswith("/admin/logout/"))
 
-    visit.go("/api/docs/")
-    assert "/ready" in visit.there(".opblock-summary-path").find_element(By.XPATH, "//body").text
-    visit.press(".opblock-summary", ".try-out__btn")
-    visit.press(".try-out__btn", ".execute")
-    visit.press(".execute", ".live-responses-table")
+    visitor.open("/api/docs/")
+    assert "/ready" in visitor.wait_for(".opblock-summary-path").find_element(By.XPATH, "//body").text
+    visitor.click_until(".opblock-summary", ".try-out__btn")
+    visitor.click_until(".try-out__btn", ".execute")
+    visitor.click_until(".execute", ".live-responses-table")
 
 
 @needs_chromium
 @pytest.mark.django_db(transaction=True)
-def test_the_browser_enforces_it(browser: Chrome, live_server: LiveServer) -> None:
-    """Else the test before could not fail."""
+def test_browser_enforces_policy(browser: Chrome, live_server: LiveServer) -> None:
+    """Without this, the test above could pass in a browser that ignores the policy."""
     browser.get(live_server.url + "/admin/login/")
     browser.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">')")
     entries = browser.get_log("browser")  # type: ignore[no-untyped-call]

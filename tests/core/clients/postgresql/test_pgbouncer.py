@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, where each transaction may get another connection to PostgreSQL."""
+"""PgBouncer in transaction mode, where each transaction may use a different connection to PostgreSQL."""
 
 import json
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ pytestmark = needs_pgbouncer
 
 DATABASE = "pooled"
 PASSWORD = "the admin's password"
-ADDED = 12  # users
+USERS = 12  # added in the admin
 
 
 @pytest.fixture(scope="module")
 def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a fresh database behind PgBouncer, with just enough connections for a migrate: its lock's, its own."""
+    """The URL of an empty database behind PgBouncer. A migration needs both connections, one of them for its lock."""
     servers.postgres.execute(f"CREATE DATABASE {DATABASE}")
     pooler = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), servers.postgres, pool=2)
     pooler.start()
@@ -32,12 +32,12 @@ def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
-def test_migrate_from_many_processes(pooled: str) -> None:
+def test_concurrent_migrations(pooled: str) -> None:
     migrate_at_once(4, url=pooled)
 
 
-def test_the_server_works(pooled: str) -> None:
-    """Several at once, so that what one has left on a connection meets another. The database is the one from above."""
+def test_concurrent_requests_share_no_state(pooled: str) -> None:
+    """State that one request leaves on a connection would affect another. Needs the migrations of the test above."""
     with psycopg.connect(pooled) as connection:
         connection.execute(
             "INSERT INTO users (id, email, password, full_name, specialty, created_at, updated_at, is_active, is_staff,"
@@ -45,38 +45,37 @@ def test_the_server_works(pooled: str) -> None:
             [make_password(PASSWORD)],
         )
     with VoiceAssistServer(DATABASE_URL=pooled) as app:
-        use(app)
+        send_requests(app)
         levels = [json.loads(line)["level"] for line in app.log().splitlines()]
     assert set(levels) == {"info"}
     with psycopg.connect(pooled) as connection:
-        made = "SELECT actor_email, count(DISTINCT trace_id) FROM audit_events WHERE action = 'create' GROUP BY 1"
-        assert dict(connection.execute(made).fetchall()) == {"": 1, "ann@example.org": ADDED}
+        creations = "SELECT actor_email, count(DISTINCT trace_id) FROM audit_events WHERE action = 'create' GROUP BY 1"
+        assert dict(connection.execute(creations).fetchall()) == {"": 1, "ann@example.org": USERS}
         connection.execute("UPDATE users SET specialty = 'cardiology' WHERE email = '3@example.org'")
-        of_nobody = "SELECT actor_email FROM audit_events WHERE action = 'change' ORDER BY created_at DESC LIMIT 1"
-        assert connection.execute(of_nobody).fetchone() == ("",)
+        last_actor = "SELECT actor_email FROM audit_events WHERE action = 'change' ORDER BY created_at DESC LIMIT 1"
+        assert connection.execute(last_actor).fetchone() == ("",)
 
 
-def use(app: VoiceAssistServer) -> None:
-
-    def ready(_: int) -> None:
+def send_requests(app: VoiceAssistServer) -> None:
+    def assert_ready(_: int) -> None:
         status, _headers, body = app.get("/ready")
         assert status == 200, body
         assert json.loads(body)["data"]["dependencies"]["postgres"]["reason"] is None
 
-    with httpx.Client(base_url=app.url, follow_redirects=True, timeout=30) as staff, ThreadPoolExecutor(4) as several:
+    with httpx.Client(base_url=app.url, follow_redirects=True, timeout=30) as staff, ThreadPoolExecutor(4) as pool:
         credentials = {"username": "ann@example.org", "password": PASSWORD, "next": "/admin/"}
         staff.get("/admin/login/")
         staff.headers["X-CSRFToken"] = staff.cookies["csrftoken"]
         assert staff.post("/admin/login/", data=credentials).is_success
         staff.headers["X-CSRFToken"] = staff.cookies["csrftoken"]
-        probes = several.map(ready, range(20))
+        probes = pool.map(assert_ready, range(20))
 
         def add(number: int) -> str:
             form = {"email": f"{number}@example.org", "usable_password": "false"}
-            answer = staff.post("/admin/core/user/add/", data=form)
-            assert answer.is_success, answer.status_code
-            assert "/change/" in str(answer.url)  # the page has selects, which Django reads by cursors
-            return answer.headers["X-Request-ID"]
+            response = staff.post("/admin/core/user/add/", data=form)
+            assert response.is_success, response.status_code
+            assert "/change/" in str(response.url)  # Django reads the options of this page with cursors
+            return response.headers["X-Request-ID"]
 
-        list(several.map(add, range(ADDED)))
+        list(pool.map(add, range(USERS)))
         list(probes)
