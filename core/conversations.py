@@ -184,7 +184,7 @@ def read_messages(session_id: UUID, *, newest_first: bool = True, cursor: str | 
     if not 1 <= limit <= MOST_PER_PAGE:
         raise ApiError(ErrorCode.VALIDATION_ERROR, f"limit must be from 1 to {MOST_PER_PAGE}.")
     try:
-        beyond = [] if cursor is None else [after_cursor(cursor, newest_first)]
+        beyond = [] if cursor is None else [after_cursor(Message, cursor, newest_first)]
     except ValueError:
         raise ApiError(ErrorCode.BAD_REQUEST, "The cursor is not one.") from None
     messages = Message.objects.filter(*beyond, session_id=session_id).order_by(*ordering(newest_first))

@@ -25,7 +25,7 @@ def delete_sessions(sessions: QuerySet[Session]) -> None:
         keys = [session.pk for session in batch]
         _delete_in_batches(Message.objects.filter(session__in=keys))
         Session.objects.filter(pk__in=keys).delete()
-        batch = list(rows.filter(after_cursor(cursor_of(batch[-1]), newest_first=False))[:_MAX_SESSIONS])
+        batch = list(rows.filter(after_cursor(Session, cursor_of(batch[-1]), newest_first=False))[:_MAX_SESSIONS])
 
 
 @transaction.atomic

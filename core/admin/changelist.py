@@ -93,7 +93,7 @@ class ChangeList(main.ChangeList):
     def _looked_at(self, start: str | None, newest_first: bool) -> tuple[QuerySet, Any]:
         """Returns the rows from `start` on, and the last that is looked at if there may be more behind it."""
         order = ordering(newest_first)
-        beyond = [after_cursor(start, newest_first)] if start else []
+        beyond = [after_cursor(self.model, start, newest_first)] if start else []
         rows = self.queryset.filter(*beyond).order_by(*order)
         if not self.scanning:
             return rows, None
@@ -102,7 +102,7 @@ class ChangeList(main.ChangeList):
         if last is None:
             return rows, None
         bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}  # for the index
-        return rows.filter(**bound).exclude(after_cursor(cursor_of(last), newest_first)), last
+        return rows.filter(**bound).exclude(after_cursor(self.model, cursor_of(last), newest_first)), last
 
     def _tell_django(self, request: HttpRequest, *, whole: bool) -> None:
         self.result_count = len(self.result_list)
