@@ -54,7 +54,7 @@ def _user(request: Any) -> Any:
 def _goes_on(request: Any, user: Any) -> bool:
     session, now = request.session, int(time.time())
     if is_expired(session):
-        audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
+        audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
         return False
     if now - session[LAST_SEEN_KEY] >= _NOTED_EVERY:
         session[LAST_SEEN_KEY] = now

@@ -32,7 +32,7 @@ def message(db: None) -> Message:
 
 
 def test_every_column_is_declared() -> None:
-    assert phi.every_column_is_declared(None) == []
+    assert phi.check_declarations(None) == []
     assert {model.__name__ for model in apps.get_app_config("core").get_models()} >= {"User", "Session", "Message"}
 
 
@@ -46,7 +46,7 @@ def test_what_is_phi() -> None:
 def test_a_new_column_that_is_not_declared_is_refused() -> None:
     class Note(BaseModel):
         PHI = ("text",)
-        PLAIN = ("text", "kind")
+        NON_SENSITIVE = ("text", "kind")
         text = models.TextField()
         kind = models.TextField()
         diagnosis = models.TextField()
@@ -54,11 +54,11 @@ def test_a_new_column_that_is_not_declared_is_refused() -> None:
         class Meta:
             app_label = "core"
 
-    both, none = sorted(phi.undeclared(Note), key=lambda error: str(error.msg), reverse=True)
-    assert "core.Note.text is declared in PHI and PLAIN" in both.msg
+    both, none = sorted(phi.declaration_errors(Note), key=lambda error: str(error.msg), reverse=True)
+    assert "core.Note.text is declared in PHI and NON_SENSITIVE" in both.msg
     assert "core.Note.diagnosis is declared in none" in none.msg
     assert none.id == "core.E001"
-    assert "PHI, unless you know better" in str(none.hint)
+    assert "If in doubt, declare it as PHI" in str(none.hint)
 
 
 # What is shown instead
