@@ -2,19 +2,14 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
+from tests.benchmarks.data import Databases
 from tests.benchmarks.table import Table, interleaved_medians
 
 MAX_DEPTH = 1000  # pages
-
-
-class Databases(Protocol):
-    def url(self, name: str) -> str: ...
-    def choose(self, name: str) -> None: ...
-    def on(self, name: str, call: Callable[[], Any]) -> Callable[[], Any]: ...
 
 
 def appending(table: Table, databases: Databases) -> None:

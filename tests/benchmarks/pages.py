@@ -4,16 +4,12 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
+from tests.benchmarks.data import Databases
 from tests.benchmarks.table import Table, interleaved_medians
 
 ROUNDS = 15
-
-
-class Databases(Protocol):
-    def choose(self, name: str) -> None: ...
-    def on(self, name: str, call: Callable[[], Any]) -> Callable[[], Any]: ...
 
 
 class Staff:
