@@ -130,7 +130,7 @@ class Scenario:
         return {"user": user, "session": session, "message": insert(Message, session=session, role="user")}
 
     def insert(self, row: models.Model) -> None:
-        fields = row._meta.concrete_fields
+        fields = phi.stored_fields(type(row))
         values = [field.get_db_prep_save(field.pre_save(row, True), connection) for field in fields]
         columns = ", ".join(str(field.column) for field in fields)
         marks = ", ".join(["%s"] * len(fields))
@@ -159,7 +159,7 @@ class Scenario:
 
 
 class Client(httpx.Client):
-    """Records each response. It has a CSRF cookie and sends the token, so that POST requests are accepted."""
+    """An HTTP client that records each response, and sends the CSRF token with each form."""
 
     def __init__(self, scenario: Scenario) -> None:
         limits = httpx.Limits(max_keepalive_connections=0)
