@@ -94,9 +94,9 @@ class Scenario:
         self.responses: list[httpx.Response] = []
         self.clients = contextlib.ExitStack()
 
-    def command(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    def command(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "manage.py", *words], env={**os.environ, **self.environment, **environment}, cwd=ROOT,
+            [sys.executable, "manage.py", *arguments], env={**os.environ, **self.environment, **environment}, cwd=ROOT,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
