@@ -1,8 +1,8 @@
-"""The audit trail: what the triggers can't see is recorded here, and here they learn who acts.
+"""Record audit events that database triggers can't see, and set the actor that the triggers record.
 
-Creating, changing and deleting rows is recorded by triggers (migration 0003), so that nothing gets past them: no bulk
-update, no plain SQL. They take who acts from a setting of the transaction. Revealing, logging in and failing to log in
-are no change of a row and are recorded by `record`.
+Triggers (migration 0003) record every created, changed and deleted row, so that bulk updates and plain SQL are recorded
+too. They read the actor from a setting of the transaction. Events that change no row, such as revealing PHI and logging
+in, are recorded by `record`.
 """
 
 import json
@@ -21,49 +21,55 @@ from core.models import AuditEvent, User
 from core.trace_id import get_or_create_trace_id
 
 
-def _who(user: Any, request: HttpRequest | None) -> dict[str, Any]:
-    known = user is not None and user.pk is not None
+def _actor(user: Any, request: HttpRequest | None) -> dict[str, Any]:
+    is_known = user is not None and user.pk is not None
     return {
-        "actor_id": user.pk if known else None,
-        "actor_email": user.email if known else "",
-        "address": client_address(request) or None if request else None,
+        "actor_id": user.pk if is_known else None,
+        "actor_email": user.email if is_known else "",
+        "address": (client_address(request) or None) if request else None,
         "trace_id": get_or_create_trace_id() if request else "",
     }
 
 
 @contextmanager
 def audit_context(request: HttpRequest) -> Iterator[None]:
-    """A transaction whose changes are recorded as those of the request's user."""
-    who = json.dumps(_who(request.user, request), default=str)
+    """Open a transaction whose changes the triggers attribute to the request's user."""
+    actor = json.dumps(_actor(request.user, request), default=str)
     with transaction.atomic():
         with connection.cursor() as cursor:
-            # For this transaction alone: behind a pooler the next one of this connection may be another client's.
-            cursor.execute("SELECT set_config('voiceassist.audit', %s, true)", [who])
+            # Transaction-local (true), because a pooler may give the connection to another client afterwards.
+            cursor.execute("SELECT set_config('voiceassist.audit', %s, true)", [actor])
         yield
 
 
-def record(action: AuditEvent.Action, request: HttpRequest | None, *, user: Any, of: Model | None = None) -> None:
-    """Records that `user` did `action` to the row `of`. Raises DatabaseError if it can't: then do not go on."""
+def record(action: AuditEvent.Action, request: HttpRequest | None, *, user: Any, target: Model | None = None) -> None:
+    """Record that `user` did `action` to the row `target`.
+
+    Raise DatabaseError on failure. The caller must then abort the action, otherwise it would leave no record.
+    """
     AuditEvent.objects.create(
         action=action,
-        table=of._meta.db_table if of else "",
-        object_id=str(of.pk) if of else "",
-        **_who(user, request),
+        table=target._meta.db_table if target else "",
+        object_id=str(target.pk) if target else "",
+        **_actor(user, request),
     )
 
 
 @receiver(user_logged_in)
 def _logged_in(request: HttpRequest, user: User, **kwargs: Any) -> None:
-    record(AuditEvent.Action.LOGIN, request, user=user, of=user)
+    record(AuditEvent.Action.LOGIN, request, user=user, target=user)
 
 
 @receiver(user_logged_out)
 def _logged_out(request: HttpRequest, user: User | None, **kwargs: Any) -> None:
     if user is not None:
-        record(AuditEvent.Action.LOGOUT, request, user=user, of=user)
+        record(AuditEvent.Action.LOGOUT, request, user=user, target=user)
 
 
 def login_failed(action: AuditEvent.Action, request: HttpRequest, credentials: dict[str, Any]) -> None:
-    """Names the account if there is one. What else was typed is not kept: it may be a password."""
-    account = User.objects.filter(email=str(credentials.get("username", ""))[:254]).first()
-    record(action, request, user=None, of=account)
+    """Record a failed login with the user whose name was submitted, if that user exists.
+
+    Submitted values are never recorded, because a user may have typed the password into the wrong field.
+    """
+    user = User.objects.filter(email=str(credentials.get("username", ""))[:254]).first()
+    record(action, request, user=None, target=user)

@@ -1,20 +1,21 @@
-"""Pages by cursor: a page goes on from a row, by index, so that the thousandth takes as long as the first.
+"""Cursor (keyset) pagination by time. Reading a page takes the same time at any depth.
 
-A cursor is the time and the key of a row. Rows are ordered by both: two may have the same time.
+A cursor is the `created_at` and the `id` of a row. Rows are ordered by both, because rows can share a time.
 """
 
 import base64
 import binascii
 import struct
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
-from django.db.models import BooleanField
-from django.db.models.expressions import Expression
+from django.db.models import BooleanField, Model
+from django.db.models.expressions import RawSQL
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_BOOLEAN = BooleanField()  # shared, because creating one takes longer than building the rest of the condition
 
 
 class Row(Protocol):
@@ -30,47 +31,31 @@ def cursor_of(row: Row) -> str:
     return encode_cursor(row.created_at, row.id)
 
 
-def encode_cursor(moment: datetime, key: UUID) -> str:
-    """Returns 32 characters that can stand in a URL."""
-    packed = struct.pack(">q", (moment - _EPOCH) // _MICROSECOND) + key.bytes
+def encode_cursor(created_at: datetime, key: UUID) -> str:
+    """Return a cursor of 32 URL-safe characters."""
+    packed = struct.pack(">q", (created_at - _EPOCH) // _MICROSECOND) + key.bytes
     return base64.urlsafe_b64encode(packed).decode()
 
 
-def decode_cursor(text: str) -> tuple[datetime, UUID]:
-    """Raises ValueError for anything that `encode_cursor` didn't return."""
+def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """Return the time and the key. Raise ValueError for a string that `encode_cursor` cannot have returned."""
     try:
-        packed = base64.b64decode(text, altchars=b"-_", validate=True)
+        packed = base64.b64decode(cursor, altchars=b"-_", validate=True)
         return _EPOCH + struct.unpack(">q", packed[:8])[0] * _MICROSECOND, UUID(bytes=packed[8:])
     except (binascii.Error, struct.error, OverflowError, UnicodeEncodeError):
-        raise ValueError("not a cursor") from None
+        raise ValueError("invalid cursor") from None
 
 
-class _Beyond(Expression):
-    """The rows beyond another one: both columns compared at once, which PostgreSQL takes to the index as it stands.
+def after_cursor(model: type[Model], cursor: str, newest_first: bool) -> RawSQL:
+    """Return a condition for `filter` that selects the rows of `model` after the cursor. Raise ValueError if invalid.
 
-    The same by `Q` or `TupleLessThan` takes an eighth of the time of a whole page, to build.
+    PostgreSQL uses a comparison of rows as an index condition that starts at the cursor. With
+    `Q(created_at__lte=t) & (Q(created_at__lt=t) | Q(id__lt=k))` it reads and discards every row that shares the
+    cursor's time: at the 10,000th of 20,000 such rows a page took 1.7 to 2 times as long. Row comparisons from
+    TupleLessThan or Func made a page 5 to 13 % slower than this one.
+
+    The condition names the table, so it can't be used in a subquery, in which Django gives the table an alias.
     """
-
-    conditional = True
-    output_field = BooleanField()
-
-    def __init__(self, moment: datetime, key: UUID, newest_first: bool) -> None:
-        super().__init__()
-        self.values, self.sign, self.table = (moment, key), "<" if newest_first else ">", ""
-
-    def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> "_Beyond":
-        return self.relabeled_clone({"": query.get_initial_alias()})
-
-    def relabeled_clone(self, change_map: Any) -> "_Beyond":
-        clone = self.copy()
-        clone.table = change_map.get(self.table, self.table)
-        return clone
-
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
-        table = connection.ops.quote_name(self.table)
-        return f"({table}.created_at, {table}.id) {self.sign} (%s, %s)", self.values
-
-
-def after_cursor(text: str, newest_first: bool) -> _Beyond:
-    """The rows after that of the cursor, in this order, as a condition for `filter`. Raises ValueError."""
-    return _Beyond(*decode_cursor(text), newest_first)
+    table, operator = model._meta.db_table, "<" if newest_first else ">"
+    comparison = f'("{table}"."created_at", "{table}"."id") {operator} (%s, %s)'
+    return RawSQL(comparison, decode_cursor(cursor), output_field=_BOOLEAN)

@@ -1,37 +1,38 @@
-"""What the application itself measures. No label ever holds what a client sent, else each client could make series.
+"""Prometheus metrics of the application.
 
-Initial values are given where the labels are known: a series that begins with its first failure can't be seen to rise.
+Labels never contain client input, because a client could otherwise create any number of series. Known label values are
+initialised to 0, because `rate()` misses the first increment of a new series.
 """
 
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import Gauge, Histogram
 
-# RFC 9110 and 5789. Any other word is refused before a metric is labelled with it.
+# The methods of RFC 9110 and RFC 5789 that may become label values. All others are counted as "other".
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 _CALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 _REQUESTS = Histogram(
     "voiceassist_http_request_duration_seconds",
-    "How long answers took, by URL pattern. Probes and scrapes that succeed are left out.",
+    "Time to respond to requests, by URL pattern. Excludes successful probes and scrapes.",
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 DATABASE_CONNECTIONS = Gauge(
     "voiceassist_database_connections",
-    "Connections of requests to PostgreSQL: open, in use by a request right now, and the most there may be.",
+    "PostgreSQL connections for requests: open, in use by a request, and the maximum.",
     ["state"],
     multiprocess_mode="livesum",
 )
 REDIS_CALLS = Histogram(
     "voiceassist_redis_call_duration_seconds",
-    "How long calls of Redis took. Those of readiness are not in it.",
+    "Duration of Redis calls. Excludes readiness checks.",
     ["command", "outcome"],
     buckets=_CALL_BUCKETS,
 )
 QDRANT_CALLS = Histogram(
     "voiceassist_qdrant_call_duration_seconds",
-    "How long calls of Qdrant took, by HTTP method. Those of readiness are not in it.",
+    "Duration of Qdrant calls, by HTTP method. Excludes readiness checks.",
     ["method", "outcome"],
     buckets=_CALL_BUCKETS,
 )
@@ -45,5 +46,5 @@ for _outcome in ("ok", "error"):
 def observe(request: HttpRequest, response: HttpResponse, seconds: float) -> None:
     method = request.method if request.method in METHODS else "other"
     match = request.resolver_match
-    route = (match.route or "/") if match else "unmatched"  # an empty label would be none
+    route = (match.route or "/") if match else "unmatched"  # Prometheus treats an empty label as missing
     _REQUESTS.labels(method, route, response.status_code).observe(seconds)

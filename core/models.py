@@ -1,12 +1,12 @@
-"""Users, their sessions, the messages of a session.
+"""Users, their sessions, the messages of a session, and the audit trail.
 
     User 1 ─── * Session 1 ─── * Message
 
-`Session` is a conversation, not a web session. Keys are UUIDv7, so rows lie in the order in which they were made; such
-a key tells when that was.
+`Session` is a conversation, not a web session. Keys are UUIDv7, which contain the time of creation, so new rows go to
+the end of the primary key's index.
 
-Each model says of each of its columns what it may hold: `PHI`, `PERSONAL`, `SECRET` or `PLAIN`, see `core.phi`. None of
-the first three is in any `str()` or `repr()`.
+Each model declares each of its columns as `PHI`, `PERSONAL`, `SECRET` or `NON_SENSITIVE`, see `core.phi`. Only
+non-sensitive values appear in `str()` and `repr()`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from uuid_utils.compat import uuid7
 
 
 class BaseModel(models.Model):
-    """What every table has. `created_at` can be given, so that imported rows keep their time."""
+    """Primary key and timestamps. `created_at` can be set, so that imported rows keep their original time."""
 
     PHI: tuple[str, ...] = ()
     PERSONAL: tuple[str, ...] = ()
     SECRET: tuple[str, ...] = ()
-    PLAIN: tuple[str, ...] = ()
+    NON_SENSITIVE: tuple[str, ...] = ()
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -40,12 +40,12 @@ class BaseModel(models.Model):
         ordering = ("-created_at", "-id")
 
     def __str__(self) -> str:
-        """Names the row by its key alone: the admin's history stores this, logs and tracebacks print it."""
+        """Return the key only, because logs and tracebacks print this and the admin's history stores it."""
         return f"{self._meta.verbose_name} {self.pk}"
 
 
 class LowercaseEmailField(models.EmailField):
-    """An address that is the same whatever its case: lower case in the database, in lookups and on the instance."""
+    """A case-insensitive email address: converted to lower case when it is saved, looked up or validated."""
 
     def to_python(self, value: Any) -> Any:
         value = super().to_python(value)
@@ -62,12 +62,12 @@ class LowercaseEmailField(models.EmailField):
 
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
-        """Creates a user who logs in by `email`; without a password nobody can log in as them.
+        """Create a user. Without a password the account can't be used to log in.
 
-        Raises ValueError without an email, IntegrityError if the email is taken, whatever its case.
+        Raise ValueError if the email is empty, IntegrityError if it exists in any letter case.
         """
         if not email:
-            raise ValueError("A user needs an email.")
+            raise ValueError("Missing email. A user needs one to log in.")
         user: User = self.model(email=email, **fields)
         user.set_password(password)
         user.save(using=self._db)
@@ -80,7 +80,7 @@ class UserManager(BaseUserManager["User"]):
 class User(BaseModel, AbstractBaseUser, PermissionsMixin):
     PERSONAL = ("email", "full_name")
     SECRET = ("password",)
-    PLAIN = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
+    NON_SENSITIVE = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
 
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
@@ -106,7 +106,7 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
             ),
         )
 
-    __str__ = BaseModel.__str__  # AbstractBaseUser's is the email
+    __str__ = BaseModel.__str__  # AbstractBaseUser's returns the email
 
     def get_full_name(self) -> str:
         return self.full_name or self.email
@@ -122,9 +122,9 @@ class Session(BaseModel):
         CASE_WORKSPACE = "case_workspace"
 
     PHI = ("title", "context")
-    PLAIN = ("user", "mode", "is_archived", "message_count", "ended_at")
+    NON_SENSITIVE = ("user", "mode", "is_archived", "message_count", "ended_at")
 
-    # Its index is the first column of sessions_user_time.
+    # sessions_user_time starts with this column, so a separate index would be redundant.
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
     title = models.CharField(max_length=200, blank=True)
     mode = models.CharField(max_length=20, choices=Mode, default=Mode.TEXT)
@@ -161,9 +161,9 @@ class Message(BaseModel):
         TOOL = "tool"
 
     PHI = ("content", "audio_url", "tool_calls", "tool_results", "metadata")
-    PLAIN = ("session", "role", "model", "tokens", "contains_phi", "client_message_id")
+    NON_SENSITIVE = ("session", "role", "model", "tokens", "contains_phi", "client_message_id")
 
-    # Its index is the first column of messages_session_time.
+    # messages_session_time starts with this column, so a separate index would be redundant.
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="messages", db_index=False)
     role = models.CharField(max_length=10, choices=Role)
     content = models.TextField(blank=True)
@@ -173,7 +173,7 @@ class Message(BaseModel):
     tool_calls = models.JSONField(null=True, blank=True)
     tool_results = models.JSONField(null=True, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
-    # Until somebody has looked, it does.
+    # Assume PHI until a message has been classified.
     contains_phi = models.BooleanField("contains PHI", default=True)
     client_message_id = models.CharField(
         max_length=128, null=True, blank=True, help_text="The client's own id: sent again, stored once."
@@ -183,17 +183,17 @@ class Message(BaseModel):
         db_table = "messages"
         ordering = ("-created_at", "-id")
         indexes = (
-            # One index for "the latest of a session": two, on session and on time, made the planner walk the whole
-            # table's time index for a session of 10,000 messages.
+            # One composite index for the latest messages of a session. With one index on session and one on time the
+            # planner scanned the time index of the whole table for a session of 10,000 messages.
             models.Index(fields=("session", "created_at", "id"), name="messages_session_time"),
-            # Pages and time ranges over all sessions.
+            # For lists and time ranges over all sessions.
             models.Index(fields=("created_at", "id"), name="messages_time"),
         )
         constraints = (
             models.CheckConstraint(
                 condition=Q(role__in=("user", "assistant", "system", "tool")), name="messages_role_known"
             ),
-            # The client's id comes first, so that the index also finds a message whose session isn't known.
+            # client_message_id comes first, so that the admin can search by it without a session.
             models.UniqueConstraint(
                 fields=("client_message_id", "session"),
                 condition=Q(client_message_id__isnull=False),
@@ -202,15 +202,16 @@ class Message(BaseModel):
         )
 
 
-# Always true. Only a query that says it is served by the index on time alone: else the planner walks through the whole
-# trail by that one for an actor or a request with much of it, long ago, instead of by theirs.
+# Always true. The index on time is partial with this condition, so only queries that contain it can use that index.
+# Otherwise the planner would search for old events of an actor or a request by scanning the index on time.
 MATCHES_TIME_INDEX = Q(id__gt=UUID(int=0))
 
 
 class AuditEvent(models.Model):
-    """Who did what to which row, when, from where. Written by the database's triggers and by `core.audit`.
+    """Record which user did what to which row, when and from where. Written by database triggers and `core.audit`.
 
-    The database refuses to change or delete one. There is no foreign key: the trail outlives whom and what it names.
+    The database refuses to change or delete events. There are no foreign keys, because events must outlive the users
+    and rows that they refer to.
     """
 
     class Action(models.TextChoices):
@@ -220,12 +221,12 @@ class AuditEvent(models.Model):
         REVEAL = "reveal"
         LOGIN = "login"
         LOGIN_FAILED = "login_failed"
-        LOGIN_LOCKED = "login_locked"  # too many failures
+        LOGIN_LOCKED = "login_locked"  # refused after too many failures
         LOGOUT = "logout"
-        LOGOFF = "logoff"  # automatic, after a time
+        LOGOFF = "logoff"  # automatic, when a web session expires
 
     PERSONAL = ("actor_email", "address", "changes")
-    PLAIN = ("action", "table", "object_id", "actor_id", "trace_id")
+    NON_SENSITIVE = ("action", "table", "object_id", "actor_id", "trace_id")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -236,7 +237,7 @@ class AuditEvent(models.Model):
     actor_email = models.CharField(max_length=254, blank=True)
     address = models.GenericIPAddressField(null=True)
     trace_id = models.CharField(max_length=128, blank=True)
-    changes = models.JSONField(default=dict)  # {column: [before, after]}, PHI and secrets masked
+    changes = models.JSONField(default=dict)  # {column: [old value, new value]}, with PHI and secrets masked
 
     class Meta:
         db_table = "audit_events"

@@ -1,14 +1,14 @@
-"""What a column may hold, and how what it holds is kept from being told.
+"""Classify the columns of models by sensitivity, and remove values from error reports.
 
-A model declares each of its columns in one of four tuples; a system check refuses a column in none or in two.
+A model lists each of its columns in exactly one of four tuples, which a system check enforces:
 
-    PHI        protected health information: masked everywhere, revealed in the admin by an audited act
-    PERSONAL   who somebody is: shown to staff in the admin, never in a log, metric, trace, error answer or URL
-    SECRET     a password's hash: never shown
-    PLAIN      tells nothing of a person
+    PHI             protected health information: masked everywhere; revealing it in the admin is audited
+    PERSONAL        identifies a person: shown to staff in the admin, never in a log, metric, trace, error or URL
+    SECRET          a password hash: never shown
+    NON_SENSITIVE   reveals nothing about a person
 
-What leaves the process on an error (Django's error reports, Sentry's events) goes without any value at all: a local
-variable or an exception's message may hold whatever was in a row.
+Error reports (Django's and Sentry's) contain no values at all, because a local variable or an exception's message may
+contain any value of a row.
 """
 
 import json
@@ -17,56 +17,61 @@ from typing import Any
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
-from django.db.models import Model
+from django.db.models import Field, Model
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 MASK = "●●●●●●"
-KINDS = ("PHI", "PERSONAL", "SECRET", "PLAIN")
-ALWAYS_PLAIN = frozenset({"id", "created_at", "updated_at"})
+KINDS = ("PHI", "PERSONAL", "SECRET", "NON_SENSITIVE")
+ALWAYS_NON_SENSITIVE = frozenset({"id", "created_at", "updated_at"})
 
 
 def masked(value: Any) -> str:
-    """Returns what may be shown in the place of `value`: how much there is of it."""
+    """Return a mask that may be shown instead of `value`. It reveals only the length."""
     if not value:
         return "(empty)"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"{MASK} ({len(text)} characters)"
 
 
+def stored_fields(model: type[Model]) -> list[Field]:
+    """Return the fields of `model` that are columns of its table, in the order of their definition."""
+    return [field for field in model._meta.get_fields() if isinstance(field, Field) and not field.many_to_many]
+
+
 def columns(model: type[Model], *kinds: str) -> list[str]:
-    """Returns the names of the columns in the database that `model` declares to be of these kinds."""
+    """Return the database names of the columns that `model` declares as one of `kinds`."""
     names = {name for kind in kinds for name in getattr(model, kind, ())}
-    names |= ALWAYS_PLAIN if "PLAIN" in kinds else set()
-    return [str(field.column) for field in model._meta.concrete_fields if field.name in names]
+    names |= ALWAYS_NON_SENSITIVE if "NON_SENSITIVE" in kinds else set()
+    return [str(field.column) for field in stored_fields(model) if field.name in names]
 
 
 @register
-def every_column_is_declared(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    return [error for model in apps.get_app_config("core").get_models() for error in undeclared(model)]
+def check_declarations(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [error for model in apps.get_app_config("core").get_models() for error in declaration_errors(model)]
 
 
-def undeclared(model: type[Model]) -> Iterable[CheckMessage]:
-    for field in model._meta.concrete_fields:
+def declaration_errors(model: type[Model]) -> Iterable[CheckMessage]:
+    for field in stored_fields(model):
         kinds = [kind for kind in KINDS if field.name in getattr(model, kind, ())]
-        if len(kinds) == (0 if field.name in ALWAYS_PLAIN else 1):
+        if len(kinds) == (0 if field.name in ALWAYS_NON_SENSITIVE else 1):
             continue
         yield Error(
             f"{field} is declared in {' and '.join(kinds) or 'none'} of {', '.join(KINDS)}.",
-            hint=f"Name it in exactly one of them at {model.__name__}: PHI, unless you know better.",
+            hint=f"List it in exactly one of them in {model.__name__}. If in doubt, declare it as PHI.",
             obj=model,
             id="core.E001",
         )
 
 
 class ReporterFilter(SafeExceptionReporterFilter):
-    """Takes the values of local variables out of Django's error reports."""
+    """Mask the values of local variables in Django's error reports."""
 
     def get_traceback_frame_variables(self, request: Any, tb_frame: Any) -> Any:
         return [(name, MASK) for name in tb_frame.f_locals]
 
 
 class Reporter(ExceptionReporter):
-    """Takes out the rest: all of the request, the exceptions' messages, the settings."""
+    """Remove the request, the messages of exceptions and the settings from Django's error reports."""
 
     def __init__(self, request: Any, exc_type: Any, exc_value: Any, tb: Any, is_email: bool = False) -> None:
         super().__init__(None, exc_type, exc_value, tb, is_email)
@@ -80,9 +85,9 @@ class Reporter(ExceptionReporter):
 
 
 def before_send(event: dict[str, Any], hint: Any) -> dict[str, Any]:
-    """Takes every value out of an event of Sentry's: pass it to `sentry_sdk.init` as `before_send`.
+    """Remove every value from a Sentry event. Pass this function to `sentry_sdk.init` as `before_send`.
 
-    What is left tells where it broke: types, files, lines, functions.
+    The types of the exceptions and the files, lines and functions of their stack traces remain.
     """
     for key in ("request", "user", "breadcrumbs", "extra", "contexts", "logentry", "message", "transaction", "tags"):
         event.pop(key, None)

@@ -1,4 +1,4 @@
-"""The trace id of the request that this thread answers: in the envelope, in `X-Request-ID`, in every log line."""
+"""The trace id of the current request: in the envelope, in `X-Request-ID`, in every log line and audit event."""
 
 import hashlib
 import re
@@ -8,20 +8,20 @@ from contextvars import ContextVar
 
 from django.conf import settings
 
-# https://www.w3.org/TR/trace-context/#traceparent-header: version-traceid-parentid-flags. Version 00 ends there,
-# a later one may go on, ff is forbidden, and so are ids of zeros.
+# version-traceid-parentid-flags: https://www.w3.org/TR/trace-context/#traceparent-header. Version 00 has exactly these
+# four fields, later versions may append more. Version ff and all-zero ids are invalid.
 _TRACEPARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-    r"(?P<more>-.*)?"
+    r"(?P<extra>-.*)?"
 )
-_of_request: ContextVar[str | None] = ContextVar("trace_id", default=None)
+_current: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def trace_id_from_headers(traceparent: str = "", request_id: str = "") -> str:
-    """Returns the id of a valid `traceparent`, else a valid `X-Request-ID`, else a new UUID."""
+    """Return the trace id of `traceparent` if valid, otherwise a valid `request_id`, otherwise a new UUID."""
     match = _TRACEPARENT.fullmatch(traceparent)
-    if match and not (match["version"] == "00" and match["more"]):
+    if match and not (match["version"] == "00" and match["extra"]):
         return match["trace"]
     if _REQUEST_ID.fullmatch(request_id):
         return request_id
@@ -29,33 +29,32 @@ def trace_id_from_headers(traceparent: str = "", request_id: str = "") -> str:
 
 
 def _new() -> str:
-    """Returns a UUID, written as OpenTelemetry writes a trace id where requests are traced: one word finds them all."""
-    made = uuid.uuid4()
-    return made.hex if settings.OTEL_EXPORTER_OTLP_ENDPOINT else str(made)
+    """Return a new UUID. If tracing is on, it has OpenTelemetry's format, so that one search finds logs and traces."""
+    new_id = uuid.uuid4()
+    return new_id.hex if settings.OTEL_EXPORTER_OTLP_ENDPOINT else str(new_id)
 
 
 def set_trace_id(trace_id: str) -> None:
-    """Makes it the current one, until `clear_trace_id`."""
-    _of_request.set(trace_id)
+    _current.set(trace_id)
 
 
 def clear_trace_id() -> None:
-    """Forgets it: the thread's next line of the log may belong to nobody."""
-    _of_request.set(None)
+    """Clear the trace id, so that later log lines of this thread do not carry it."""
+    _current.set(None)
 
 
 def get_or_create_trace_id() -> str:
-    """Returns the current trace id; outside of a request a new one, so that an envelope never lacks it."""
+    """Return the current trace id, or a new one outside of a request, because an envelope needs one."""
     return get_trace_id() or _new()
 
 
 def get_trace_id() -> str | None:
-    """Returns the current trace id, None outside of a request."""
-    return _of_request.get()
+    """Return the current trace id, or None outside of a request."""
+    return _current.get()
 
 
 def as_w3c_trace_id() -> str:
-    """Returns the current trace id as 32 hexadecimal digits: its own, or of another X-Request-ID a digest."""
+    """Return the current trace id as 32 hexadecimal digits. An id in another format is hashed."""
     trace_id = get_or_create_trace_id()
     digits = trace_id.replace("-", "").lower()
     if re.fullmatch(r"(?!0{32})[0-9a-f]{32}", digits):
@@ -64,5 +63,5 @@ def as_w3c_trace_id() -> str:
 
 
 def new_traceparent() -> str:
-    """Returns the header for one call to another service. Sampled: who traces there shall do so."""
+    """Return a `traceparent` for one call to another service, with the sampled flag set so that it is traced there."""
     return f"00-{as_w3c_trace_id()}-{secrets.randbits(64) or 1:016x}-01"

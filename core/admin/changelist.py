@@ -110,7 +110,7 @@ class ChangeList(main.ChangeList):
         Raises ValueError if the cursor is invalid.
         """
         order = ordering(newest_first)
-        conditions = [after_cursor(cursor, newest_first)] if cursor else []
+        conditions = [after_cursor(self.model, cursor, newest_first)] if cursor else []
         rows = self.queryset.filter(*conditions).order_by(*order)
         if not self.unindexed_filters:
             return rows, None
@@ -121,7 +121,7 @@ class ChangeList(main.ChangeList):
             return rows, None
         # The condition on time bounds the index scan. PostgreSQL derives no bound from the `exclude`.
         bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}
-        return rows.filter(**bound).exclude(after_cursor(cursor_of(last), newest_first)), last
+        return rows.filter(**bound).exclude(after_cursor(self.model, cursor_of(last), newest_first)), last
 
     def _set_pagination_attributes(self, request: HttpRequest) -> None:
         """Set what Django's `get_results` sets and its templates read."""

@@ -53,7 +53,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         if row is None:
             raise Http404
-        audit.record(AuditEvent.Action.REVEAL, request, user=request.user, of=row)
+        audit.record(AuditEvent.Action.REVEAL, request, user=request.user, target=row)
         values = {name.replace("_", " "): self._format_value(getattr(row, name)) for name in self.model.PHI}
         context = {
             **self.admin_site.each_context(request),

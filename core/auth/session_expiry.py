@@ -56,7 +56,7 @@ def _touch_or_expire(request: Any, user: Any) -> bool:
     """Record the request as activity. Return False if the session has expired or was deleted."""
     session, now = request.session, int(time.time())
     if is_expired(session):
-        audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
+        audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
         return False
     if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL:
         session[LAST_SEEN_KEY] = now

@@ -1,4 +1,4 @@
-"""Pages by time over millions of rows: each order that is read has its index."""
+"""Add an index for each ordering that queries use, so that pagination by time is fast for millions of rows."""
 
 import django.contrib.postgres.indexes
 import django.db.models.functions.text

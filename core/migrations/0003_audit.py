@@ -1,12 +1,12 @@
-"""The audit trail, and the triggers that write it and keep it.
+"""Add the audit trail, and the triggers that write and protect it.
 
-audit_changes(before, after, shown)   what differs, column by column; the value of a column that isn't `shown` is masked
-audit_row()                           records one row that was created, changed or deleted
-audit_is_kept()                       refuses to change or delete what was recorded
-audit_is_not_passed()                 refuses TRUNCATE, which would delete rows and record none
+audit_changes(before, after, shown)   returns the changed columns; values of columns that are not in `shown` are masked
+audit_row()                           records one created, changed or deleted row
+audit_is_kept()                       refuses to change or delete audit events
+audit_is_not_passed()                 refuses TRUNCATE, which would delete rows without recording it
 
-`SHOWN` repeats what `core.models` declares as PLAIN or PERSONAL: a migration may not change with the models. Tests
-compare both. A column that is named nowhere is masked.
+`AUDITED` repeats the columns that `core.models` declares as NON_SENSITIVE or PERSONAL, because a migration must not
+depend on the current models. Tests compare both. Columns that are not listed are masked.
 """
 
 import uuid
@@ -18,7 +18,8 @@ from django.db import migrations, models
 MASK = "●●●●●●"
 
 EVERY = "INSERT OR UPDATE OR DELETE"
-# Table: what is recorded; the column that tells whose change it is; what is shown; what is no change anybody made.
+# Table: recorded operations; column whose value becomes the event's object_id; columns whose values are recorded;
+# columns whose changes are ignored.
 AUDITED = {
     "users": (
         EVERY,
@@ -27,14 +28,14 @@ AUDITED = {
         "updated_at last_login",
     ),
     "sessions": (
-        # Appending a message sets none of these columns, and so costs nothing here.
+        # Appending a message sets none of these columns, so the trigger does not run for it.
         "INSERT OR UPDATE OF id, created_at, user_id, title, mode, is_archived, context, ended_at OR DELETE",
         "id",
         "id created_at user_id mode is_archived ended_at",
         "updated_at message_count",
     ),
     "messages": (
-        # A message's creation is not recorded again: its row is that record, and can neither change nor go unrecorded.
+        # INSERT is not recorded: the row itself is the record, because its changes and its deletion are audited.
         "UPDATE OR DELETE",
         "id",
         "id created_at session_id role model tokens contains_phi client_message_id",

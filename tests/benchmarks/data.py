@@ -1,7 +1,7 @@
-"""Conversations and their admin at ten million messages: `make benchmark-data`, `--messages N` for another number.
+"""Benchmark conversations and the admin with ten million messages: `make benchmark-data`, or `--messages N`.
 
-One PostgreSQL with a database of 100 thousand messages and one of ten million, both made by seed_demo. What is compared
-takes turns, and medians are compared. Exits 1 if a target is missed.
+One PostgreSQL server has a database with 100 thousand messages and one with ten million, both filled by seed_demo.
+Calls are interleaved and their medians compared. Exit code 1 means that a target was missed.
 """
 
 import argparse
@@ -24,34 +24,33 @@ from voiceassist.embedded.programs import postgres_program
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("users", "sessions", "messages")
-SMALL = {"users": 100, "sessions": 20_000, "messages": 100_000}  # so many that a day of sessions fills a page
+SMALL = {"users": 100, "sessions": 20_000, "messages": 100_000}  # enough sessions a day to fill a page
 
 
-def numbers(messages: int) -> dict[str, int]:
+def row_counts(messages: int) -> dict[str, int]:
     return {"users": max(messages // 1000, 1), "sessions": messages // 10, "messages": messages}
 
 
 def seed(url: str, rows: dict[str, int], *, quiet: bool = False) -> None:
-    manage(
-        "seed_demo", *(word for name, count in rows.items() for word in (f"--{name}", str(count))), url=url, quiet=quiet
-    )
+    options = [argument for table, count in rows.items() for argument in (f"--{table}", str(count))]
+    manage("seed_demo", *options, url=url, quiet=quiet)
 
 
-def manage(*words: str, url: str, quiet: bool = False) -> None:
+def manage(*arguments: str, url: str, quiet: bool = False) -> None:
     environment = {**os.environ, "DATABASE_URL": url}
     output = subprocess.DEVNULL if quiet else None
-    subprocess.run([sys.executable, "manage.py", *words], cwd=ROOT, env=environment, check=True, stdout=output)
+    subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, check=True, stdout=output)
 
 
 class DurablePostgres(Postgres):
-    """The tests' server doesn't wait for its disk. This one does, as everybody's."""
+    """A server with fsync on, as in production. The tests' server has it off."""
 
     def command(self) -> list[str]:
         return [*super().command(), "-c", "fsync=on"]
 
 
 class Databases:
-    """Databases of one server. In this process `connection` is that of the one chosen last."""
+    """Databases of one server. `choose` sets the database that Django's `connection` uses in this process."""
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
@@ -62,7 +61,7 @@ class Databases:
         return self.postgres.url.rpartition("/")[0] + f"/{name}"
 
     def create(self, name: str) -> str:
-        """A copy of the empty one. Returns its URL."""
+        """Create a database from the migrated, empty one. Return its URL."""
         self.postgres.execute(f"DROP DATABASE IF EXISTS {name}")
         self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE tests")
         return self.url(name)
@@ -76,35 +75,35 @@ class Databases:
         connections["default"] = self._connections[name]
 
     def on(self, name: str, call: Callable[[], Any]) -> Callable[[], Any]:
-        def chosen() -> Any:
+        def call_on_database() -> Any:
             self.choose(name)
             return call()
 
-        return chosen
+        return call_on_database
 
 
 def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> None:
-    """seed_demo from start to end, against psql's COPY of the same rows into the same tables."""
+    """Compare a complete run of seed_demo with psql's COPY of the same rows into the same tables."""
 
     def psql(url: str, direction: str) -> None:
-        copies = [word for name in TABLES for word in ("-c", f"\\copy {name} {direction} '{folder / name}'")]
+        copies = [argument for name in TABLES for argument in ("-c", f"\\copy {name} {direction} '{folder / name}'")]
         subprocess.run([postgres_program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", url, *copies], check=True)
 
-    rows = numbers(messages)
+    rows = row_counts(messages)
     seed(databases.create("seeded"), rows, quiet=True)
     psql(databases.url("seeded"), "to")
-    ways: dict[str, Callable[[str], None]] = {
+    methods: dict[str, Callable[[str], None]] = {
         "ours": lambda url: seed(url, rows, quiet=True),
         "theirs": lambda url: psql(url, "from"),
     }
-    rates: dict[str, list[float]] = {who: [] for who in ways}
+    rates: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(3):
-        for who, call in ways.items():
-            url = databases.create(who)
-            began = time.perf_counter()
+        for name, call in methods.items():
+            url = databases.create(name)
+            started_at = time.perf_counter()
             call(url)
-            rates[who].append(sum(rows.values()) / (time.perf_counter() - began))
-    ours, theirs = (statistics.median(found) for found in rates.values())
+            rates[name].append(sum(rows.values()) / (time.perf_counter() - started_at))
+    ours, theirs = (statistics.median(values) for values in rates.values())
     table.row("seed_demo, rows/s, against psql's COPY of them", ours, theirs, 0.5)
     for name in ("seeded", "ours", "theirs"):
         databases.postgres.execute(f"DROP DATABASE {name}")
@@ -113,7 +112,7 @@ def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=10_000_000)
-    parser.add_argument("--seeding", type=int, default=500_000, help="messages of the comparison with psql")
+    parser.add_argument("--seeding", type=int, default=500_000, help="number of messages for the comparison with psql")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="voiceassist-benchmark-"))
     postgres, redis = DurablePostgres(folder / "postgres"), Valkey(folder / "redis")
@@ -130,9 +129,9 @@ def main() -> int:
 
         table = Table()
         seeding(table, databases, folder, options.seeding)
-        for name, rows in (("small", SMALL), ("large", numbers(options.messages))):
+        for name, rows in (("small", SMALL), ("large", row_counts(options.messages))):
             seed(databases.create(name), rows)
-            # What autovacuum does in the course of time.
+            # Autovacuum would do this eventually.
             with psycopg.connect(databases.url(name), autocommit=True) as connection:
                 connection.execute("VACUUM ANALYZE")
         conversations.reading(table, databases)

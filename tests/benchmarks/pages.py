@@ -1,23 +1,19 @@
-"""Pages of the admin, asked of the application in this process: middleware, templates and all."""
+"""Time pages of the admin, requested in this process through all middleware and templates."""
 
 import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
-from tests.benchmarks.table import Table, taking_turns
+from tests.benchmarks.data import Databases
+from tests.benchmarks.table import Table, interleaved_medians
 
 ROUNDS = 15
 
 
-class Databases(Protocol):
-    def choose(self, name: str) -> None: ...
-    def on(self, name: str, call: Callable[[], Any]) -> Callable[[], Any]: ...
-
-
 class Staff:
-    """A superuser who is logged in, in one of the databases."""
+    """A logged-in superuser of one of the databases."""
 
     def __init__(self, databases: Databases, name: str) -> None:
         from django.test import Client
@@ -28,8 +24,8 @@ class Staff:
         self.databases, self.name, self.client = databases, name, Client(HTTP_HOST="localhost")
         self.client.force_login(User.objects.create_superuser("root@example.org"))
 
-    def ask(self, path: str) -> Callable[[], Any]:
-        """Returns what asks for a page and is sure to get it."""
+    def page_request(self, path: str) -> Callable[[], Any]:
+        """Return a function that requests a page and checks that it succeeded."""
 
         def get() -> None:
             response = self.client.get(path)
@@ -39,7 +35,7 @@ class Staff:
         return self.databases.on(self.name, get)
 
     def pages(self) -> dict[str, str]:
-        """Returns the pages by what they are. The same in every database; the objects are of about the same size."""
+        """Return the paths of pages by title, the same titles for each database and objects of about the same size."""
         from django.db.models import Count
 
         from core.models import AuditEvent, Message, Session, User
@@ -49,7 +45,10 @@ class Staff:
         message = Message.objects.filter(session=session, client_message_id__isnull=False)[0]
         some_users = User.objects.filter(is_superuser=False).order_by("pk")[:200]
         counted = (
-            Session.objects.filter(user__in=list(some_users)).values("user").annotate(of=Count("pk")).order_by("of")
+            Session.objects.filter(user__in=list(some_users))
+            .values("user")
+            .annotate(count=Count("pk"))
+            .order_by("count")
         )
         user = User.objects.get(pk=counted[len(counted) // 2]["user"])
         event = AuditEvent.objects.filter(object_id=str(session.pk))[0]
@@ -70,35 +69,35 @@ class Staff:
         pages: dict[str, str] = {}
         for model, row in (("user", user), ("session", session), ("message", message), ("auditevent", event)):
             root = f"/admin/core/{model}/"
-            queries = times(row.created_at)
+            queries = time_queries(row.created_at)
             queries |= {
                 f"filter {query.split('=')[0]} {'…' if 'id' in query else query.split('=')[1]}": query
                 for query in filters[model]
             }
-            queries |= {f"search by {what}": f"q={term}" for what, term in searches[model].items()}
-            pages |= {f"{model}s, {what}": f"{root}?{query}" for what, query in queries.items()}
+            queries |= {f"search by {key}": f"q={term}" for key, term in searches[model].items()}
+            pages |= {f"{model}s, {title}": f"{root}?{query}" for title, query in queries.items()}
             pages[f"{model}, page"] = f"{root}{row.pk}/change/"
             if model != "auditevent":
                 pages[f"{model}, confirm deletion"] = f"{root}{row.pk}/delete/"
             text = self.client.get(root).content.decode()
-            for words in ("Older ›", "Oldest »"):
-                if found := re.search(rf'href="([^"]+)"[^>]*>\s*{words}', text):
-                    pages[f"{model}s, {words}"] = root + found[1].replace("&amp;", "&")
+            for label in ("Older ›", "Oldest »"):
+                if match := re.search(rf'href="([^"]+)"[^>]*>\s*{label}', text):
+                    pages[f"{model}s, {label}"] = root + match[1].replace("&amp;", "&")
         return pages
 
 
-def times(of: datetime) -> dict[str, str]:
-    """The queries that narrow a list by time, to where there are rows."""
-    year = f"created_at__year={of.year}"
-    month = f"{year}&created_at__month={of.month}"
-    day, next_day = (f"{of + timedelta(days=days):%Y-%m-%d}T00:00Z" for days in (0, 1))
+def time_queries(created_at: datetime) -> dict[str, str]:
+    """Return queries that filter a list by periods that contain `created_at`."""
+    year = f"created_at__year={created_at.year}"
+    month = f"{year}&created_at__month={created_at.month}"
+    day, next_day = (f"{created_at + timedelta(days=days):%Y-%m-%d}T00:00Z" for days in (0, 1))
     return {
         "list": "",
         "a year": year,
         "a month": month,
-        "a day": f"{month}&created_at__day={of.day}",
+        "a day": f"{month}&created_at__day={created_at.day}",
         "a range of time": f"created_at__gte={day}&created_at__lt={next_day}",
-        "a search in vain": "q=nobody-and-nothing",
+        "a search without results": "q=nobody-and-nothing",
     }
 
 
@@ -108,42 +107,41 @@ def measure(table: Table, databases: Databases) -> None:
     settings.ROOT_URLCONF = "tests.benchmarks.usual_admin"
     large, small = Staff(databases, "large"), Staff(databases, "small")
     root = "/admin/core/message/"
-    ours, bare = large.ask(root), large.ask("/bare/core/message/")
-    taking_turns(ours, bare, rounds=2)
-    mine, theirs = taking_turns(ours, bare, rounds=7)
-    table.row("list of messages, pages/s, against a bare ModelAdmin", 1000 / mine, 1000 / theirs, 5)
-    mine, theirs = taking_turns(ours, large.ask("/usual/core/message/"), rounds=5)
-    table.row("the same, against a ModelAdmin as usually written", 1000 / mine, 1000 / theirs, 50)
-    few = small.pages()
-    for what, path in large.pages().items():
-        if what not in few:
-            print(f"{what}: not in both")
+    ours, bare = large.page_request(root), large.page_request("/bare/core/message/")
+    interleaved_medians(ours, bare, rounds=2)
+    ours_ms, bare_ms = interleaved_medians(ours, bare, rounds=7)
+    table.row("list of messages, pages/s, against a bare ModelAdmin", 1000 / ours_ms, 1000 / bare_ms, 5)
+    ours_ms, typical_ms = interleaved_medians(ours, large.page_request("/typical/core/message/"), rounds=5)
+    table.row("the same, against a typical ModelAdmin", 1000 / ours_ms, 1000 / typical_ms, 50)
+    small_pages = small.pages()
+    for title, path in large.pages().items():
+        if title not in small_pages:
+            print(f"{title}: missing in one database")
             continue
-        calls = large.ask(path), small.ask(few[what])
-        taking_turns(*calls, rounds=2)
-        mine, theirs = taking_turns(*calls, rounds=ROUNDS)
-        table.row(f"{what}, ms, against 100 thousand", mine, theirs, 1.5, at_most=True)
+        calls = large.page_request(path), small.page_request(small_pages[title])
+        interleaved_medians(*calls, rounds=2)
+        large_ms, small_ms = interleaved_medians(*calls, rounds=ROUNDS)
+        table.row(f"{title}, ms, against 100 thousand", large_ms, small_ms, 1.5, at_most=True)
     delete_a_user(large)
 
 
 def delete_a_user(staff: Staff) -> None:
-    """Deletes the user of the longest session through the admin, and tells how long it took and how much memory."""
+    """Delete the user of the longest session through the admin, and print the time and the memory that it took."""
     from core.models import AuditEvent, Message, Session
 
     staff.databases.choose(staff.name)
     user = Session.objects.order_by("-message_count")[0].user
     count = Message.objects.filter(session__user=user).count()
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    before, began = _memory("VmRSS"), time.perf_counter()
+        file.write("5")  # reset VmHWM, the peak of memory
+    before, started_at = _memory("VmRSS"), time.perf_counter()
     response = staff.client.post(f"/admin/core/user/{user.pk}/delete/", {"post": "yes"})
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     assert response.status_code == 302, response.status_code
     assert not Session.objects.filter(user_id=user.pk).exists()
     assert AuditEvent.objects.filter(object_id=str(user.pk), action="delete").exists()
-    print(
-        f"deleting a user with {count:,} messages: {took:.1f} s, {_memory('VmHWM') - before:.0f} MiB more at the peak"
-    )
+    added = _memory("VmHWM") - before
+    print(f"deleting a user with {count:,} messages: {seconds:.1f} s, {added:.0f} MiB more at the peak")
 
 
 def _memory(line: str) -> float:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a table of ratios against targets, and taking turns."""
+"""Shared by the benchmarks: interleaved timing, and a table of results with targets."""
 
 import statistics
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Table:
-    """Prints a row a measure: ours, theirs, the ratio, the target; and knows whether any was missed."""
+    """Print one row per measurement, with both values, their ratio and the target. `missed` is set if a target is."""
 
     missed = False
 
@@ -16,19 +16,19 @@ class Table:
 
     def row(self, measure: str, ours: float, theirs: float, target: float, *, at_most: bool = False) -> None:
         ratio = ours / theirs
-        good = ratio <= target if at_most else ratio >= target
-        self.missed |= not good
+        is_met = ratio <= target if at_most else ratio >= target
+        self.missed |= not is_met
         sign = "≤" if at_most else "≥"
-        print(f"{measure:<68} {ours:9.4g} {theirs:9.4g} {ratio:8.2f} {sign} {target:<5} {'' if good else 'MISSED'}",
+        print(f"{measure:<68} {ours:9.4g} {theirs:9.4g} {ratio:8.2f} {sign} {target:<5} {'' if is_met else 'MISSED'}",
               flush=True)  # fmt: skip
 
 
-def taking_turns(*calls: Callable[[], Any], rounds: int) -> list[float]:
-    """Returns the median milliseconds of each, called one after another: a machine that slows down slows all."""
+def interleaved_medians(*calls: Callable[[], Any], rounds: int) -> list[float]:
+    """Return the median milliseconds of each call. Calls are interleaved, so that a slow machine affects all."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
-        for call, taken in zip(calls, times, strict=True):
-            began = time.perf_counter()
+        for call, durations in zip(calls, times, strict=True):
+            started_at = time.perf_counter()
             call()
-            taken.append((time.perf_counter() - began) * 1000)
-    return [statistics.median(taken) for taken in times]
+            durations.append((time.perf_counter() - started_at) * 1000)
+    return [statistics.median(durations) for durations in times]

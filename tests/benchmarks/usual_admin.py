@@ -1,25 +1,25 @@
-"""The admin of messages as people usually write it, and a bare one, beside ours: URLs for the benchmark alone."""
+"""URLs for the benchmark: our admin, a typical ModelAdmin of messages, and a bare one."""
 
 from django.contrib import admin
 from django.urls import path
 
 from core.models import Message
-from voiceassist.urls import urlpatterns as ours
+from voiceassist.urls import urlpatterns as project_urls
 
 
-class Bare(admin.ModelAdmin):
-    change_list_template = "admin/change_list.html"  # Django's own, not that of our app
+class BareMessageAdmin(admin.ModelAdmin):
+    change_list_template = "admin/change_list.html"  # Django's template, which our app overrides
 
 
-class Usual(Bare):
+class TypicalMessageAdmin(BareMessageAdmin):
     list_display = ("id", "session", "role", "content", "tokens", "created_at")
     list_filter = ("role", "contains_phi", "created_at")
     search_fields = ("content", "session__title")
     date_hierarchy = "created_at"
 
 
-usual, bare = admin.AdminSite("usual"), admin.AdminSite("bare")
-usual.register(Message, Usual)
-bare.register(Message, Bare)
+typical, bare = admin.AdminSite("typical"), admin.AdminSite("bare")
+typical.register(Message, TypicalMessageAdmin)
+bare.register(Message, BareMessageAdmin)
 
-urlpatterns = [path("usual/", usual.urls), path("bare/", bare.urls), *ours]
+urlpatterns = [path("typical/", typical.urls), path("bare/", bare.urls), *project_urls]

@@ -1,4 +1,4 @@
-"""The trail: who did what, when, from where; written by the database, whatever way a row is changed, and kept."""
+"""The audit trail: events for every kind of change, the actor, immutability, and search in the admin."""
 
 import json
 import re
@@ -45,25 +45,25 @@ def sql(statement: str, *parameters: Any) -> None:
         cursor.execute(statement, parameters)
 
 
-# What is recorded
+# Recorded events
 
 
-def test_a_row_that_is_made(session: Session) -> None:
+def test_records_created_row(session: Session) -> None:
     event = latest(object_id=str(session.pk))
     assert (event.action, event.table) == ("create", "sessions")
     assert event.changes["mode"] == [None, "text"]
     assert event.changes["user_id"] == [None, str(session.user_id)]
     assert event.changes["title"] == [None, phi.MASK]
-    assert "ended_at" not in event.changes  # nothing became nothing
+    assert "ended_at" not in event.changes  # it was NULL before and after
     assert latest(object_id=str(session.user_id)).changes["email"] == [None, "ann@example.org"]
 
 
-@pytest.mark.parametrize("way", ["save", "update", "sql"])
-def test_a_row_that_is_changed_in_whatever_way(session: Session, way: str) -> None:
-    if way == "save":
+@pytest.mark.parametrize("method", ["save", "update", "sql"])
+def test_records_changed_row_by_any_method(session: Session, method: str) -> None:
+    if method == "save":
         session.title, session.mode = "another", "voice"
         session.save()
-    elif way == "update":
+    elif method == "update":
         Session.objects.update(title="another", mode="voice")
     else:
         sql("UPDATE sessions SET title = 'another', mode = 'voice'")
@@ -72,19 +72,19 @@ def test_a_row_that_is_changed_in_whatever_way(session: Session, way: str) -> No
     assert event.changes == {"mode": ["text", "voice"], "title": [phi.MASK, phi.MASK]}
 
 
-@pytest.mark.parametrize("way", ["save", "update", "sql"])
-def test_a_message_that_is_changed(message: Message, way: str) -> None:
-    if way == "save":
+@pytest.mark.parametrize("method", ["save", "update", "sql"])
+def test_records_changed_message(message: Message, method: str) -> None:
+    if method == "save":
         message.content = "another"
         message.save()
-    elif way == "update":
+    elif method == "update":
         Message.objects.update(content="another")
     else:
         sql("UPDATE messages SET content = 'another'")
     assert latest(table="messages").changes == {"content": [phi.MASK, phi.MASK]}
 
 
-def test_a_row_that_is_deleted(message: Message) -> None:
+def test_records_deleted_row(message: Message) -> None:
     sql("DELETE FROM messages")
     event = latest(table="messages")
     assert (event.action, event.object_id) == ("delete", str(message.pk))
@@ -92,8 +92,7 @@ def test_a_row_that_is_deleted(message: Message) -> None:
     assert event.changes["content"] == [phi.MASK, None]
 
 
-def test_what_nobody_did_is_no_event(message: Message) -> None:
-    """Counting a message, noting a login, saving what is the same."""
+def test_ignores_counters_logins_and_unchanged_rows(message: Message) -> None:
     before = AuditEvent.objects.count()
     append_message(message.session_id, role="user")
     message.session.user.save()
@@ -101,13 +100,13 @@ def test_what_nobody_did_is_no_event(message: Message) -> None:
     assert AuditEvent.objects.count() == before
 
 
-def test_a_new_password_is_recorded_and_its_hash_is_not(session: Session) -> None:
+def test_records_password_change_without_the_hash(session: Session) -> None:
     session.user.set_password("another long password")
     session.user.save()
     assert latest(table="users").changes == {"password": [phi.MASK, phi.MASK]}
 
 
-def test_permissions(session: Session) -> None:
+def test_records_permission_changes(session: Session) -> None:
     permission = Permission.objects.get(codename="view_phi")
     session.user.user_permissions.add(permission)
     assert latest(table="users_user_permissions").changes["permission_id"] == [None, permission.pk]
@@ -123,7 +122,7 @@ def test_permissions(session: Session) -> None:
     assert latest(table="users").changes == {"is_superuser": [False, True]}
 
 
-def test_a_users_deletion_leaves_the_trail(message: Message) -> None:
+def test_deleting_a_user_keeps_the_events(message: Message) -> None:
     user = message.session.user
     key = str(user.pk)
     delete_user(user)
@@ -132,55 +131,55 @@ def test_a_users_deletion_leaves_the_trail(message: Message) -> None:
     assert latest(table="messages").action == latest(table="sessions").action == "delete"
 
 
-def test_no_value_that_is_phi_or_a_secret_is_in_the_trail(message: Message) -> None:
+def test_masks_phi_and_secrets(message: Message) -> None:
     for model in (Message, Session, User):
-        model._default_manager.update(**{name: _other(model, name) for name in phi.columns(model, "PHI", "SECRET")})
+        model._default_manager.update(**{name: _new_value(model, name) for name in phi.columns(model, "PHI", "SECRET")})
     message.session.user.delete()
     trail = json.dumps(list(AuditEvent.objects.values()), default=str)
     assert CANARY not in trail
     assert "argon2" not in trail
 
 
-def _other(model: type[models.Model], name: str) -> Any:
+def _new_value(model: type[models.Model], name: str) -> Any:
     field = model._meta.get_field(name)
     return {"other": CANARY} if isinstance(field, models.JSONField) else f"argon2 {CANARY}"
 
 
-# The database's triggers and the models' declaration say the same
+# The database's triggers agree with the models' declarations
 
 
 def triggers() -> dict[str, list[str]]:
-    """Returns the arguments of each table's trigger: the key's column, what is shown, what is no change."""
+    """Return the arguments of each table's trigger: the key column, the shown and the ignored columns."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'audit'")
         return {table: re.findall(r"'([^']*)'", definition) for table, definition in cursor.fetchall()}
 
 
-def test_every_table_that_says_something_of_people_is_audited() -> None:
+def test_every_table_about_users_is_audited() -> None:
     tables = {model._meta.db_table for model in apps.get_app_config("core").get_models(include_auto_created=True)}
     assert set(triggers()) == tables - {"audit_events"} | {"auth_group", "auth_group_permissions"}
 
 
 @pytest.mark.parametrize("model", [User, Session, Message])
-def test_triggers_show_what_the_models_declare_to_be_no_phi(model: type[models.Model]) -> None:
+def test_triggers_show_only_columns_that_the_models_declare_as_not_phi(model: type[models.Model]) -> None:
     _, shown, ignored = triggers()[model._meta.db_table]
-    declared = set(phi.columns(model, "PLAIN", "PERSONAL"))
+    declared = set(phi.columns(model, "NON_SENSITIVE", "PERSONAL"))
     assert set(shown.split()) == declared - set(ignored.split())
     assert not set(ignored.split()) & set(phi.columns(model, "PHI", "SECRET"))
 
 
-def test_every_column_of_a_session_that_somebody_may_change_fires_the_trigger() -> None:
-    """Its trigger names columns, so that appending, which sets others, costs nothing."""
+def test_every_editable_column_of_a_session_fires_the_trigger() -> None:
+    """The trigger lists its columns, so that appending a message, which changes others, does not fire it."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT attname FROM pg_trigger, unnest(tgattr) AS number JOIN pg_attribute ON attnum = number"
             " WHERE attrelid = tgrelid AND tgname = 'audit' AND tgrelid = 'sessions'::regclass"
         )
-        named = {row[0] for row in cursor.fetchall()}
-    assert named == {field.column for field in Session._meta.concrete_fields} - {"updated_at", "message_count"}
+        listed = {row[0] for row in cursor.fetchall()}
+    assert listed == {field.column for field in phi.stored_fields(Session)} - {"updated_at", "message_count"}
 
 
-# What was recorded stays
+# Immutability
 
 
 @pytest.mark.parametrize(
@@ -190,12 +189,12 @@ def test_every_column_of_a_session_that_somebody_may_change_fires_the_trigger() 
         "UPDATE audit_events SET actor_email = 'eve@example.org' WHERE false",
         "DELETE FROM audit_events",
         "SET LOCAL session_replication_role = replica; DELETE FROM audit_events",
-        "WITH gone AS (DELETE FROM audit_events RETURNING 1) SELECT * FROM gone",
+        "WITH deleted AS (DELETE FROM audit_events RETURNING 1) SELECT * FROM deleted",
         "INSERT INTO audit_events SELECT * FROM audit_events ON CONFLICT (id) DO UPDATE SET actor_email = 'eve'",
         "MERGE INTO audit_events USING users ON true WHEN MATCHED THEN DELETE",
     ],
 )
-def test_plain_sql_can_not_touch_it(session: Session, statement: str) -> None:
+def test_sql_cannot_change_events(session: Session, statement: str) -> None:
     before = list(AuditEvent.objects.values())
     with pytest.raises(DatabaseError, match="can only be added to"):
         sql(statement)
@@ -203,15 +202,15 @@ def test_plain_sql_can_not_touch_it(session: Session, statement: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["audit_events", "users", "sessions", "messages", "auth_group"])
-def test_truncate_would_get_past_it(table: str) -> None:
-    # The tests' own emptying of tables needs TRUNCATE: see conftest.
+def test_truncate_is_refused(table: str) -> None:
+    # tests/conftest.py disables this trigger, because pytest-django empties tables by TRUNCATE.
     sql("SET CONSTRAINTS ALL IMMEDIATE")
     sql(f"ALTER TABLE {table} ENABLE TRIGGER audit_is_not_passed")
     with pytest.raises(DatabaseError, match="can not be truncated"):
         sql(f"TRUNCATE {table} CASCADE")
 
 
-def test_a_temporary_table_of_the_same_name_does_not_catch_it(session: Session) -> None:
+def test_temporary_table_cannot_capture_events(session: Session) -> None:
     before = AuditEvent.objects.count()
     sql("CREATE TEMPORARY TABLE audit_events (LIKE public.audit_events) ON COMMIT DROP")
     try:
@@ -221,8 +220,8 @@ def test_a_temporary_table_of_the_same_name_does_not_catch_it(session: Session) 
     assert AuditEvent.objects.count() == before + 1
 
 
-def test_the_role_of_the_application_can_not_get_past_it(session: Session) -> None:
-    """By the statements that the documentation gives for production: it writes the trail, and nothing more."""
+def test_application_role_cannot_bypass_the_trail(session: Session) -> None:
+    """With the GRANT statements that the documentation gives for production, the role can only add events."""
     (grants,) = re.findall(r"```sql\n(.*?)```", SECURITY.read_text(), re.DOTALL)
     sql(grants.replace("voiceassist_app LOGIN", "voiceassist_app").replace("voiceassist_migrate", "CURRENT_USER"))
     sql("SET LOCAL ROLE voiceassist_app")
@@ -253,19 +252,24 @@ def test_the_role_of_the_application_can_not_get_past_it(session: Session) -> No
     assert message.pk
 
 
-def test_the_orm_can_not_touch_it(session: Session) -> None:
+def test_orm_cannot_change_events(session: Session) -> None:
     event = AuditEvent.objects.first()
     assert event
     event.actor_email = "eve@example.org"
-    for act in (event.save, event.delete, AuditEvent.objects.all().delete, lambda: AuditEvent.objects.update(table="")):
+    for change in (
+        event.save,
+        event.delete,
+        AuditEvent.objects.all().delete,
+        lambda: AuditEvent.objects.update(table=""),
+    ):
         with pytest.raises(DatabaseError), transaction.atomic():
-            act()
+            change()
 
 
-# Who it was
+# The actor
 
 
-def test_who_when_from_where(admin_client: Client, admin_user: User, session: Session) -> None:
+def test_records_actor_address_and_trace_id(admin_client: Client, admin_user: User, session: Session) -> None:
     form = {"email": "ann@example.org", "full_name": "Ann Moe", "is_active": "on", "is_staff": "on"}
     response = admin_client.post(f"/admin/core/user/{session.user_id}/change/", form, REMOTE_ADDR="192.0.2.7")
     assert response.status_code == 302
@@ -276,13 +280,13 @@ def test_who_when_from_where(admin_client: Client, admin_user: User, session: Se
     assert event.trace_id == response["X-Request-ID"]
 
 
-def test_who_it_was_is_forgotten_with_the_transaction(rf: RequestFactory, session: Session) -> None:
+def test_actor_is_read_from_the_transactions_setting(rf: RequestFactory, session: Session) -> None:
     request = rf.post("/")
     request.user = session.user
     with audit_context(request):
         Session.objects.update(mode="voice")
     assert latest(table="sessions").actor_id == session.user_id
-    # Tests run in a transaction of their own, within which the setting lives on: end it.
+    # The setting lasts until the end of the test's own transaction, so clear it.
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('voiceassist.audit', '', true)")
     Session.objects.update(mode="text")
@@ -290,7 +294,7 @@ def test_who_it_was_is_forgotten_with_the_transaction(rf: RequestFactory, sessio
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_next_transaction_of_the_same_connection_is_nobodys(rf: RequestFactory, session: Session) -> None:
+def test_next_transaction_of_the_connection_has_no_actor(rf: RequestFactory, session: Session) -> None:
     request = rf.post("/")
     request.user = session.user
     with audit_context(request):
@@ -300,7 +304,7 @@ def test_the_next_transaction_of_the_same_connection_is_nobodys(rf: RequestFacto
     assert modes == {"voice": session.user_id, "text": None}
 
 
-def test_logging_in_and_out(client: Client, session: Session) -> None:
+def test_records_login_and_logout(client: Client, session: Session) -> None:
     form = {"username": "ann@example.org", "password": PASSWORD}
     client.post("/admin/login/", form, REMOTE_ADDR="192.0.2.7")
     client.post("/admin/logout/", REMOTE_ADDR="192.0.2.7")
@@ -312,54 +316,52 @@ def test_logging_in_and_out(client: Client, session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", ["ann@example.org", "nobody@example.org", "my-password-typed-into-the-wrong-field"])
-def test_a_failed_login_names_an_account_and_nothing_that_was_typed(
-    client: Client, session: Session, name: str
-) -> None:
+def test_failed_login_records_the_user_but_no_input(client: Client, session: Session, name: str) -> None:
     client.post("/admin/login/", {"username": name, "password": "wrong-canary"}, REMOTE_ADDR="192.0.2.7")
     event = latest(action="login_failed")
     assert event.object_id == (str(session.user_id) if name.startswith("ann@") else "")
     assert (event.actor_id, event.actor_email, event.address) == (None, "", "192.0.2.7")
-    for typed in (name, "wrong-canary"):
-        assert typed not in json.dumps(list(AuditEvent.objects.filter(pk=event.pk).values()), default=str)
+    for submitted in (name, "wrong-canary"):
+        assert submitted not in json.dumps(list(AuditEvent.objects.filter(pk=event.pk).values()), default=str)
 
 
-# Finding it in the admin
+# Search in the admin
 
 
-def found(client: Client, **query: Any) -> list[tuple[str, str]]:
+def listed_events(client: Client, **query: Any) -> list[tuple[str, str]]:
     rows = client.get("/admin/core/auditevent/", query).context["cl"].result_list
     return [(event.action, event.table) for event in rows]
 
 
-def test_the_trail_is_searched_by_each_of_its_keys(admin_client: Client, admin_user: User, session: Session) -> None:
+def test_search_by_each_key(admin_client: Client, admin_user: User, session: Session) -> None:
     form = {"email": "ann@example.org", "full_name": "Ann Moe", "is_active": "on", "is_staff": "on"}
     page = f"/admin/core/user/{session.user_id}/change/"
     trace_id = admin_client.post(page, form, REMOTE_ADDR="2001:db8::7")["X-Request-ID"]
     event = latest(table="users", action="change")
     for term in (trace_id, "2001:DB8::7", "2001:db8:0::7", admin_user.email.upper(), str(event.pk)):
-        assert ("change", "users") in found(admin_client, q=term), term
-    assert ("change", "users") in found(admin_client, q=str(session.user_id))
+        assert ("change", "users") in listed_events(admin_client, q=term), term
+    assert ("change", "users") in listed_events(admin_client, q=str(session.user_id))
     history = admin_client.get(f"/admin/core/user/{session.user_id}/history/", follow=True)
     assert str(event.pk) in history.content.decode()
-    assert found(admin_client, q="nobody@example.org") == []
-    assert found(admin_client, action__exact="change", q=trace_id) == [("change", "users")]
+    assert listed_events(admin_client, q="nobody@example.org") == []
+    assert listed_events(admin_client, action__exact="change", q=trace_id) == [("change", "users")]
 
 
-def test_who_acted_is_found_when_they_are_gone(admin_client: Client, client: Client, session: Session) -> None:
+def test_search_finds_events_of_a_deleted_user(admin_client: Client, client: Client, session: Session) -> None:
     key = str(session.user_id)
     client.post("/admin/login/", {"username": "ann@example.org", "password": PASSWORD})
     delete_user(session.user)
-    assert ("login", "users") in found(admin_client, q="ann@example.org")
-    assert ("login", "users") in found(admin_client, actor_id__exact=key)
-    assert {("create", "users"), ("delete", "users")} <= set(found(admin_client, object_id__exact=key))
+    assert ("login", "users") in listed_events(admin_client, q="ann@example.org")
+    assert ("login", "users") in listed_events(admin_client, actor_id__exact=key)
+    assert {("create", "users"), ("delete", "users")} <= set(listed_events(admin_client, object_id__exact=key))
 
 
-def test_an_events_page_says_what_changed_and_leads_on(admin_client: Client, session: Session) -> None:
+def test_event_page_shows_changes_and_links(admin_client: Client, session: Session) -> None:
     permission = Permission.objects.get(codename="view_phi")
     session.user.user_permissions.add(permission)
     event = latest(table="users_user_permissions")
     page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
-    assert "Can reveal PHI" in page  # not only its number
+    assert "Can reveal PHI" in page  # the name, in addition to the id
     assert f"?object_id__exact={session.user_id}" in page
     event = latest(table="sessions")
     page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
@@ -368,7 +370,7 @@ def test_an_events_page_says_what_changed_and_leads_on(admin_client: Client, ses
     assert CANARY not in page
 
 
-def test_the_admin_neither_adds_nor_changes_nor_deletes_an_event(admin_client: Client, session: Session) -> None:
+def test_admin_cannot_add_change_or_delete_events(admin_client: Client, session: Session) -> None:
     key = AuditEvent.objects.all()[0].pk
     before = list(AuditEvent.objects.values())
     for page in ("add/", f"{key}/change/", f"{key}/delete/"):
@@ -378,10 +380,10 @@ def test_the_admin_neither_adds_nor_changes_nor_deletes_an_event(admin_client: C
     assert list(AuditEvent.objects.values()) == before
 
 
-def test_what_is_done_on_the_command_line_is_nobodys_and_seen(admin_client: Client) -> None:
+def test_events_of_commands_have_no_actor_and_are_listed(admin_client: Client) -> None:
     call_command("createsuperuser", email="cli@example.org", interactive=False)
-    made = User.objects.get(email="cli@example.org")
-    event = latest(object_id=str(made.pk))
+    user = User.objects.get(email="cli@example.org")
+    event = latest(object_id=str(user.pk))
     assert (event.action, event.actor_id, event.actor_email, event.address) == ("create", None, "", None)
     assert event.changes["is_superuser"] == [None, True]
-    assert ("create", "users") in found(admin_client, q=str(made.pk))
+    assert ("create", "users") in listed_events(admin_client, q=str(user.pk))

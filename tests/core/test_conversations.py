@@ -1,4 +1,4 @@
-"""Writing and reading conversations: right under concurrency, once however often it is sent, by cursor however deep."""
+"""Conversations: appends under concurrency, idempotent retries, and pagination by cursor."""
 
 import threading
 from collections import Counter
@@ -21,7 +21,7 @@ from core.cursor_pagination import after_cursor, cursor_of, decode_cursor, encod
 from core.models import AuditEvent, Message, Session, User
 
 pytestmark = pytest.mark.django_db
-at_once = pytest.mark.django_db(transaction=True)
+concurrent = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
@@ -29,24 +29,24 @@ def session() -> Session:
     return Session.objects.create(user=User.objects.create_user("ann@example.org"))
 
 
-def refused(call: Callable[[], Any]) -> ErrorCode:
+def error_code(call: Callable[[], Any]) -> ErrorCode:
     with pytest.raises(ApiError) as raised:
         call()
     code: ErrorCode = raised.value.code
     return code
 
 
-def state(session: Session) -> tuple[int, int]:
-    """Returns what the session says of its messages' number, and how many there are."""
+def counts(session: Session) -> tuple[int, int]:
+    """Return the session's `message_count` and the actual number of its messages."""
     session.refresh_from_db()
     return session.message_count, session.messages.count()
 
 
-def in_threads(number: int, call: Callable[[int], Any]) -> list[Any]:
-    """Calls it in so many threads at the same moment. Returns what each returned or raised."""
+def run_concurrently(number: int, call: Callable[[int], Any]) -> list[Any]:
+    """Call `call` at the same moment in `number` threads. Return what each call returned or raised."""
     ready = threading.Barrier(number)
 
-    def one(index: int) -> Any:
+    def run(index: int) -> Any:
         try:
             ready.wait(10)
             return call(index)
@@ -56,54 +56,54 @@ def in_threads(number: int, call: Callable[[int], Any]) -> list[Any]:
             connections.close_all()
 
     with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(one, range(number)))
+        return list(pool.map(run, range(number)))
 
 
 # Appending
 
 
-class _Refusing:
-    """Makes PostgreSQL end the next statements with this SQLSTATE, as it does with a transaction that met another."""
+class _FailedAppends:
+    """An execute wrapper that makes PostgreSQL fail the next `times` appends with `sqlstate`."""
 
     def __init__(self, sqlstate: str, times: int) -> None:
         self.sqlstate, self.times = sqlstate, times
 
     def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        if self.times and sql.lstrip().startswith("WITH turn"):
+        if self.times and sql.lstrip().startswith("WITH locked_session"):
             self.times -= 1
             sql = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{self.sqlstate}'; END $$"
             params = None
         return execute(sql, params, many, context)
 
 
-@at_once
+@concurrent
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
-def test_what_postgresql_rolled_back_is_tried_again(session: Session, sqlstate: str) -> None:
-    with connection.execute_wrapper(_Refusing(sqlstate, 2)):
+def test_retries_after_postgresql_rolled_the_transaction_back(session: Session, sqlstate: str) -> None:
+    with connection.execute_wrapper(_FailedAppends(sqlstate, 2)):
         append_message(session.pk, role="user")
-    assert state(session) == (1, 1)
-    with connection.execute_wrapper(_Refusing(sqlstate, 3)), pytest.raises(OperationalError):
+    assert counts(session) == (1, 1)
+    with connection.execute_wrapper(_FailedAppends(sqlstate, 3)), pytest.raises(OperationalError):
         append_message(session.pk, role="user")
-    assert state(session) == (1, 1)
+    assert counts(session) == (1, 1)
 
 
-@at_once
-def test_only_the_caller_of_a_transaction_can_run_it_again(session: Session) -> None:
-    with pytest.raises(OperationalError), transaction.atomic(), connection.execute_wrapper(_Refusing("40001", 1)):
+@concurrent
+def test_does_not_retry_inside_the_callers_transaction(session: Session) -> None:
+    with pytest.raises(OperationalError), transaction.atomic(), connection.execute_wrapper(_FailedAppends("40001", 1)):
         append_message(session.pk, role="user")
-    assert state(session) == (0, 0)
+    assert counts(session) == (0, 0)
 
 
-@at_once
-def test_another_error_is_not_tried_again(session: Session) -> None:
-    refusing = _Refusing("57014", 2)
-    with connection.execute_wrapper(refusing), pytest.raises(OperationalError):
+@concurrent
+def test_does_not_retry_other_errors(session: Session) -> None:
+    failures = _FailedAppends("57014", 2)
+    with connection.execute_wrapper(failures), pytest.raises(OperationalError):
         append_message(session.pk, role="user")
-    assert refusing.times == 1
+    assert failures.times == 1
 
 
-def test_a_message_is_stored_whole(session: Session) -> None:
-    given = {
+def test_stores_every_field(session: Session) -> None:
+    values = {
         "role": "assistant",
         "content": "Ruhe, Schmerz 7/10 😷",
         "client_message_id": "c-1",
@@ -115,14 +115,14 @@ def test_a_message_is_stored_whole(session: Session) -> None:
         "metadata": {"device": "ward"},
         "contains_phi": False,
     }
-    message = append_message(session.pk, **given)  # type: ignore[arg-type]
+    message = append_message(session.pk, **values)  # type: ignore[arg-type]
     stored = Message.objects.get(pk=message.pk)
-    assert {name: getattr(stored, name) for name in given} == given
-    assert state(session) == (1, 1)
+    assert {name: getattr(stored, name) for name in values} == values
+    assert counts(session) == (1, 1)
     assert session.updated_at == stored.created_at
 
 
-def test_appending_takes_a_constant_number_of_queries(session: Session) -> None:
+def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
     for _ in range(3):
         with CaptureQueriesContext(
             connection,
@@ -132,7 +132,7 @@ def test_appending_takes_a_constant_number_of_queries(session: Session) -> None:
         assert statements == ["SAVEPOINT", "WITH", "RELEASE"]
 
 
-def test_times_rise_even_if_the_clock_does_not(session: Session) -> None:
+def test_times_increase_even_if_the_clock_is_behind(session: Session) -> None:
     ahead = timezone.now() + timedelta(hours=1)
     Session.objects.filter(pk=session.pk).update(updated_at=ahead)
     times = [append_message(session.pk, role="user", content=str(n)).created_at for n in range(3)]
@@ -140,20 +140,20 @@ def test_times_rise_even_if_the_clock_does_not(session: Session) -> None:
     assert [message.content for message in read_messages(session.pk, newest_first=False).messages] == ["0", "1", "2"]
 
 
-def test_an_ended_session_takes_no_more(session: Session) -> None:
+def test_ended_session_accepts_only_retries(session: Session) -> None:
     append_message(session.pk, role="user", content="a", client_message_id="a")
     conversations.end_session(session.pk)
-    assert refused(lambda: append_message(session.pk, role="user", content="b")) is ErrorCode.CONFLICT
+    assert error_code(lambda: append_message(session.pk, role="user", content="b")) is ErrorCode.CONFLICT
     assert append_message(session.pk, role="user", content="a", client_message_id="a").content == "a"
-    assert state(session) == (1, 1)
+    assert counts(session) == (1, 1)
 
 
-def test_without_a_session() -> None:
-    assert refused(lambda: append_message(uuid4(), role="user")) is ErrorCode.NOT_FOUND
+def test_append_to_missing_session_is_not_found() -> None:
+    assert error_code(lambda: append_message(uuid4(), role="user")) is ErrorCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"role": "doctor"},
         {"role": ""},
@@ -168,67 +168,73 @@ def test_without_a_session() -> None:
         {"metadata": {"x": "\x00"}},
     ],
 )
-def test_what_can_not_be_stored_is_refused_and_not_quoted(session: Session, wrong: dict[str, Any]) -> None:
+def test_rejects_invalid_values_without_quoting_them(session: Session, invalid: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as raised:
-        append_message(session.pk, **{"role": "user", **wrong})
+        append_message(session.pk, **{"role": "user", **invalid})
     assert raised.value.code is ErrorCode.VALIDATION_ERROR
-    for value in wrong.values():
+    for value in invalid.values():
         assert not value or str(value) not in str(raised.value.details) + str(raised.value)
-    assert state(session) == (0, 0)
+    assert counts(session) == (0, 0)
 
 
-# Sent again
+# Retries
 
 
-def test_a_retry_returns_what_was_stored_and_changes_nothing(session: Session) -> None:
-    sent: dict[str, Any] = {"role": "user", "content": "a", "client_message_id": "1", "tool_calls": ({"n": 1.0},)}
-    first = append_message(session.pk, **sent)
+def test_retry_returns_the_stored_message_and_changes_nothing(session: Session) -> None:
+    values: dict[str, Any] = {"role": "user", "content": "a", "client_message_id": "1", "tool_calls": ({"n": 1.0},)}
+    first = append_message(session.pk, **values)
     session.refresh_from_db()
-    before = session.updated_at
-    again = append_message(session.pk, **sent)
-    assert (again.pk, again.created_at) == (first.pk, first.created_at)
-    assert state(session) == (1, 1)
-    assert session.updated_at == before
+    updated_at = session.updated_at
+    retried = append_message(session.pk, **values)
+    assert (retried.pk, retried.created_at) == (first.pk, first.created_at)
+    assert counts(session) == (1, 1)
+    assert session.updated_at == updated_at
 
 
-@pytest.mark.parametrize("other", [{"content": "b"}, {"role": "tool"}, {"metadata": {"a": 1}}, {"contains_phi": False}])
-def test_the_same_id_with_other_content_is_a_conflict(session: Session, other: dict[str, Any]) -> None:
-    sent = {"role": "user", "content": "a", "client_message_id": "1"}
-    append_message(session.pk, **sent)  # type: ignore[arg-type]
-    assert refused(lambda: append_message(session.pk, **{**sent, **other})) is ErrorCode.CONFLICT
-    assert state(session) == (1, 1)
+@pytest.mark.parametrize(
+    "different", [{"content": "b"}, {"role": "tool"}, {"metadata": {"a": 1}}, {"contains_phi": False}]
+)
+def test_same_id_with_different_content_is_a_conflict(session: Session, different: dict[str, Any]) -> None:
+    values = {"role": "user", "content": "a", "client_message_id": "1"}
+    append_message(session.pk, **values)  # type: ignore[arg-type]
+    assert error_code(lambda: append_message(session.pk, **{**values, **different})) is ErrorCode.CONFLICT
+    assert counts(session) == (1, 1)
 
 
-def test_the_same_id_in_another_session_is_another_message(session: Session) -> None:
+def test_same_id_in_another_session_is_another_message(session: Session) -> None:
     other = Session.objects.create(user=session.user)
     ids = {append_message(s.pk, role="user", client_message_id="1").pk for s in (session, other)}
     assert len(ids) == 2
 
 
-@at_once
-def test_the_same_message_by_many_at_once(session: Session) -> None:
-    found = in_threads(12, lambda _: append_message(session.pk, role="user", content="a", client_message_id="1").pk)
-    assert len(set(found)) == 1
-    assert isinstance(found[0], UUID)
-    assert state(session) == (1, 1)
+@concurrent
+def test_concurrent_retries_store_one_message(session: Session) -> None:
+    keys = run_concurrently(
+        12, lambda _: append_message(session.pk, role="user", content="a", client_message_id="1").pk
+    )
+    assert len(set(keys)) == 1
+    assert isinstance(keys[0], UUID)
+    assert counts(session) == (1, 1)
 
 
-@at_once
-def test_many_at_once_are_all_counted_and_in_order(session: Session) -> None:
-    found = in_threads(8, lambda n: [append_message(session.pk, role="user", content=f"{n}.{i}") for i in range(10)])
-    assert Counter(len(each) for each in found) == {10: 8}
-    assert state(session) == (80, 80)
+@concurrent
+def test_concurrent_appends_are_counted_and_ordered(session: Session) -> None:
+    results = run_concurrently(
+        8, lambda n: [append_message(session.pk, role="user", content=f"{n}.{i}") for i in range(10)]
+    )
+    assert Counter(len(result) for result in results) == {10: 8}
+    assert counts(session) == (80, 80)
     times = Message.objects.values_list("created_at", flat=True).order_by("created_at", "id")
     assert len(set(times)) == 80
     assert session.updated_at == max(times)
-    for number in range(8):  # each thread's own in the order in which it wrote them
-        mine = Message.objects.filter(content__startswith=f"{number}.").order_by("created_at")
-        assert [message.content for message in mine] == [f"{number}.{i}" for i in range(10)]
+    for number in range(8):  # the messages of each thread are in the order in which it appended them
+        messages = Message.objects.filter(content__startswith=f"{number}.").order_by("created_at")
+        assert [message.content for message in messages] == [f"{number}.{i}" for i in range(10)]
 
 
-@at_once
-def test_who_reads_on_from_a_cursor_misses_none(session: Session) -> None:
-    """Messages become visible in the order of their times: also if a slow transaction began before a fast one."""
+@concurrent
+def test_pagination_during_appends_misses_no_message(session: Session) -> None:
+    """Messages become visible in the order of their times, even if a slow transaction started before a fast one."""
     append_message(session.pk, role="user", content="first")
     cursor = cursor_of(Message.objects.get())
     seen: list[str] = []
@@ -239,52 +245,52 @@ def test_who_reads_on_from_a_cursor_misses_none(session: Session) -> None:
         connections.close_all()
 
     writers = ThreadPoolExecutor(4)
-    done = [writers.submit(write, number) for number in range(4)]
+    futures = [writers.submit(write, number) for number in range(4)]
     while len(seen) < 80:
-        over = all(future.done() for future in done)
+        all_written = all(future.done() for future in futures)
         page = read_messages(session.pk, newest_first=False, cursor=cursor)
         seen += [message.content for message in page.messages]
         cursor = cursor_of(page.messages[-1]) if page.messages else cursor
-        assert page.messages or not over, f"{len(seen)} of 80"
+        assert page.messages or not all_written, f"{len(seen)} of 80"
     assert len(set(seen)) == 80
     writers.shutdown()
 
 
-@at_once
-def test_ending_and_appending_at_once(session: Session) -> None:
-    def one(number: int) -> Any:
+@concurrent
+def test_end_session_during_concurrent_appends(session: Session) -> None:
+    def end_or_append(number: int) -> Any:
         if number == 0:
             return conversations.end_session(session.pk)
         return append_message(session.pk, role="user", content=str(number))
 
-    found = in_threads(8, one)
-    stored = [each for each in found if isinstance(each, Message)]
-    assert all(isinstance(each, (Message, Session)) or each.code is ErrorCode.CONFLICT for each in found), found
-    assert state(session) == (len(stored), len(stored))
+    results = run_concurrently(8, end_or_append)
+    stored = [result for result in results if isinstance(result, Message)]
+    assert all(isinstance(r, (Message, Session)) or r.code is ErrorCode.CONFLICT for r in results), results
+    assert counts(session) == (len(stored), len(stored))
     assert all(message.created_at <= session.updated_at for message in stored)
 
 
-@at_once
-def test_a_write_that_fails_in_the_middle_leaves_nothing(session: Session) -> None:
-    class PowerCut(Exception):
+@concurrent
+def test_rolled_back_append_leaves_nothing(session: Session) -> None:
+    class Rollback(Exception):
         pass
 
-    with pytest.raises(PowerCut), transaction.atomic():
+    with pytest.raises(Rollback), transaction.atomic():
         append_message(session.pk, role="user", content="a")
-        raise PowerCut
-    assert state(session) == (0, 0)
+        raise Rollback
+    assert counts(session) == (0, 0)
 
 
 # Reading
 
 
 @pytest.fixture
-def ten(session: Session) -> list[str]:
-    """Contents in the order in which they were appended; some have the same time, as imported ones may."""
+def ten_contents(session: Session) -> list[str]:
+    """Add ten messages, some of which share a time, as imported ones may. Return their contents in order."""
     now = timezone.now()
     for number in range(10):
-        at = now + timedelta(seconds=number // 3)
-        Message.objects.create(session=session, role="user", content=str(number), created_at=at)
+        created_at = now + timedelta(seconds=number // 3)
+        Message.objects.create(session=session, role="user", content=str(number), created_at=created_at)
     other = Session.objects.create(user=session.user)
     append_message(other.pk, role="user", content="of another session")
     return [str(number) for number in range(10)]
@@ -292,7 +298,9 @@ def ten(session: Session) -> list[str]:
 
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("limit", [1, 3, 9, 10, 200])
-def test_pages(session: Session, ten: list[str], newest_first: bool, limit: int) -> None:
+def test_pages_return_every_message_once_in_order(
+    session: Session, ten_contents: list[str], newest_first: bool, limit: int
+) -> None:
     seen: list[str] = []
     cursor = None
     while True:
@@ -304,36 +312,36 @@ def test_pages(session: Session, ten: list[str], newest_first: bool, limit: int)
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen == (ten[::-1] if newest_first else ten)
+    assert seen == (ten_contents[::-1] if newest_first else ten_contents)
 
 
-def test_an_empty_session_has_an_empty_page(session: Session) -> None:
+def test_empty_session_has_an_empty_page(session: Session) -> None:
     assert read_messages(session.pk) == conversations.Page([], None)
 
 
-def test_reading_without_a_session() -> None:
-    assert refused(lambda: read_messages(uuid4())) is ErrorCode.NOT_FOUND
+def test_read_of_missing_session_is_not_found() -> None:
+    assert error_code(lambda: read_messages(uuid4())) is ErrorCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("limit", [0, -1, 201])
-def test_limits(session: Session, limit: int) -> None:
-    assert refused(lambda: read_messages(session.pk, limit=limit)) is ErrorCode.VALIDATION_ERROR
+def test_rejects_invalid_limit(session: Session, limit: int) -> None:
+    assert error_code(lambda: read_messages(session.pk, limit=limit)) is ErrorCode.VALIDATION_ERROR
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "ä" * 32, "A" * 31, "A" * 33, "_" * 32, "-" * 32, "A" * 32 + "\n", "\x00"])
-def test_cursors_that_are_none(session: Session, ten: list[str], cursor: str) -> None:
+def test_rejects_invalid_cursor(session: Session, ten_contents: list[str], cursor: str) -> None:
     try:
         read_messages(session.pk, cursor=cursor)
     except ApiError as error:
         assert error.code is ErrorCode.BAD_REQUEST
     else:
-        assert encode_cursor(*decode_cursor(cursor)) == cursor  # it is one, if of no row
+        assert encode_cursor(*decode_cursor(cursor)) == cursor  # valid, although no row has it
 
 
-def test_a_page_deep_in_a_session_is_read_by_the_index(session: Session, ten: list[str]) -> None:
+def test_deep_page_uses_the_cursor_as_index_condition(session: Session, ten_contents: list[str]) -> None:
     page = read_messages(session.pk, limit=3)
     assert page.next_cursor
-    rows = Message.objects.filter(after_cursor(page.next_cursor, True), session_id=session.pk)
+    rows = Message.objects.filter(after_cursor(Message, page.next_cursor, True), session_id=session.pk)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_sort = off")
@@ -346,58 +354,58 @@ def test_a_page_deep_in_a_session_is_read_by_the_index(session: Session, ten: li
 # Ending, archiving, deleting
 
 
-def test_ending(session: Session) -> None:
+def test_end_session(session: Session) -> None:
     ended = conversations.end_session(session.pk)
     assert ended.ended_at is not None and ended.ended_at >= session.created_at
     assert conversations.end_session(session.pk).ended_at == ended.ended_at
-    assert refused(lambda: conversations.end_session(uuid4())) is ErrorCode.NOT_FOUND
+    assert error_code(lambda: conversations.end_session(uuid4())) is ErrorCode.NOT_FOUND
 
 
-def test_a_session_that_begins_in_the_future_can_be_ended(session: Session) -> None:
+def test_end_session_created_in_the_future(session: Session) -> None:
     ahead = timezone.now() + timedelta(hours=1)
     Session.objects.filter(pk=session.pk).update(created_at=ahead)
     assert conversations.end_session(session.pk).ended_at == ahead
 
 
-def test_archiving_and_back(session: Session) -> None:
+def test_archive_and_unarchive(session: Session) -> None:
     archived = conversations.archive_session(session.pk)
     assert archived.is_archived
-    again = conversations.archive_session(session.pk)
-    assert again.updated_at == archived.updated_at
-    append_message(session.pk, role="user", content="it is not ended")
+    archived_twice = conversations.archive_session(session.pk)
+    assert archived_twice.updated_at == archived.updated_at
+    append_message(session.pk, role="user", content="still open")
     assert not conversations.archive_session(session.pk, archived=False).is_archived
-    assert refused(lambda: conversations.archive_session(uuid4())) is ErrorCode.NOT_FOUND
+    assert error_code(lambda: conversations.archive_session(uuid4())) is ErrorCode.NOT_FOUND
 
 
-def test_deleting_messages_keeps_the_counts(session: Session) -> None:
+def test_delete_messages_updates_message_count(session: Session) -> None:
     for number in range(5):
         append_message(session.pk, role="user", content=str(number))
     deletion.delete_messages(Message.objects.filter(content__in=("1", "2")))
-    assert state(session) == (3, 3)
+    assert counts(session) == (3, 3)
 
 
-def test_deleting_a_user_takes_sessions_and_messages_and_leaves_the_trail(session: Session) -> None:
+def test_delete_user_deletes_conversations_and_keeps_audit_events(session: Session) -> None:
     for _ in range(3):
         append_message(session.pk, role="user", content="x")
     user, key = session.user, str(session.user.pk)
     with CaptureQueriesContext(connection) as queries:
         deletion.delete_user(user)
-    assert not any('"messages"."content"' in query["sql"] for query in queries)  # nothing was loaded
+    assert not any('"messages"."content"' in query["sql"] for query in queries)  # no message was loaded
     assert not (User.objects.exists() or Session.objects.exists() or Message.objects.exists())
     assert {event.action for event in AuditEvent.objects.filter(object_id=key)} == {"create", "delete"}
     assert AuditEvent.objects.filter(table="messages", action="delete").count() == 3
 
 
-@at_once
-def test_deleting_a_user_while_others_append(session: Session) -> None:
+@concurrent
+def test_delete_user_during_concurrent_appends(session: Session) -> None:
     user = session.user
 
-    def one(number: int) -> Any:
+    def delete_or_append(number: int) -> Any:
         if number == 0:
             return deletion.delete_user(User.objects.get(pk=user.pk))
         return [append_message(session.pk, role="user", content=str(number)) for _ in range(20)]
 
-    found = in_threads(6, one)
-    assert found[0] is None
-    assert all(isinstance(each, list) or each.code is ErrorCode.NOT_FOUND for each in found[1:]), found
+    results = run_concurrently(6, delete_or_append)
+    assert results[0] is None
+    assert all(isinstance(r, list) or r.code is ErrorCode.NOT_FOUND for r in results[1:]), results
     assert not (User.objects.exists() or Session.objects.exists() or Message.objects.exists())

@@ -1,4 +1,4 @@
-"""The linters of `make check` refuse migrations that a running server would notice, and accept those it would not."""
+"""The linters of `make check` refuse migrations that break running servers, and accept those that do not."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ import pytest
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN, newer_code
 
 ROOT = Path(__file__).resolve().parents[2]
-BY_DJANGO_LINTER = "... ERR"
-BY_SQUAWK = "Find detailed examples and solutions for each rule"
+DJANGO_LINTER_ERROR = "... ERR"
+SQUAWK_ERROR = "Find detailed examples and solutions for each rule"
 
 
 def lint(folder: Path, *operations: str) -> tuple[int, str]:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.support.lint_migrations"],
         env={**os.environ, **newer_code(folder, *operations)},
         cwd=ROOT,
@@ -24,10 +24,10 @@ def lint(folder: Path, *operations: str) -> tuple[int, str]:
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout
+    return process.returncode, process.stdout
 
 
-def test_our_own_and_expanding_migrations_pass(tmp_path: Path) -> None:
+def test_accepts_existing_and_expanding_migrations(tmp_path: Path) -> None:
     code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN)
     assert code == 0, output
     assert output.count("... OK") == 3, output
@@ -45,33 +45,33 @@ def test_our_own_and_expanding_migrations_pass(tmp_path: Path) -> None:
         pytest.param('migrations.RenameField("Message", "model", "language_model")', id="renamed column"),
     ],
 )
-def test_both_linters_refuse(tmp_path: Path, operation: str) -> None:
+def test_both_linters_refuse_incompatible_operation(tmp_path: Path, operation: str) -> None:
     code, output = lint(tmp_path, operation)
     assert code == 1, output
-    assert BY_DJANGO_LINTER in output
-    assert BY_SQUAWK in output
+    assert DJANGO_LINTER_ERROR in output
+    assert SQUAWK_ERROR in output
 
 
-def test_a_default_that_only_new_code_knows_is_refused(tmp_path: Path) -> None:
-    """Django drops the column's default again, so that an INSERT of the old code fails."""
+def test_refuses_default_without_database_default(tmp_path: Path) -> None:
+    """Django drops the default after adding the column, so an INSERT by the old code fails."""
     code, output = lint(tmp_path, 'migrations.AddField("Message", "language", models.TextField(default="en"))')
     assert code == 1, output
-    assert BY_DJANGO_LINTER in output
-    assert BY_SQUAWK in output
+    assert DJANGO_LINTER_ERROR in output
+    assert SQUAWK_ERROR in output
 
 
-def test_what_only_the_django_linter_knows_is_refused(tmp_path: Path) -> None:
-    """A data migration that can't be undone; it is no SQL."""
+def test_refuses_irreversible_data_migration(tmp_path: Path) -> None:
+    """Only the Django linter detects this, because it is not SQL."""
     code, output = lint(tmp_path, "migrations.RunPython(migrations.RunPython.noop)")
     assert code == 1, output
-    assert BY_DJANGO_LINTER in output
-    assert BY_SQUAWK not in output
+    assert DJANGO_LINTER_ERROR in output
+    assert SQUAWK_ERROR not in output
 
 
-def test_what_only_squawk_knows_is_refused(tmp_path: Path) -> None:
-    """A constraint that is validated while the table is locked."""
+def test_refuses_constraint_validated_under_lock(tmp_path: Path) -> None:
+    """Only squawk detects this."""
     constraint = 'models.CheckConstraint(condition=models.Q(tokens__lt=10), name="messages_tokens")'
     code, output = lint(tmp_path, f'migrations.AddConstraint("Message", {constraint})')
     assert code == 1, output
-    assert BY_DJANGO_LINTER not in output
-    assert BY_SQUAWK in output
+    assert DJANGO_LINTER_ERROR not in output
+    assert SQUAWK_ERROR in output

@@ -1,4 +1,4 @@
-"""What the database itself refuses, and what the models promise."""
+"""The tables, the database constraints, and the behaviour of the models."""
 
 import uuid
 from datetime import timedelta
@@ -38,9 +38,9 @@ def columns(table: str) -> dict[str, str]:
         return dict(cursor.fetchall())
 
 
-def test_tables() -> None:
-    both = {"id": "uuid", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}
-    assert columns("users") == both | {
+def test_columns_of_each_table() -> None:
+    common = {"id": "uuid", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}
+    assert columns("users") == common | {
         "email": "character varying",
         "full_name": "character varying",
         "specialty": "character varying",
@@ -50,7 +50,7 @@ def test_tables() -> None:
         "is_superuser": "boolean",
         "last_login": "timestamp with time zone",
     }
-    assert columns("sessions") == both | {
+    assert columns("sessions") == common | {
         "user_id": "uuid",
         "title": "character varying",
         "mode": "character varying",
@@ -59,7 +59,7 @@ def test_tables() -> None:
         "message_count": "integer",
         "ended_at": "timestamp with time zone",
     }
-    assert columns("messages") == both | {
+    assert columns("messages") == common | {
         "session_id": "uuid",
         "role": "character varying",
         "content": "text",
@@ -74,7 +74,7 @@ def test_tables() -> None:
     }
 
 
-def test_keys_are_ordered_by_time(session: Session) -> None:
+def test_keys_are_uuid7_in_order_of_creation(session: Session) -> None:
     keys = [Message.objects.create(session=session, role="user").pk for _ in range(200)]
     assert keys == sorted(keys)
     assert {key.version for key in keys} == {7}
@@ -84,7 +84,7 @@ def test_keys_are_ordered_by_time(session: Session) -> None:
 # Users
 
 
-def test_login_by_email_whatever_its_case(user: User, rf: RequestFactory) -> None:
+def test_login_by_email_ignores_case(user: User, rf: RequestFactory) -> None:
     request = rf.post("/")
     assert user.email == "ann.lee@example.org"
     for email in ("Ann.Lee@Example.org", "ann.lee@example.org", "ANN.LEE@EXAMPLE.ORG"):
@@ -94,7 +94,7 @@ def test_login_by_email_whatever_its_case(user: User, rf: RequestFactory) -> Non
     assert user.password.startswith("argon2$")
 
 
-def test_an_email_is_unique_whatever_its_case(user: User) -> None:
+def test_email_is_unique_ignoring_case(user: User) -> None:
     with pytest.raises(IntegrityError), transaction.atomic():
         User.objects.create_user("ANN.LEE@example.org")
     sql = "INSERT INTO users (id, created_at, updated_at, email, full_name, specialty, password, is_active, is_staff, is_superuser) VALUES (%s, now(), now(), %s, '', '', '', true, false, false)"  # noqa: E501  # one statement
@@ -103,22 +103,22 @@ def test_an_email_is_unique_whatever_its_case(user: User) -> None:
             cursor.execute(sql, [uuid.uuid4(), email])
 
 
-def test_every_way_to_write_an_email_makes_it_lower_case(user: User) -> None:
+def test_email_is_stored_in_lower_case_by_bulk_operations(user: User) -> None:
     User.objects.bulk_create([User(email="BULK@Example.org")])
     User.objects.filter(pk=user.pk).update(email="New@Example.org")
     assert User.objects.filter(email__in=["bulk@example.org", "NEW@example.org"]).count() == 2
 
 
-def test_superusers() -> None:
-    root = User.objects.create_superuser("root@example.org", "x")
-    assert root.is_staff
-    assert root.is_superuser
-    assert root.is_active
+def test_create_superuser() -> None:
+    superuser = User.objects.create_superuser("root@example.org", "x")
+    assert superuser.is_staff
+    assert superuser.is_superuser
+    assert superuser.is_active
     with pytest.raises(ValueError, match="email"):
         User.objects.create_user("")
 
 
-# Constraints: by SQL, past everything that Django checks
+# Constraints, tested by SQL to bypass Django's validation
 
 
 @pytest.mark.parametrize(
@@ -132,24 +132,24 @@ def test_superusers() -> None:
         ("sessions", "ended_at = created_at - interval '1 microsecond'"),
     ],
 )
-def test_the_database_refuses(message: Message, table: str, assignment: str) -> None:
+def test_database_refuses_invalid_value(message: Message, table: str, assignment: str) -> None:
     with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"UPDATE {table} SET {assignment}")
 
 
 @pytest.mark.parametrize(("model", "field"), [(Message, "role"), (Session, "mode")])
-def test_every_choice_is_taken(message: Message, model: type[models.Model], field: str) -> None:
+def test_database_accepts_every_choice(message: Message, model: type[models.Model], field: str) -> None:
     column: Any = model._meta.get_field(field)
     for value, _ in column.choices:
         model._default_manager.update(**{field: value})
 
 
-def test_the_constraints_name_the_same_values_as_the_choices(message: Message) -> None:
+def test_choices_are_those_of_the_constraints(message: Message) -> None:
     assert Message.Role.values == ["user", "assistant", "system", "tool"]
     assert Session.Mode.values == ["text", "voice", "case_workspace"]
 
 
-def test_a_client_message_id_is_stored_once_a_session(message: Message, user: User) -> None:
+def test_client_message_id_is_unique_per_session(message: Message, user: User) -> None:
     with pytest.raises(IntegrityError), transaction.atomic():
         Message.objects.create(session=message.session, role="user", client_message_id="a")
     other = Session.objects.create(user=user)
@@ -158,12 +158,12 @@ def test_a_client_message_id_is_stored_once_a_session(message: Message, user: Us
         Message.objects.create(session=other, role="user")
 
 
-def test_a_session_may_end_when_it_began(session: Session) -> None:
+def test_session_may_end_at_its_creation(session: Session) -> None:
     session.ended_at = session.created_at + timedelta(0)
     session.save()
 
 
-def test_deletion_takes_what_belongs_to_it(message: Message, user: User) -> None:
+def test_deleting_a_user_cascades(message: Message, user: User) -> None:
     user.delete()
     assert not Session.objects.exists()
     assert not Message.objects.exists()
@@ -178,7 +178,7 @@ def test_defaults(message: Message) -> None:
     assert timezone.now() - message.created_at < timedelta(minutes=1)
 
 
-def test_no_text_form_tells_anything(message: Message, user: User) -> None:
+def test_str_and_repr_contain_only_the_key(message: Message, user: User) -> None:
     for row in (message, message.session, user):
         for text in (str(row), repr(row), f"{row}", str([row])):
             assert str(row.pk) in text

@@ -1,4 +1,4 @@
-"""The PHI boundary: one declaration at the model, and nothing beyond it in what is printed, reported or sent away."""
+"""The declaration of sensitive columns, and redaction in `repr()`, error reports and Sentry events."""
 
 import json
 import sys
@@ -32,21 +32,21 @@ def message(db: None) -> Message:
 
 
 def test_every_column_is_declared() -> None:
-    assert phi.every_column_is_declared(None) == []
+    assert phi.check_declarations(None) == []
     assert {model.__name__ for model in apps.get_app_config("core").get_models()} >= {"User", "Session", "Message"}
 
 
-def test_what_is_phi() -> None:
+def test_declared_columns() -> None:
     assert phi.columns(Message, "PHI") == ["content", "audio_url", "tool_calls", "tool_results", "metadata"]
     assert phi.columns(Session, "PHI") == ["title", "context"]
     assert phi.columns(User, "PERSONAL", "SECRET") == ["password", "email", "full_name"]
 
 
 @isolate_apps("core")
-def test_a_new_column_that_is_not_declared_is_refused() -> None:
+def test_check_refuses_undeclared_column() -> None:
     class Note(BaseModel):
         PHI = ("text",)
-        PLAIN = ("text", "kind")
+        NON_SENSITIVE = ("text", "kind")
         text = models.TextField()
         kind = models.TextField()
         diagnosis = models.TextField()
@@ -54,14 +54,14 @@ def test_a_new_column_that_is_not_declared_is_refused() -> None:
         class Meta:
             app_label = "core"
 
-    both, none = sorted(phi.undeclared(Note), key=lambda error: str(error.msg), reverse=True)
-    assert "core.Note.text is declared in PHI and PLAIN" in both.msg
-    assert "core.Note.diagnosis is declared in none" in none.msg
-    assert none.id == "core.E001"
-    assert "PHI, unless you know better" in str(none.hint)
+    duplicate, missing = sorted(phi.declaration_errors(Note), key=lambda error: str(error.msg), reverse=True)
+    assert "core.Note.text is declared in PHI and NON_SENSITIVE" in duplicate.msg
+    assert "core.Note.diagnosis is declared in none" in missing.msg
+    assert missing.id == "core.E001"
+    assert "If in doubt, declare it as PHI" in str(missing.hint)
 
 
-# What is shown instead
+# Masking
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_new_column_that_is_not_declared_is_refused() -> None:
         ([1, 2], "●●●●●● (6 characters)"),
     ],
 )
-def test_masks(value: Any, shown: str) -> None:
+def test_masked_shows_only_the_length(value: Any, shown: str) -> None:
     assert phi.masked(value) == shown
 
 
-def test_rows_print_as_their_key(message: Message) -> None:
+def test_rows_print_only_their_key(message: Message) -> None:
     for row in (message, message.session, message.session.user):
         for text in (str(row), repr(row), f"{row!r:>80}", repr([row]), repr({"row": row})):
             assert CANARY not in text
@@ -90,8 +90,8 @@ def test_rows_print_as_their_key(message: Message) -> None:
 # Django's error reports
 
 
-def broken(canary: str) -> Any:
-    """Returns the exc_info of an exception that quotes a row, below frames whose variables hold it."""
+def captured_exception(canary: str) -> Any:
+    """Return the exc_info of an exception whose messages and local variables contain `canary`."""
     local = {"patient": canary}
     try:
         with transaction.atomic():
@@ -105,12 +105,12 @@ def broken(canary: str) -> Any:
 
 
 @pytest.mark.parametrize("form", ["text", "html"])
-def test_an_error_report_tells_where_and_no_value(message: Message, rf: RequestFactory, form: str) -> None:
+def test_error_report_shows_the_location_and_no_values(message: Message, rf: RequestFactory, form: str) -> None:
     request = rf.post(f"/{CANARY}?q={CANARY}", {"content": CANARY}, headers={"x-patient": CANARY})
     request.COOKIES["patient"] = CANARY
     request.user = message.session.user
-    exc_info = broken(CANARY)
-    assert "canary" in str(exc_info[1].__cause__)  # it is there to be leaked
+    exc_info = captured_exception(CANARY)
+    assert "canary" in str(exc_info[1].__cause__)  # the report could leak it
     reporter_class: Any = get_exception_reporter_class(request)
     reporter = reporter_class(request, *exc_info, is_email=form == "html")
     report = reporter.get_traceback_text() if form == "text" else reporter.get_traceback_html()
@@ -121,9 +121,9 @@ def test_an_error_report_tells_where_and_no_value(message: Message, rf: RequestF
 
 
 @override_settings(DEBUG=True)
-def test_the_page_of_a_developer(message: Message, rf: RequestFactory) -> None:
+def test_debug_page_contains_no_values(message: Message, rf: RequestFactory) -> None:
     request = rf.get(f"/{CANARY}")
-    page = technical_500_response(request, *broken(CANARY)).content.decode()
+    page = technical_500_response(request, *captured_exception(CANARY)).content.decode()
     assert "IntegrityError" in page
     assert CANARY not in page
 
@@ -132,16 +132,16 @@ def test_the_page_of_a_developer(message: Message, rf: RequestFactory) -> None:
 
 
 def events(**options: Any) -> list[dict[str, Any]]:
-    """What leaves for Sentry when `broken` is captured."""
+    """Return the events sent to Sentry for `captured_exception`."""
     sent: list[Envelope] = []
 
-    class Kept(Transport):
+    class RecordingTransport(Transport):
         def capture_envelope(self, envelope: Envelope) -> None:
             sent.append(envelope)
 
     client = sentry_sdk.Client(
         "https://key@sentry.example.org/1",
-        transport=Kept,
+        transport=RecordingTransport,
         default_integrations=False,
         include_local_variables=True,
         **options,
@@ -153,7 +153,7 @@ def events(**options: Any) -> list[dict[str, Any]]:
         scope.set_extra("patient", CANARY)
         scope.set_transaction_name(f"/{CANARY}")
         scope.add_breadcrumb(message=CANARY)
-        event, hint = event_from_exception(broken(CANARY), client_options=client.options)
+        event, hint = event_from_exception(captured_exception(CANARY), client_options=client.options)
         event["request"] = {"url": CANARY, "data": {"content": CANARY}}
         event["logentry"] = {"message": CANARY}
         scope.capture_event(event, hint)
@@ -161,12 +161,12 @@ def events(**options: Any) -> list[dict[str, Any]]:
     return [json.loads(item.get_bytes()) for envelope in sent for item in envelope.items]
 
 
-def test_a_sentry_event_holds_no_value(message: Message) -> None:
-    assert CANARY in json.dumps(events())  # else the test below would show nothing
+def test_sentry_event_contains_no_values(message: Message) -> None:
+    assert CANARY in json.dumps(events())  # otherwise the check of the redacted event would prove nothing
     (event,) = events(before_send=phi.before_send)
     text = json.dumps(event)
     assert CANARY not in text
     assert "ann@" not in text
     assert {e["type"] for e in event["exception"]["values"]} >= {"ValueError", "IntegrityError", "CheckViolation"}
     frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
-    assert any(frame["function"] == "broken" for frame in frames)
+    assert any(frame["function"] == "captured_exception" for frame in frames)

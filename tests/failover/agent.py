@@ -1,4 +1,4 @@
-"""Answers what Patroni's REST API answers to the checks of a load balancer, for the nodes of the cluster."""
+"""Imitate Patroni's REST API, which load balancers use to find the primary."""
 
 import threading
 import time
@@ -8,26 +8,26 @@ from tests.failover.cluster import Cluster, Node
 
 
 class Agent:
-    """`GET /primary` is 200 on the leader and 503 elsewhere. The agent of a frozen machine does not answer."""
+    """`GET /primary` returns 200 on the primary and 503 elsewhere. The agent of a frozen node does not respond."""
 
     def __init__(self, cluster: Cluster, node: Node) -> None:
-        ended = self._ended = threading.Event()
+        stopped = self._stopped = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                while node.frozen and not ended.is_set():
+                while node.frozen and not stopped.is_set():
                     time.sleep(0.02)
-                leads = self.path == "/primary" and node is cluster.primary and node.running
-                self.send_response(200 if leads else 503)
+                is_primary = self.path == "/primary" and node is cluster.primary and node.is_running
+                self.send_response(200 if is_primary else 503)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
-                """HAProxy asks every second; nobody reads that."""
+                """Log nothing, because HAProxy sends a check every second."""
 
         class Listener(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                """Is called where HAProxy has given up the check of a machine that was frozen."""
+                """Ignore errors, which occur when HAProxy has closed the check of a frozen node."""
 
         self._server = Listener((node.address, node.agent_port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -37,7 +37,7 @@ class Agent:
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._ended.set()
+        self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)

@@ -1,4 +1,4 @@
-"""Our server on a route, and one case: load, a fault, the recovery, the verdict."""
+"""Run one case: start the application on a route, apply load, inject a fault, wait for recovery, return a verdict."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,20 +9,20 @@ from tests.failover.cluster import Cluster, Template, wait_until
 from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, WORKERS, Route
-from tests.failover.verdict import NOISE, WRITES_AGAIN, Verdict, judge
+from tests.failover.verdict import MAX_RECOVERY, TOLERANCE, Verdict, judge
 from tests.support.voiceassist_server import VoiceAssistServer
 
-STEADY = 2.0  # seconds of load before a fault, and after the recovery
+STEADY_SECONDS = 2.0  # of load before a fault, and after the recovery
 
 
 @contextmanager
-def _served(route: Route) -> Iterator[VoiceAssistServer]:
+def _application(route: Route) -> Iterator[VoiceAssistServer]:
     with VoiceAssistServer(
         python=route.python,
         DATABASE_URL=route.url,
         DATABASE_TIMEOUT=str(DATABASE_TIMEOUT),
         DJANGO_SETTINGS_MODULE="tests.failover.settings",
-        HEALTH_MAX_AGE="1.0",  # the default, which the tests otherwise change
+        HEALTH_MAX_AGE="1.0",  # the default; the other tests change it
         WEB_CONCURRENCY=str(WORKERS),
         WEB_THREADS=str(route.threads),
     ) as app:
@@ -30,32 +30,32 @@ def _served(route: Route) -> Iterator[VoiceAssistServer]:
         yield app
 
 
-def run_case(folder: Path, template: Template, route: str, happen: Callable[[Scene, Load], None]) -> Verdict:
-    """Load a server on a fresh cluster, let something happen to that, and return what became of it."""
+def run_case(folder: Path, template: Template, route: str, inject_faults: Callable[[Scene, Load], None]) -> Verdict:
+    """Run the load against a new cluster while `inject_faults` breaks it, and return the verdict."""
     with (
         Cluster(folder, template) as cluster,
-        ROUTES[route](cluster, folder / "route") as way,
-        _served(way) as app,
+        ROUTES[route](cluster, folder / "route") as selected_route,
+        _application(selected_route) as app,
     ):
         workers = {worker.pid for worker in app.workers()}
         with Load(app.port, template.sessions) as load:
-            time.sleep(STEADY)
-            scene = Scene(cluster, way)
-            happen(scene, load)
+            time.sleep(STEADY_SECONDS)
+            scene = Scene(cluster, selected_route)
+            inject_faults(scene, load)
         same_workers = workers == {worker.pid for worker in app.workers()}
         return judge(cluster, load, scene.timeline, app.log(), same_workers=same_workers)
 
 
-def break_and_go_on(scene: Scene, load: Load, fault: Fault) -> None:
-    """Let a fault happen, and wait for the recovery from it and from what comes later of it."""
+def break_and_recover(scene: Scene, load: Load, fault: Fault) -> None:
+    """Inject a fault, and wait until the load recovers from it and from its aftermath."""
     with fault(scene):
         recovered = len(scene.timeline.marks)
-        _go_on(scene, load)
+        _wait_for_recovery(scene, load)
     if len(scene.timeline.marks) > recovered:
-        _go_on(scene, load)
+        _wait_for_recovery(scene, load)
 
 
-def _go_on(scene: Scene, load: Load) -> None:
-    """Wait until each client has written since the latest recovery, or until no hope is left. Then load a bit more."""
-    load.wait_for_every_client(scene.timeline.marks[-1][0], seconds=WRITES_AGAIN + NOISE)
-    time.sleep(STEADY)
+def _wait_for_recovery(scene: Scene, load: Load) -> None:
+    """Wait until each client has written since the latest recovery, or the limit has passed. Then continue the load."""
+    load.wait_for_every_client(scene.timeline.marks[-1][0], seconds=MAX_RECOVERY + TOLERANCE)
+    time.sleep(STEADY_SECONDS)

@@ -1,7 +1,7 @@
-"""A primary and a synchronous standby of PostgreSQL from the wheel, with the roles moving between them.
+"""A primary and a synchronous standby of PostgreSQL from the wheel, which can exchange their roles.
 
-Both run with fsync off. The faults kill and freeze processes, and never the machine: what a process has written is in
-the page cache, which outlives the process.
+Both run with fsync off. That is safe because faults kill and freeze processes, never the machine: the page cache keeps
+what a process has written.
 """
 
 import random
@@ -19,21 +19,21 @@ from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, free_po
 from tests.support.voiceassist_server import ROOT
 from voiceassist.embedded.programs import clean_environment, postgres_program
 
-STANDBY = "standby"  # the application name by which the primary knows its synchronous standby
-# The restarted standby may need WAL of some time ago, and tests can't wait 5 s for it to ask again.
+STANDBY = "standby"  # application_name, by which the primary identifies its synchronous standby
+# A restarted standby may need old WAL, and the default retry interval of 5 s is too long for tests.
 _COMMON = {"wal_keep_size": "512MB", "wal_retrieve_retry_interval": "200ms", "log_min_messages": "warning"}
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{true} is still false after {seconds:.0f} s")
+            raise TimeoutError(f"{condition} is still false after {seconds:.0f} s")
         time.sleep(0.02)
 
 
 class Node(Postgres):
-    """One of the two servers. It has a loopback address of its own, so that its packets can be dropped."""
+    """One of the two servers. It has its own loopback address, so that its packets can be dropped."""
 
     def __init__(self, folder: Path, address: str, port: int, agent_port: int) -> None:
         super().__init__(folder)
@@ -42,7 +42,7 @@ class Node(Postgres):
         self.frozen = False
 
     def _initialise(self) -> None:
-        """The data comes from a template or from the other server."""
+        """Do nothing, because the data comes from a template or from the other server."""
 
     def command(self) -> list[str]:
         return [*super().command(), "-c", f"listen_addresses={self.address}"]
@@ -60,26 +60,26 @@ class Node(Postgres):
         self.frozen = False
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def configure(self, **settings: str) -> None:
-        """Write the settings of a role. The server must be stopped, or be reloaded."""
+        """Write the settings of a role. The server must be stopped or be reloaded afterwards."""
         lines = [f"{name} = '{value}'\n" for name, value in {**_COMMON, **settings}.items()]
         (self.data / "postgresql.auto.conf").write_text("".join(lines))
 
-    def be_primary(self, *, synchronous: bool) -> None:
+    def configure_primary(self, *, synchronous: bool) -> None:
         self.configure(synchronous_standby_names=STANDBY if synchronous else "")
 
-    def be_standby_of(self, primary: "Node") -> None:
-        """Prepare a stopped server. It has no synchronous standby itself, so that it can write once it is promoted."""
+    def configure_standby_of(self, primary: "Node") -> None:
+        """Prepare a stopped server. It requires no synchronous standby itself, so that it can commit once promoted."""
         self.configure(
             primary_conninfo=f"host={primary.address} port={primary.port} user=tester password=''{PASSWORD}''"
             f" application_name={STANDBY}"
         )
         (self.data / "standby.signal").touch()
 
-    def copy_of(self, primary: "Node") -> None:
+    def restore_from(self, primary: "Node") -> None:
         """Replace the data by a base backup of `primary`."""
         shutil.rmtree(self.data, ignore_errors=True)
         subprocess.run(
@@ -90,7 +90,7 @@ class Node(Postgres):
 
 
 class Template:
-    """A migrated database with a user and sessions, made once. Every cluster starts from a copy of its files."""
+    """A migrated database with a user and sessions, created once. Every cluster starts from a copy of its files."""
 
     def __init__(self, folder: Path, *, clients: int) -> None:
         self.sessions = [uuid4() for _ in range(clients + 1)]  # one for each client, and one that all share
@@ -124,20 +124,20 @@ class Template:
 
 
 class Cluster:
-    """Two nodes from a template. Both listen on the same port, so that a name can move between them."""
+    """Two nodes from a template. Both listen on the same port, so that a DNS name can move between them."""
 
     def __init__(self, folder: Path, template: Template) -> None:
         self.sessions: list[UUID] = template.sessions
-        port, agent_port, chance = free_port(), free_port(), random.SystemRandom()
-        network = f"127.{chance.randint(64, 254)}.{chance.randint(0, 254)}"
+        port, agent_port, rng = free_port(), free_port(), random.SystemRandom()
+        network = f"127.{rng.randint(64, 254)}.{rng.randint(0, 254)}"
         self.nodes = [Node(folder / f"node{n}", f"{network}.{n}", port, agent_port) for n in (1, 2)]
         self.primary, self.standby = self.nodes
         for node in self.nodes:
             template.copy_to(node.data)
 
     def __enter__(self) -> "Cluster":
-        self.primary.be_primary(synchronous=True)
-        self.standby.be_standby_of(self.primary)
+        self.primary.configure_primary(synchronous=True)
+        self.standby.configure_standby_of(self.primary)
         try:
             for node in self.nodes:
                 node.launch()
@@ -152,35 +152,35 @@ class Cluster:
     def __exit__(self, *args: object) -> None:
         for node in self.nodes:
             node.kill()
-            shutil.rmtree(node.data)  # 50 MB for each of many cases; the log beside it stays
+            shutil.rmtree(node.data)  # 50 MB per case; the log is in another folder and remains
 
     def wait_for_standby(self) -> None:
-        """Wait until commits on the primary no longer wait for a standby that is away."""
-        found = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
+        """Wait until the standby is streaming, so that commits on the primary can be confirmed."""
+        query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
         with psycopg.connect(self.primary.url, autocommit=True) as connection:
-            wait_until(lambda: connection.execute(found).fetchone() == (1,))
+            wait_until(lambda: connection.execute(query).fetchone() == (1,))
 
     def promote(self) -> None:
-        """Promote the standby, which then accepts writes without a synchronous standby of its own.
+        """Promote the standby, which then accepts writes without a synchronous standby.
 
-        The old primary keeps waiting for one. So it can acknowledge nothing, should it come back by mistake.
+        The old primary still requires one, so it can't acknowledge commits if it comes back.
         """
         with psycopg.connect(self.standby.url, autocommit=True) as connection:
             assert connection.execute("SELECT pg_promote(true, 15)").fetchone() == (True,)
         self.primary, self.standby = self.standby, self.primary
 
     def rejoin(self) -> None:
-        """Start the old primary, which was stopped in good order, as a standby of the new one."""
-        self.standby.be_standby_of(self.primary)
+        """Start the old primary, which was shut down cleanly, as a standby of the new one."""
+        self.standby.configure_standby_of(self.primary)
         self.standby.start()
 
     def rebuild(self) -> None:
-        """Make the old primary, whatever became of it, the synchronous standby of the new one."""
+        """Replace the old primary, in whatever state it is, by a synchronous standby of the new one."""
         self.standby.kill()
-        self.standby.copy_of(self.primary)
-        self.standby.be_standby_of(self.primary)
+        self.standby.restore_from(self.primary)
+        self.standby.configure_standby_of(self.primary)
         self.standby.start()
-        self.primary.be_primary(synchronous=True)
+        self.primary.configure_primary(synchronous=True)
         with psycopg.connect(self.primary.url, autocommit=True) as connection:
             connection.execute("SELECT pg_reload_conf()")
         self.wait_for_standby()

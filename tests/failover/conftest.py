@@ -1,4 +1,4 @@
-"""The options of the suite, what its cases share, and the table of measured times at its end."""
+"""Options and fixtures of the suite, and the table of measured times after it."""
 
 import math
 from collections.abc import Callable
@@ -12,13 +12,15 @@ from tests.failover.verdict import Verdict
 _ROWS = pytest.StashKey[list[tuple[str, str, Verdict]]]()
 _HEAD = (
     "| fault | route | acknowledged | lost | duplicates | writes again | slowest request | slowest /health |"
-    " /ready 503 after | /ready 200 again after | answers |"
+    " /ready 503 after | /ready 200 again after | responses |"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=10, help="random faults in a row on one living server")
-    parser.addoption("--seed", type=int, default=None, help="which ones; a random seed otherwise, which is printed")
+    parser.addoption("--rounds", type=int, default=10, help="number of consecutive random faults against one server")
+    parser.addoption(
+        "--seed", type=int, default=None, help="seed that selects the faults; random by default, and printed"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +30,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[[str, str, Verdict], None]:
-    """Adds a row to the table that is printed at the end."""
+    """Return a function that adds a row to the table printed at the end."""
     rows = request.config.stash.setdefault(_ROWS, [])
 
     def add(fault: str, route: str, verdict: Verdict) -> None:
         rows.append((fault, route, verdict))
-        print(verdict)  # shown where the case fails
+        print(verdict)  # pytest shows this if the case fails
 
     return add
 
@@ -56,11 +58,11 @@ def _row(fault: str, route: str, verdict: Verdict) -> str:
         verdict.acknowledged,
         verdict.stored.lost,
         verdict.stored.duplicates,
-        "never" if verdict.writes_again == math.inf else f"{verdict.writes_again:.1f}",
+        "never" if verdict.recovery_seconds == math.inf else f"{verdict.recovery_seconds:.1f}",
         f"{verdict.slowest_request:.1f}",
         f"{verdict.slowest_health:.2f}",
-        "–" if verdict.ready_noticed is None else f"{verdict.ready_noticed:.1f}",
-        f"{verdict.ready_recovered:.1f}",
-        ", ".join(f"{count} × {status or 'none'}" for status, count in sorted(verdict.answers.items())),
+        "–" if verdict.not_ready_after is None else f"{verdict.not_ready_after:.1f}",
+        f"{verdict.ready_after:.1f}",
+        ", ".join(f"{count} × {status or 'none'}" for status, count in sorted(verdict.responses.items())),
     ]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

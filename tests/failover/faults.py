@@ -1,8 +1,8 @@
-"""What breaks, and how it ends. Each fault is a context manager over a scene.
+"""The faults. Each is a context manager.
 
-It enters once the outage is over as far as PostgreSQL is concerned: a standby is promoted and the route leads to it, or
-the same servers are complete again. When the load has recovered it is left, and does what comes later: the old primary
-comes back although nobody wants it, and is then fenced.
+Entering it breaks the cluster and repairs it: the standby is promoted and the route leads to it, or both servers run
+again. Leaving it, once the load has recovered, causes the aftermath: the old primary comes back unexpectedly, and is
+then fenced.
 """
 
 import time
@@ -16,15 +16,15 @@ from tests.failover.cluster import Cluster
 from tests.failover.packets import dropped
 from tests.failover.routes import Route
 
-UNTIL_PROMOTED = 2.0  # seconds in which whoever watches the primary finds it gone
-WITHOUT_STANDBY = 8.0  # seconds, more than DATABASE_TIMEOUT, so that clients are refused and retry
-NAME_LAG = 3.0  # seconds after a promotion in which a name still leads to the old server
-SPLIT_BRAIN = 3.0  # seconds in which two servers believe that they are the primary
+UNTIL_PROMOTED = 2.0  # seconds until a failover manager would detect the loss of the primary
+WITHOUT_STANDBY = 8.0  # seconds, longer than DATABASE_TIMEOUT, so that requests fail and clients retry
+NAME_LAG = 3.0  # seconds after a promotion during which the DNS name still leads to the old server
+SPLIT_BRAIN = 3.0  # seconds during which both servers act as the primary
 
 
 @dataclass
 class Timeline:
-    """Whether the application can commit, from each moment on by time.monotonic(). None: it is changing just then."""
+    """Times (time.monotonic()) from which the application can or cannot commit, or None during a transition."""
 
     marks: list[tuple[float, bool | None]] = field(default_factory=lambda: [(time.monotonic(), True)])
 
@@ -32,13 +32,13 @@ class Timeline:
         self.marks.append((time.monotonic(), writable))
 
     def intervals(self, writable: bool) -> list[tuple[float, float]]:
-        ends = [moment for moment, _ in self.marks[1:]] + [float("inf")]
-        return [(began, end) for (began, state), end in zip(self.marks, ends, strict=True) if state is writable]
+        ends = [timestamp for timestamp, _ in self.marks[1:]] + [float("inf")]
+        return [(start, end) for (start, state), end in zip(self.marks, ends, strict=True) if state is writable]
 
-    def during(self, began: float, ended: float) -> set[bool | None]:
-        """Return every state between two moments."""
-        before = [state for moment, state in self.marks if moment <= began][-1:]
-        return {*before, *(state for moment, state in self.marks if began < moment <= ended)}
+    def during(self, start: float, end: float) -> set[bool | None]:
+        """Return every state between `start` and `end`."""
+        before = [state for timestamp, state in self.marks if timestamp <= start][-1:]
+        return {*before, *(state for timestamp, state in self.marks if start < timestamp <= end)}
 
 
 @dataclass
@@ -56,7 +56,7 @@ def _promote(scene: Scene, *, rejoin: bool = False) -> None:
     scene.cluster.promote()
     if rejoin:
         scene.cluster.rejoin()
-    if scene.route.move:  # until then it leads to the old primary
+    if scene.route.move:  # until then the name leads to the old primary
         scene.timeline.mark(False)
         time.sleep(NAME_LAG)
         scene.route.move(scene.cluster.primary)
@@ -65,7 +65,7 @@ def _promote(scene: Scene, *, rejoin: bool = False) -> None:
 
 @contextmanager
 def kill(scene: Scene) -> Iterator[None]:
-    """SIGKILL of the primary."""
+    """Kill the primary with SIGKILL and promote the standby."""
     scene.cluster.primary.kill()
     scene.timeline.mark(False)
     time.sleep(UNTIL_PROMOTED)
@@ -75,7 +75,7 @@ def kill(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def freeze(scene: Scene) -> Iterator[None]:
-    """SIGSTOP of the primary: its connections stay open and are silent. Later it runs again."""
+    """Stop the primary with SIGSTOP, so that its connections hang, and promote the standby. Later it continues."""
     old = scene.cluster.primary
     old.freeze()
     scene.timeline.mark(False)
@@ -89,7 +89,7 @@ def freeze(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def drop(scene: Scene) -> Iterator[None]:
-    """All packets to and from the primary are dropped. Later the network is whole again."""
+    """Drop all packets to and from the primary, and promote the standby. Later the network works again."""
     with dropped(scene.cluster.primary.address):
         scene.timeline.mark(False)
         time.sleep(UNTIL_PROMOTED)
@@ -100,7 +100,7 @@ def drop(scene: Scene) -> Iterator[None]:
 
 
 def _split_brain(scene: Scene) -> None:
-    """Let the application choose anew between the old and the new primary, then fence the old one."""
+    """Make the application reconnect while both primaries run, then fence the old one."""
     with psycopg.connect(scene.cluster.primary.url, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -113,7 +113,7 @@ def _split_brain(scene: Scene) -> None:
 
 @contextmanager
 def switchover(scene: Scene) -> Iterator[None]:
-    """The primary is stopped in good order and comes back as a standby of the new one."""
+    """Shut the primary down cleanly, promote the standby, and restart the old primary as its standby."""
     scene.cluster.primary.stop()
     scene.timeline.mark(False)
     _promote(scene, rejoin=True)
@@ -122,9 +122,9 @@ def switchover(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def unfenced(scene: Scene) -> Iterator[None]:
-    """The standby is cut off from the primary and promoted. Nothing stops the old primary, which can't commit any more.
+    """Promote the standby while the old primary still runs, and fence the old primary later.
 
-    Both accept connections. Later the old one is fenced.
+    Both accept connections, but the old one can't commit without its standby.
     """
     scene.timeline.mark(None)
     _promote(scene)
@@ -136,7 +136,7 @@ def unfenced(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def lost_standby(scene: Scene) -> Iterator[None]:
-    """The standby is gone, so commits on the primary wait. Then it comes back."""
+    """Kill the standby, so that commits on the primary wait, and restart it later."""
     scene.cluster.standby.kill()
     scene.timeline.mark(False)
     time.sleep(WITHOUT_STANDBY)
@@ -149,10 +149,10 @@ def lost_standby(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def lost_both(scene: Scene) -> Iterator[None]:
-    """The standby is gone, the primary crashes and is started again, then it is gone, too. The standby is promoted.
+    """Kill the standby, kill and restart the primary, kill the primary for good, and promote the restarted standby.
 
-    What the primary wrote without its standby is lost with it. But after its crash it shows the commits that were
-    waiting for the standby, and a client that sends such a message again must not be told that it is stored.
+    Everything that the primary wrote without its standby is lost. After its restart the primary shows commits that were
+    waiting for the standby, but a retry of such a message must not be acknowledged.
     """
     scene.cluster.standby.kill()
     scene.timeline.mark(False)
@@ -168,7 +168,7 @@ def lost_both(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def restart(scene: Scene) -> Iterator[None]:
-    """SIGKILL of the primary, which is then started again. Nothing is promoted."""
+    """Kill the primary with SIGKILL and restart it. The standby is not promoted."""
     scene.cluster.primary.kill()
     scene.timeline.mark(False)
     time.sleep(UNTIL_PROMOTED)

@@ -1,4 +1,4 @@
-"""Drops the packets of one loopback address, as a network that is cut does. Needs root and iptables."""
+"""Drop the packets of one loopback address to simulate a network partition. This needs root and iptables."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ def _iptables(*arguments: str) -> bool:
 
 
 def can_drop() -> bool:
-    """Return whether this process may change the packet filter."""
+    """Return whether this process can change the packet filter."""
     return os.geteuid() == 0 and IPTABLES is not None and _iptables("-L", "INPUT", "-n")
 
 
-# CI installs iptables, but its kernel may still refuse the rules.
+# CI installs iptables, but its kernel may refuse the rules.
 needs_iptables = pytest.mark.skipif(
     not can_drop() and (IPTABLES is not None or "CI" not in os.environ),
     reason="dropping packets needs root, iptables and a kernel that lets root use it",
@@ -30,7 +30,7 @@ needs_iptables = pytest.mark.skipif(
 
 @contextmanager
 def dropped(address: str) -> Iterator[None]:
-    """Drop every TCP packet to and from `address`. Both ends of a connection see silence: no reset, no refusal.
+    """Drop every TCP packet to and from `address`. Neither end of a connection gets a reset or a refusal.
 
     Packets on loopback pass INPUT once in each direction.
     """

@@ -1,4 +1,4 @@
-"""How our server reaches the primary: each route is a context manager that gives a DATABASE_URL."""
+"""How the application reaches the primary. Each route is a context manager that yields a DATABASE_URL."""
 
 import os
 import sys
@@ -16,27 +16,27 @@ from tests.support.dependency_servers import PASSWORD, PGBOUNCER, QUOTED, Server
 from tests.support.haproxy import PROGRAM as HAPROXY
 from tests.support.voiceassist_server import ROOT
 
-WORKERS = 2  # of our server
+WORKERS = 2  # worker processes of the application
 _NAME = "postgres.example"
 
 
 @dataclass(frozen=True)
 class Route:
     url: str
-    python: str = sys.executable  # what starts our server
-    threads: int = CLIENTS // WORKERS  # of a worker of our server; so few that waiting clients can take them all
-    move: Callable[[Node], None] | None = None  # makes a name lead elsewhere; the other routes find the primary
+    python: str = sys.executable  # the interpreter that starts the application
+    threads: int = CLIENTS // WORKERS  # per worker; few enough that waiting clients can occupy all of them
+    move: Callable[[Node], None] | None = None  # moves the DNS name to a node; other routes find the primary
 
 
 @contextmanager
 def hosts(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """Both servers are in the URL."""
+    """A URL with both servers."""
     servers = ",".join(f"{node.address}:{node.port}" for node in cluster.nodes)
     yield Route(f"postgres://tester:{QUOTED}@{servers}/tests")
 
 
 class HAProxy(Server):
-    """In front of both servers, with the configuration that we ship, or with other `retries` than that has."""
+    """HAProxy in front of both servers, with the configuration in ops/, optionally with another number of `retries`."""
 
     def __init__(self, folder: Path, cluster: Cluster, *, retries: int = 1) -> None:
         super().__init__(folder)
@@ -68,11 +68,11 @@ def haproxy(cluster: Cluster, folder: Path) -> Iterator[Route]:
 
 
 @contextmanager
-def retrying(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """HAProxy with its default of three retries: while there is no primary, it holds each new connection for 3 s.
+def haproxy_retries(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """HAProxy with its default of three retries, which holds each new connection for 3 s if there is no primary.
 
-    That is longer than readiness waits. So PostgreSQL seems to hang, and readiness, for which threads are left here,
-    still says so when it is back.
+    That is longer than the timeout of readiness, so PostgreSQL appears to hang. This route has enough threads for
+    probes, which may report the hang for a while after the primary is back.
     """
     with _started_haproxy(cluster, folder, retries=3) as server:
         yield Route(server.url, threads=2 * CLIENTS)
@@ -90,16 +90,16 @@ def _started_haproxy(cluster: Cluster, folder: Path, *, retries: int = 1) -> Ite
 
 
 class Pooler(Server):
-    """PgBouncer with the configuration that we ship, but for names, addresses and files."""
+    """PgBouncer with the configuration in ops/, except for names, addresses and files."""
 
-    def __init__(self, folder: Path, behind: HAProxy) -> None:
+    def __init__(self, folder: Path, upstream: HAProxy) -> None:
         super().__init__(folder)
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
         (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
         (folder / "pgbouncer.ini").write_text(
             f"%include {ROOT / 'ops' / 'pgbouncer.ini'}\n"
             f"listen_port = {self.port}\nauth_file = {folder / 'users'}\n"
-            f"[databases]\ntests = host=127.0.0.1 port={behind.port}\n"
+            f"[databases]\ntests = host=127.0.0.1 port={upstream.port}\n"
         )
 
     def command(self) -> list[str]:
@@ -113,8 +113,8 @@ class Pooler(Server):
 @contextmanager
 def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Route]:
     """PgBouncer in front of HAProxy."""
-    with _started_haproxy(cluster, folder) as behind:
-        pooler = Pooler(folder / "pgbouncer", behind)
+    with _started_haproxy(cluster, folder) as upstream:
+        pooler = Pooler(folder / "pgbouncer", upstream)
         try:
             pooler.start()
             yield Route(pooler.url)
@@ -123,18 +123,19 @@ def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Route]:
 
 
 @contextmanager
-def name(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """A name that leads to the primary, and is moved some seconds after a promotion.
+def dns_name(cluster: Cluster, folder: Path) -> Iterator[Route]:
+    """A DNS name that leads to the primary and is moved some seconds after a promotion.
 
-    Our server sees a hosts file of its own, in a mount namespace of its own. That takes root.
+    The application runs in its own mount namespace with its own hosts file, which needs root.
     """
     if os.geteuid() != 0:
-        pytest.skip("a hosts file of its own needs root; CI has it")
+        pytest.skip("a private hosts file needs root; CI has it")
     folder.mkdir(exist_ok=True)
     hosts_file, python = folder / "hosts", folder / "python"
 
     def move(node: Node) -> None:
-        hosts_file.write_text(f"127.0.0.1 localhost\n{node.address} {_NAME}\n")  # the same file, which is mounted
+        # Keep the inode, because the file is bind-mounted.
+        hosts_file.write_text(f"127.0.0.1 localhost\n{node.address} {_NAME}\n")
 
     move(cluster.primary)
     python.write_text(
@@ -145,4 +146,4 @@ def name(cluster: Cluster, folder: Path) -> Iterator[Route]:
     yield Route(f"postgres://tester:{QUOTED}@{_NAME}:{cluster.primary.port}/tests", str(python), move=move)
 
 
-ROUTES = {route.__name__: route for route in (hosts, haproxy, retrying, pgbouncer, name)}
+ROUTES = {route.__name__: route for route in (hosts, haproxy, haproxy_retries, pgbouncer, dns_name)}

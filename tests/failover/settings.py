@@ -1,4 +1,4 @@
-"""Settings of the server under test: ours, with the views that the load calls."""
+"""Settings of the application under test, with the views that the load requests."""
 
 from voiceassist.settings import *  # noqa: F403
 

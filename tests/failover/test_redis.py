@@ -1,6 +1,7 @@
-"""Staff browse the admin while the Redis primary is killed, then the next one frozen: no page fails, no login ends.
+"""Failover of Redis while staff browse the admin: no page fails and no login is lost.
 
-The servers reach Redis by the Sentinels or by HAProxy, as `ops/haproxy-redis.cfg` has it.
+The primary is killed, then the next primary is frozen. The application reaches Redis through Sentinel or through
+HAProxy with `ops/haproxy-redis.cfg`.
 """
 
 import time
@@ -33,18 +34,18 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
-    """The URL of a migrated database with a staff user."""
+    """Return the URL of a migrated database with a staff user."""
     return database_with_staff(servers.postgres, "failover", EMAIL, PASSWORD)
 
 
 class Browsing(Clients):
-    """Staff who each ask for the next page as soon as they have one, and a probe of readiness ten times a second."""
+    """Staff who request one page after another, and a readiness probe ten times a second."""
 
     def __init__(self, app: VoiceAssistServer) -> None:
         self._app = app
         self.pages: Counter[int] = Counter()
         self.failed: list[str] = []
-        self.slowest = 0.0  # since the last round began
+        self.slowest = 0.0  # seconds, since the last fault
         self.probes: list[tuple[float, int]] = []
         staff = [self._login() for _ in range(BROWSERS)]
         super().__init__(*(partial(self._browse, client) for client in staff), self._probe)
@@ -60,32 +61,32 @@ class Browsing(Clients):
         with closing(client):
             while not self._stop.is_set():
                 for page in PAGES:
-                    began = time.monotonic()
+                    started_at = time.monotonic()
                     try:
                         status = client.get(page).status_code
                     except httpx.HTTPError as error:
                         self.failed.append(f"{page}: {error!r}")
                         continue
-                    self.slowest = max(self.slowest, time.monotonic() - began)
+                    self.slowest = max(self.slowest, time.monotonic() - started_at)
                     self.pages[status] += 1
-                    if status != 200:  # 302 is the way to the login page
+                    if status != 200:  # 302 would be a redirect to the login page
                         self.failed.append(f"{page}: {status}")
                 time.sleep(0.01)
 
     def _probe(self) -> None:
         with httpx.Client(base_url=self._app.url, timeout=30) as client:
             while not self._stop.is_set():
-                began = time.monotonic()
-                self.probes.append((began, client.get("/ready").status_code))
+                started_at = time.monotonic()
+                self.probes.append((started_at, client.get("/ready").status_code))
                 time.sleep(0.1)
 
-    def not_ready_since(self, moment: float) -> tuple[float, float]:
-        """Returns when /ready was first and last not 200, in seconds after the moment."""
-        times = [when - moment for when, status in self.probes if when >= moment and status != 200]
+    def not_ready_since(self, since: float) -> tuple[float, float]:
+        """Return when /ready was first and last not 200, in seconds after `since`."""
+        times = [at - since for at, status in self.probes if at >= since and status != 200]
         return (min(times), max(times)) if times else (0.0, 0.0)
 
     def is_ready(self, for_seconds: float = 2.0) -> bool:
-        recent = [status for when, status in self.probes if when > time.monotonic() - for_seconds]
+        recent = [status for at, status in self.probes if at > time.monotonic() - for_seconds]
         return set(recent) == {200}
 
 
@@ -96,7 +97,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 
 @contextmanager
-def in_front(group: Group, folder: Path, password: str = REDIS_PASSWORD) -> Iterator[HAProxy]:
+def running_proxy(group: Group, folder: Path, password: str = REDIS_PASSWORD) -> Iterator[HAProxy]:
     addresses = {f"REDIS{n}": f"127.0.0.1:{node.port}" for n, node in enumerate(group.nodes, start=1)}
     proxy = HAProxy(folder, "haproxy-redis.cfg", REDIS_PASSWORD=password, **addresses)
     proxy.start()
@@ -107,7 +108,7 @@ def in_front(group: Group, folder: Path, password: str = REDIS_PASSWORD) -> Iter
 
 
 def name_of(group: Group, node: Redis) -> str:
-    """Returns what the proxy calls it."""
+    """Return the name of `node` in the configuration of the proxy."""
     return f"redis{group.nodes.index(node) + 1}"
 
 
@@ -116,25 +117,27 @@ def url(request: pytest.FixtureRequest, group: Group, tmp_path: Path) -> Iterato
     if request.param == "sentinel":
         yield group.url()
         return
-    with in_front(group, tmp_path / "haproxy") as proxy:
+    with running_proxy(group, tmp_path / "haproxy") as proxy:
         proxy.wait_for("redis", {name_of(group, group.primary)})
         yield f"redis://:{QUOTED}@127.0.0.1:{proxy.port}/0"
 
 
 def lose(group: Group, fault: str) -> tuple[list[Valkey], float]:
-    """Loses the machine of the primary, on which a Sentinel runs too, and waits until another one is primary.
+    """Kill or freeze the primary and one Sentinel, as if their machine failed, and wait for another primary.
 
-    Returns what was lost and when.
+    Return the lost servers and the time of the fault.
     """
-    primary, began = group.primary, time.monotonic()
+    primary, started_at = group.primary, time.monotonic()
     lost: list[Valkey] = [primary, group.sentinels[0]]
     for server in lost:
         getattr(server, fault)()
     assert succeeds_within(30, lambda: group.primary is not primary)
-    return lost, began
+    return lost, started_at
 
 
-def test_no_page_fails(database: str, group: Group, url: str, record_property: Callable[[str, object], None]) -> None:
+def test_no_page_fails_during_failover(
+    database: str, group: Group, url: str, record_property: Callable[[str, object], None]
+) -> None:
     with (
         VoiceAssistServer(DATABASE_URL=database, REDIS_URL=url, WEB_CONCURRENCY="2", HEALTH_MAX_AGE="0.5") as app,
         Browsing(app) as browsing,
@@ -142,12 +145,12 @@ def test_no_page_fails(database: str, group: Group, url: str, record_property: C
         assert succeeds_within(20, browsing.is_ready)
         for fault in ("kill", "freeze"):
             pages, browsing.slowest = browsing.pages[200], 0.0
-            lost, began = lose(group, fault)
-            promoted = time.monotonic() - began
+            lost, started_at = lose(group, fault)
+            promoted = time.monotonic() - started_at
             assert succeeds_within(20, browsing.is_ready)
             figures = {
                 "promoted after": round(promoted, 1),
-                "not ready from and to": [round(t, 1) for t in browsing.not_ready_since(began)],
+                "not ready from and to": [round(t, 1) for t in browsing.not_ready_since(started_at)],
                 "pages": browsing.pages[200] - pages,
                 "slowest": round(browsing.slowest, 2),
             }
@@ -162,16 +165,16 @@ def test_no_page_fails(database: str, group: Group, url: str, record_property: C
 
 
 @needs_haproxy
-def test_the_proxy_leads_to_the_primary_alone(group: Group, tmp_path: Path) -> None:
-    with in_front(group, tmp_path / "haproxy") as proxy:
+def test_proxy_connects_only_to_the_primary(group: Group, tmp_path: Path) -> None:
+    with running_proxy(group, tmp_path / "haproxy") as proxy:
 
         def port() -> str | None:
-            """Returns the port of the server that a new connection leads to."""
+            """Return the port of the server that a new connection reaches."""
             with redis.Redis(
                 port=proxy.port, password=REDIS_PASSWORD, socket_timeout=2, retry=Retry(NoBackoff(), 0)
-            ) as r:
+            ) as client:
                 try:
-                    return str(r.config_get("port")["port"])
+                    return str(client.config_get("port")["port"])
                 except redis.RedisError:
                     return None
 
@@ -184,14 +187,14 @@ def test_the_proxy_leads_to_the_primary_alone(group: Group, tmp_path: Path) -> N
         ) as waiting:
             assert waiting.ping()
             old.freeze()
-            began = time.monotonic()
-            with pytest.raises(redis.ConnectionError):  # the proxy ends what waits for the frozen one
+            started_at = time.monotonic()
+            with pytest.raises(redis.ConnectionError):  # the proxy closes connections to the frozen server
                 waiting.ping()
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - started_at < 15
         assert succeeds_within(30, lambda: port() == str(new.port))
         old.thaw()
-        both = {name_of(group, old), name_of(group, new)}
-        proxy.wait_for("redis", both)  # the old one takes itself for the primary still
+        servers = {name_of(group, old), name_of(group, new)}
+        proxy.wait_for("redis", servers)  # the old server still acts as primary
         for _ in range(20):
             assert port() == str(new.port)
         proxy.wait_for("redis", {name_of(group, new)}, seconds=60)
@@ -199,6 +202,6 @@ def test_the_proxy_leads_to_the_primary_alone(group: Group, tmp_path: Path) -> N
 
 
 @needs_haproxy
-def test_the_proxy_trusts_no_server_that_refuses_the_password(group: Group, tmp_path: Path) -> None:
-    with in_front(group, tmp_path / "haproxy", password="wrong") as proxy:
+def test_proxy_uses_no_server_that_refuses_the_password(group: Group, tmp_path: Path) -> None:
+    with running_proxy(group, tmp_path / "haproxy", password="wrong") as proxy:
         proxy.wait_for("redis", set())

@@ -1,4 +1,4 @@
-"""Our URLs, and what the load calls: two ways of appending a message, and reading."""
+"""The project's URLs, and views for the load: append, append inside a transaction, and read."""
 
 from typing import Any
 from uuid import UUID
@@ -11,13 +11,16 @@ from rest_framework.response import Response
 
 from core import conversations
 from core.models import Message
-from voiceassist.urls import urlpatterns as ours
+from voiceassist.urls import urlpatterns as project_urls
 
 
 def _append(request: Request) -> Message:
-    sent: Any = request.data
+    values: Any = request.data
     return conversations.append_message(
-        UUID(sent["session_id"]), role="user", content=sent["content"], client_message_id=sent["client_message_id"]
+        UUID(values["session_id"]),
+        role="user",
+        content=values["content"],
+        client_message_id=values["client_message_id"],
     )
 
 
@@ -32,7 +35,7 @@ def append(request: Request) -> Response:
 @authentication_classes([])
 @permission_classes([])
 def append_in_transaction(request: Request) -> Response:
-    """Append as a caller does that has more to write in the same transaction."""
+    """Append like a caller that writes more in the same transaction."""
     with transaction.atomic():
         message = _append(request)
     return Response({"id": str(message.pk)})
@@ -47,9 +50,9 @@ def read(request: Request, session_id: UUID) -> Response:
 
 
 urlpatterns = [
-    *ours,
+    *project_urls,
     path("append", append),
     path("append-in-transaction", append_in_transaction),
     path("read/<uuid:session_id>", read),
 ]
-handler500 = "core.http.error_handlers.server_error"  # ours, which tells an outage from a defect
+handler500 = "core.http.error_handlers.server_error"  # returns 503 for an outage

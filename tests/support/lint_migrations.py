@@ -1,7 +1,7 @@
-"""Lint core's migrations: python -m tests.support.lint_migrations, which is part of `make check`.
+"""Lint the migrations of core: python -m tests.support.lint_migrations, which is part of `make check`.
 
-Both linters look at the SQL. django-migration-linter knows what breaks code of the release before; squawk, which is
-configured in `.squawk.toml`, knows what locks a table for long.
+Both linters check the SQL. django-migration-linter finds changes that break the code of the previous release. squawk,
+configured in `.squawk.toml`, finds statements that lock a table for a long time.
 """
 
 import io
@@ -13,15 +13,15 @@ from pathlib import Path
 import django
 from django.core.management import call_command
 
-# Migrations that are not linted: the first three were never released, so no server runs on the schemas before them.
-# Add the second half of a change over two releases here, for example dropping a column that no release uses any more.
+# Migrations that are not linted. The first three were never released, so no server uses an earlier schema. Add the
+# second half of a two-release change here, for example dropping a column that the previous release no longer uses.
 EXEMPT = {"0001_initial", "0002_indexes", "0003_audit"}
 ROOT = Path(__file__).resolve().parents[2]
 SQUAWK = (str(Path(sys.executable).with_name("squawk")), "--config", str(ROOT / ".squawk.toml"))
 
 
 def squawk(name: str) -> bool:
-    """Return whether squawk accepts the SQL of a migration of core. It prints what it finds."""
+    """Return whether squawk accepts the SQL of a migration of core. Squawk prints its findings."""
     sql = io.StringIO()
     call_command("sqlmigrate", "core", name, stdout=sql, no_color=True)
     command = [*SQUAWK, "--stdin-filepath", f"core/migrations/{name}.py"]
@@ -41,7 +41,7 @@ def main() -> int:
     linter = MigrationLinter(include_apps=["core"], ignore_name=EXEMPT, all_warnings_as_errors=True, quiet=["ignore"])
     linter.lint_all_migrations()
     linter.print_summary()
-    sys.stdout.flush()  # before what squawk prints
+    sys.stdout.flush()  # so that the summary appears before squawk's output
     names = sorted(name for app, name in linter.migration_loader.disk_migrations if app == "core")
     refused = [name for name in names if name not in EXEMPT and not squawk(name)]
     return int(linter.has_errors or bool(refused))

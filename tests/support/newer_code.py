@@ -1,13 +1,13 @@
-"""Our code with more migrations of `core` after its last one: what the next release would bring."""
+"""Simulate the next release: the current code with additional migrations of `core`."""
 
 import os
 from pathlib import Path
 
-from core import migrations as ours
+from core import migrations as existing
 
 _PACKAGE = """
 from core import migrations
-__path__ += migrations.__path__  # ours, and those beside this file
+__path__ += migrations.__path__  # the existing migrations and those in this folder
 """
 _SETTINGS = """
 from {settings} import *
@@ -26,10 +26,10 @@ class Migration(migrations.Migration):
     ]
 """
 
-# What the linters accept and old code does not notice.
+# Operations that the linters accept and that do not affect the old code.
 ADD_COLUMN = 'migrations.AddField("Message", "language", models.TextField(null=True, db_default="en"))'
 ADD_INDEX = 'AddIndexConcurrently("Message", models.Index(fields=["model"], name="messages_model"))'
-# The first of the two releases that it takes to drop a column: the code stops using it, and the database has a default.
+# The first of two releases that drop a column: the code stops using it, and the database gets a default for it.
 STOP_USING_COLUMN = (
     'migrations.AlterField("Message", "model", models.CharField(max_length=100, blank=True, db_default="")), '
     'migrations.SeparateDatabaseAndState(state_operations=[migrations.RemoveField("Message", "model")])'
@@ -43,8 +43,8 @@ def newer_code(folder: Path, *operations: str, settings: str = "voiceassist.sett
     (package / "__init__.py").write_text(_PACKAGE)
     (folder / "next_settings.py").write_text(_SETTINGS.format(settings=settings))
     for operation in operations:
-        known = [path.stem for path in (*Path(ours.__path__[0]).glob("0*.py"), *package.glob("0*.py"))]
-        previous = max(known)
+        names = [path.stem for path in (*Path(existing.__path__[0]).glob("0*.py"), *package.glob("0*.py"))]
+        previous = max(names)
         name = f"{int(previous[:4]) + 1:04}_next"
         atomic = "Concurrently" not in operation
         (package / f"{name}.py").write_text(_MIGRATION.format(atomic=atomic, previous=previous, operation=operation))

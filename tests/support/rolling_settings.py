@@ -1,4 +1,4 @@
-"""Settings of a server that also appends messages and reads them."""
+"""Settings of a server with views that append and read messages."""
 
 from voiceassist.settings import *  # noqa: F403
 

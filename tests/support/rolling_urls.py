@@ -1,4 +1,4 @@
-"""URLs of a server that also appends messages and reads them, which no path of the API does yet."""
+"""The project's URLs, and a view that appends and reads messages, because the API has none yet."""
 
 import json
 from uuid import UUID
@@ -8,12 +8,12 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from core.conversations import append_message, read_messages
-from voiceassist.urls import urlpatterns as ours
+from voiceassist.urls import urlpatterns as project_urls
 
 
 @csrf_exempt
 def messages(request: HttpRequest, session_id: UUID) -> HttpResponseBase:
-    """POST appends the message in the body; GET returns the contents of the newest page."""
+    """Append the message in the body of a POST. Return the contents of the newest page to a GET."""
     if request.method == "POST":
         message = append_message(session_id, **json.loads(request.body))
         return JsonResponse({"id": str(message.pk)})
@@ -21,4 +21,4 @@ def messages(request: HttpRequest, session_id: UUID) -> HttpResponseBase:
     return JsonResponse({"contents": [message.content for message in page.messages]})
 
 
-urlpatterns = [*ours, path("sessions/<uuid:session_id>/messages", messages)]
+urlpatterns = [*project_urls, path("sessions/<uuid:session_id>/messages", messages)]

@@ -1,4 +1,4 @@
-"""`make run`'s own: an admin user to log in with, made once."""
+"""Create an admin user for development. `make run` runs this command."""
 
 import os
 import secrets
@@ -13,17 +13,17 @@ EMAIL = "admin@localhost.localdomain"
 
 
 class Command(BaseCommand):
-    help = "Creates a superuser for development unless there is one, and tells how to log in."
+    help = "Create a superuser for development unless one exists, and print how to log in."
 
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.PRODUCTION:
-            raise CommandError("This is for development. In production run: manage.py createsuperuser")
-        kept = settings.VAR / "admin-password"
+            raise CommandError("create_admin is for development only. Run manage.py createsuperuser instead.")
+        password_file = settings.VAR / "admin-password"
         if not User.objects.filter(is_superuser=True).exists():
             password = secrets.token_urlsafe(12)
-            with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(password + "\n")
             User.objects.create_superuser(EMAIL, password, full_name="Admin")
-        if kept.exists() and User.objects.filter(email=EMAIL).exists():
-            password = kept.read_text().strip()
-            self.stdout.write(f"Log in to the admin as {EMAIL} with {password} (kept in {kept})")
+        if password_file.exists() and User.objects.filter(email=EMAIL).exists():
+            password = password_file.read_text().strip()
+            self.stdout.write(f"Log in to the admin as {EMAIL} with password {password} (stored in {password_file})")

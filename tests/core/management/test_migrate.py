@@ -1,4 +1,4 @@
-"""Migrations on a fresh PostgreSQL: forth, back to zero, and started by many at once."""
+"""`migrate` on an empty database: forwards, back to zero, and in many processes at once."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ import pytest
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
-MIGRATING = "tests.support.migrating.settings"
+TEST_SETTINGS = "tests.support.migrating.settings"
 
 
-def command(*words: str, database: str, settings: str = "voiceassist.settings") -> "subprocess.Popen[str]":
+def start_command(*arguments: str, database: str, settings: str = "voiceassist.settings") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "manage.py", *words],
+        [sys.executable, "manage.py", *arguments],
         env={**os.environ, "DATABASE_URL": database, "DJANGO_SETTINGS_MODULE": settings},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -27,14 +27,14 @@ def command(*words: str, database: str, settings: str = "voiceassist.settings") 
     )
 
 
-def run(*words: str, database: str) -> tuple[int, str, str]:
-    with command(*words, database=database) as process:
+def run_command(*arguments: str, database: str) -> tuple[int, str, str]:
+    with start_command(*arguments, database=database) as process:
         output, errors = process.communicate(timeout=60)
         return process.returncode, output, errors
 
 
 @pytest.fixture
-def fresh(servers: Servers, request: pytest.FixtureRequest) -> str:
+def empty_database(servers: Servers, request: pytest.FixtureRequest) -> str:
     """The URL of an empty database."""
     name = f"fresh_{abs(hash(request.node.name))}"
     servers.postgres.execute(f"CREATE DATABASE {name}")
@@ -48,19 +48,19 @@ def tables(database: str) -> set[str]:
         return {row[0] for row in rows}
 
 
-def test_forth_and_back_to_zero(fresh: str) -> None:
-    assert run("migrate", database=fresh)[0] == 0
-    assert {"users", "sessions", "messages"} <= tables(fresh)
+def test_migrates_forwards_and_back_to_zero(empty_database: str) -> None:
+    assert run_command("migrate", database=empty_database)[0] == 0
+    assert {"users", "sessions", "messages"} <= tables(empty_database)
     for app in ("axes", "admin", "core", "auth", "sessions", "contenttypes"):
-        code, _, errors = run("migrate", app, "zero", database=fresh)
+        code, _, errors = run_command("migrate", app, "zero", database=empty_database)
         assert code == 0, errors
-    assert tables(fresh) == {"django_migrations"}
-    assert run("migrate", database=fresh)[0] == 0
-    assert {"users", "sessions", "messages"} <= tables(fresh)
+    assert tables(empty_database) == {"django_migrations"}
+    assert run_command("migrate", database=empty_database)[0] == 0
+    assert {"users", "sessions", "messages"} <= tables(empty_database)
 
 
 def rows(database: str) -> list[Any]:
-    """Returns what the migrations of tests.support.migrating have left: the rows of its table, and its indexes."""
+    """Return what the migrations of tests.support.migrating created: the rows of its table, and its valid indexes."""
     indexes = (
         "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'migrating_row'::regclass AND indisvalid"
     )
@@ -68,64 +68,64 @@ def rows(database: str) -> list[Any]:
         return connection.execute("SELECT text FROM migrating_row UNION ALL " + indexes).fetchall()
 
 
-WHOLE = [("once",), ("migrating_row_pkey",), ("rows_text",)]
+COMPLETE = [("once",), ("migrating_row_pkey",), ("rows_text",)]
 
 
-def migrate_at_once(many: int, *, url: str) -> None:
-    """A fresh database, a migration of data, and one that PostgreSQL makes wait for all snapshots."""
-    processes = [command("migrate", database=url, settings=MIGRATING) for _ in range(many)]
-    ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0] * many, ends
-    assert len([output for (output, _), _ in ends if "Applying core.0001_initial... OK" in output]) == 1
-    waited = {errors for (_, errors), _ in ends if errors}
-    assert waited <= {"Another migrate is running; waiting for it to finish.\n"}
-    assert rows(url) == WHOLE
+def migrate_concurrently(count: int, *, url: str) -> None:
+    """Run `migrate` in `count` processes, with a data migration and one that waits for all snapshots."""
+    processes = [start_command("migrate", database=url, settings=TEST_SETTINGS) for _ in range(count)]
+    results = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [code for _, code in results] == [0] * count, results
+    assert len([output for (output, _), _ in results if "Applying core.0001_initial... OK" in output]) == 1
+    messages = {errors for (_, errors), _ in results if errors}
+    assert messages <= {"Another migrate is running; waiting for it to finish.\n"}
+    assert rows(url) == COMPLETE
 
 
-def test_eight_at_once_take_turns(fresh: str) -> None:
-    migrate_at_once(8, url=fresh)
+def test_eight_processes_take_turns(empty_database: str) -> None:
+    migrate_concurrently(8, url=empty_database)
 
 
-def test_a_killed_holder_does_not_keep_the_turn(fresh: str) -> None:
-    """Killed in the middle of a migration."""
-    with psycopg.connect(fresh, autocommit=True) as gate:
+def test_a_killed_process_releases_the_lock(empty_database: str) -> None:
+    """The process is killed in the middle of a migration."""
+    with psycopg.connect(empty_database, autocommit=True) as blocker:
 
-        def waiting() -> set[int]:
-            rows = gate.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchall()
+        def waiting_pids() -> set[int]:
+            rows = blocker.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchall()
             return {pid for (pid,) in rows}
 
-        gate.execute("SELECT pg_advisory_lock(1)")
-        holder = command("migrate", database=fresh, settings=MIGRATING)
+        blocker.execute("SELECT pg_advisory_lock(1)")
+        holder = start_command("migrate", database=empty_database, settings=TEST_SETTINGS)
         end = time.monotonic() + 30
-        while not (killed := waiting()):
+        while not (first_pids := waiting_pids()):
             assert time.monotonic() < end
             time.sleep(0.05)
-        next_one = command("migrate", database=fresh, settings=MIGRATING)
-        assert next_one.stderr
-        assert "waiting for it to finish" in next_one.stderr.readline()
+        second = start_command("migrate", database=empty_database, settings=TEST_SETTINGS)
+        assert second.stderr
+        assert "waiting for it to finish" in second.stderr.readline()
         holder.kill()
         holder.communicate()
-        while not waiting() - killed:  # it has its turn, and does the same again
+        while not waiting_pids() - first_pids:  # the second process runs the same migration
             assert time.monotonic() < end
             time.sleep(0.05)
-        gate.execute("SELECT pg_advisory_unlock(1)")
-        output, errors = next_one.communicate(timeout=60)
-        assert next_one.returncode == 0, errors
-    assert rows(fresh) == WHOLE
+        blocker.execute("SELECT pg_advisory_unlock(1)")
+        output, errors = second.communicate(timeout=60)
+        assert second.returncode == 0, errors
+    assert rows(empty_database) == COMPLETE
 
 
-def test_any_two_commands_at_once(fresh: str) -> None:
-    words = [["migrate"], ["checkdeps", "--wait", "40", "--only", "migrations"]] * 4
-    processes = [command(*each, database=fresh) for each in words]
-    ends = [(process.communicate(timeout=60), process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0] * 8, ends
+def test_migrate_and_checkdeps_run_concurrently(empty_database: str) -> None:
+    commands = [["migrate"], ["checkdeps", "--wait", "40", "--only", "migrations"]] * 4
+    processes = [start_command(*command, database=empty_database) for command in commands]
+    results = [(process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [code for _, code in results] == [0] * 8, results
 
 
-def test_the_models_and_the_migrations_agree() -> None:
-    assert run("makemigrations", "--check", "--dry-run", database=os.environ["DATABASE_URL"])[0] == 0
+def test_migrations_match_the_models() -> None:
+    assert run_command("makemigrations", "--check", "--dry-run", database=os.environ["DATABASE_URL"])[0] == 0
 
 
-def test_a_database_that_is_down_is_told_without_the_password() -> None:
-    code, output, errors = run("migrate", database="postgres://user:hunter2@127.0.0.1:1/name")
+def test_connection_error_does_not_show_the_password() -> None:
+    code, output, errors = run_command("migrate", database="postgres://user:hunter2@127.0.0.1:1/name")
     assert code == 1
     assert "hunter2" not in output + errors

@@ -1,4 +1,4 @@
-"""`migrate` while other transactions hold locks: it makes nobody wait for long, and reports what blocks it."""
+"""`migrate` while other transactions hold locks: it delays other statements only briefly, and reports its blockers."""
 
 import contextlib
 import os
@@ -14,19 +14,19 @@ import psycopg
 import pytest
 
 from core.management.commands.migrate import MAX_TRIES
-from tests.core.management.test_migrate import ROOT, fresh, run
+from tests.core.management.test_migrate import ROOT, empty_database, run_command
 from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
 
-__all__ = ["fresh"]
+__all__ = ["empty_database"]
 
 CANARY = "canary-of-a-patient"
 TWO_TRIES = "from core.management.commands import migrate; migrate.MAX_TRIES = 2; from manage import main; main()"
 
 
 class Migrate:
-    """A running `migrate` of newer code. As a context manager it ends with the block."""
+    """A running `migrate` of newer code. Leaving the context kills it."""
 
     def __init__(
         self, folder: Path, *operations: str, url: str, program: str = "from manage import main; main()"
@@ -47,29 +47,29 @@ class Migrate:
         self.process.wait()
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until a line of its errors matches, and return that line."""
+        """Wait until a line of stderr matches, and return that line."""
         end = time.monotonic() + 40
-        while not (found := re.search(f"^.*{pattern}.*$", self.stderr.read_text(), re.MULTILINE)):
+        while not (match := re.search(f"^.*{pattern}.*$", self.stderr.read_text(), re.MULTILINE)):
             assert self.process.poll() is None, self.stderr.read_text()
             assert time.monotonic() < end, self.stderr.read_text()
             time.sleep(0.05)
-        return found[0]
+        return match[0]
 
-    def ended(self) -> int:
+    def wait(self) -> int:
         return self.process.wait(40)
 
 
 @pytest.fixture
-def migrated(fresh: str) -> str:
-    """The URL of a database that has our migrations."""
-    code, _, errors = run("migrate", database=fresh)
+def migrated_database(empty_database: str) -> str:
+    """Return the URL of a database with all migrations applied."""
+    code, _, errors = run_command("migrate", database=empty_database)
     assert code == 0, errors
-    return fresh
+    return empty_database
 
 
 @contextlib.contextmanager
 def blocker(url: str) -> Iterator[int]:
-    """A long transaction that has read the table and holds a snapshot, as pg_dump does. Yields its pid."""
+    """Run a long transaction that has read messages and holds a snapshot, as pg_dump does. Yield its pid."""
     with psycopg.connect(url, application_name="monthly report") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute(f"SELECT count(*) FROM messages WHERE content <> '{CANARY}'".encode())
@@ -77,135 +77,140 @@ def blocker(url: str) -> Iterator[int]:
         connection.rollback()
 
 
-def one(url: str, query: str) -> Any:
+def fetch_all(url: str, query: str) -> Any:
     with psycopg.connect(url) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
-LANGUAGE = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'messages' AND column_name = 'language'"
-RECORDED = "SELECT count(*) FROM django_migrations WHERE app = 'core' AND name LIKE '%\\_next'"
-VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('messages_model')"
+COLUMN_COUNT = (
+    "SELECT count(*) FROM information_schema.columns WHERE table_name = 'messages' AND column_name = 'language'"
+)
+MIGRATION_COUNT = "SELECT count(*) FROM django_migrations WHERE app = 'core' AND name LIKE '%\\_next'"
+INDEX_IS_VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('messages_model')"
 
 
-def names_the_blocker(line: str, pid: int) -> None:
+def assert_names_blocker(line: str, pid: int) -> None:
     assert line.startswith("Waiting for AccessExclusiveLock on messages, blocked by")
     assert (
         f"pid {pid}, application 'monthly report', user 'tester', idle in transaction, in a transaction since 2" in line
     )
 
 
-def test_it_succeeds_when_the_blocker_ends(migrated: str, tmp_path: Path) -> None:
-    with Migrate(tmp_path, ADD_COLUMN, url=migrated) as migrate:
-        with blocker(migrated) as pid:
-            names_the_blocker(migrate.wait_for("blocked by"), pid)
+def test_succeeds_when_the_blocker_ends(migrated_database: str, tmp_path: Path) -> None:
+    with Migrate(tmp_path, ADD_COLUMN, url=migrated_database) as migrate:
+        with blocker(migrated_database) as pid:
+            assert_names_blocker(migrate.wait_for("blocked by"), pid)
             migrate.wait_for(f"try 1 of {MAX_TRIES}")
-            with blocker(migrated) as later:
-                names_the_blocker(migrate.wait_for(f"blocked by pid {later},"), later)
-        assert migrate.ended() == 0, migrate.stderr.read_text()
-    assert one(migrated, LANGUAGE) == [(1,)]
+            with blocker(migrated_database) as second_pid:
+                assert_names_blocker(migrate.wait_for(f"blocked by pid {second_pid},"), second_pid)
+        assert migrate.wait() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, COLUMN_COUNT) == [(1,)]
     assert CANARY not in migrate.stderr.read_text() + migrate.stdout.read_text()
 
 
-def test_it_gives_up_and_can_be_run_again(migrated: str, tmp_path: Path) -> None:
-    with blocker(migrated) as pid, Migrate(tmp_path, ADD_COLUMN, url=migrated, program=TWO_TRIES) as migrate:
-        assert migrate.ended() == 1
+def test_fails_after_the_last_try_and_can_be_run_again(migrated_database: str, tmp_path: Path) -> None:
+    with (
+        blocker(migrated_database) as pid,
+        Migrate(tmp_path, ADD_COLUMN, url=migrated_database, program=TWO_TRIES) as migrate,
+    ):
+        assert migrate.wait() == 1
     errors = migrate.stderr.read_text()
     assert "Traceback" not in errors
     assert re.search(r"CommandError: core\.\d{4}_next could not get a lock .* in 2 tries and was rolled back\.", errors)
     assert "pg_terminate_backend" in errors
-    names_the_blocker(errors.splitlines()[-1], pid)
+    assert_names_blocker(errors.splitlines()[-1], pid)
     assert CANARY not in errors
-    assert one(migrated, LANGUAGE) == one(migrated, RECORDED) == [(0,)]
-    again = tmp_path / "again"
-    again.mkdir()
-    with Migrate(again, ADD_COLUMN, url=migrated) as migrate:
-        assert migrate.ended() == 0, migrate.stderr.read_text()
-    assert one(migrated, LANGUAGE) == one(migrated, RECORDED) == [(1,)]
+    assert fetch_all(migrated_database, COLUMN_COUNT) == fetch_all(migrated_database, MIGRATION_COUNT) == [(0,)]
+    second_run = tmp_path / "second"
+    second_run.mkdir()
+    with Migrate(second_run, ADD_COLUMN, url=migrated_database) as migrate:
+        assert migrate.wait() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, COLUMN_COUNT) == fetch_all(migrated_database, MIGRATION_COUNT) == [(1,)]
 
 
-def test_a_role_without_privileges_sees_less(servers: Servers, tmp_path: Path) -> None:
+def test_unprivileged_role_sees_only_part_of_the_blocker(servers: Servers, tmp_path: Path) -> None:
     servers.postgres.execute("CREATE ROLE migrator LOGIN PASSWORD 'word'")
-    servers.postgres.execute("CREATE DATABASE lowly OWNER migrator")
-    as_tester = servers.postgres.url.replace("/tests", "/lowly")
+    servers.postgres.execute("CREATE DATABASE unprivileged OWNER migrator")
+    as_tester = servers.postgres.url.replace("/tests", "/unprivileged")
     url = re.sub("//.*@", "//migrator:word@", as_tester)
     try:
-        assert run("migrate", database=url)[0] == 0
+        assert run_command("migrate", database=url)[0] == 0
         with Migrate(tmp_path, ADD_COLUMN, url=url) as migrate:
             with blocker(as_tester) as pid:
                 line = migrate.wait_for("blocked by")
-            assert migrate.ended() == 0, migrate.stderr.read_text()
+            assert migrate.wait() == 0, migrate.stderr.read_text()
         assert f"pid {pid}, application 'monthly report', user 'tester'. Grant pg_monitor" in line
     finally:
-        servers.postgres.execute("DROP DATABASE lowly WITH (FORCE)")
+        servers.postgres.execute("DROP DATABASE unprivileged WITH (FORCE)")
         servers.postgres.execute("DROP ROLE migrator")
 
 
-def test_a_concurrent_index_waits_without_a_limit(migrated: str, tmp_path: Path) -> None:
-    """It blocks nobody, and has to wait for every open transaction. The connection's own limits are not for it."""
-    limits = f"{migrated}?options=-c%20lock_timeout%3D100%20-c%20statement_timeout%3D1000"
+def test_concurrent_index_waits_without_a_limit(migrated_database: str, tmp_path: Path) -> None:
+    """It blocks no statement, but must wait for every open transaction. The connection's limits do not apply to it."""
+    limits = f"{migrated_database}?options=-c%20lock_timeout%3D100%20-c%20statement_timeout%3D1000"
     with Migrate(tmp_path, ADD_INDEX, url=limits) as migrate:
-        with blocker(migrated) as pid:
+        with blocker(migrated_database) as pid:
             assert f"pid {pid}, application 'monthly report'" in migrate.wait_for("blocked by")
-            with psycopg.connect(migrated, autocommit=True) as connection:  # longer than both limits
+            with psycopg.connect(migrated_database, autocommit=True) as connection:  # longer than both limits
                 connection.execute("SELECT pg_sleep(2)")
                 connection.execute("UPDATE messages SET model = ''")
-        assert migrate.ended() == 0, migrate.stderr.read_text()
-    assert one(migrated, VALID) == [(True,)]
+        assert migrate.wait() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]
     assert "try 1" not in migrate.stderr.read_text()
 
 
-def test_an_index_that_was_left_invalid_is_built_again(migrated: str, tmp_path: Path) -> None:
-    with blocker(migrated), psycopg.connect(migrated, autocommit=True) as connection:
+def test_recreates_an_invalid_index(migrated_database: str, tmp_path: Path) -> None:
+    with blocker(migrated_database), psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("SET lock_timeout = 100")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("CREATE INDEX CONCURRENTLY messages_model ON messages (model)")
-    assert one(migrated, VALID) == [(False,)]
-    with Migrate(tmp_path, ADD_INDEX, url=migrated) as migrate:
-        assert migrate.ended() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(False,)]
+    with Migrate(tmp_path, ADD_INDEX, url=migrated_database) as migrate:
+        assert migrate.wait() == 0, migrate.stderr.read_text()
     assert "Dropping the index" in migrate.stderr.read_text()
-    assert one(migrated, VALID) == [(True,)]
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]
 
 
-def test_a_killed_migrate_leaves_an_index_that_is_built_again(migrated: str, tmp_path: Path) -> None:
-    """PostgreSQL ends its statement too, which otherwise would complete an index that no migration records."""
+def test_killed_migrate_leaves_an_index_that_is_recreated(migrated_database: str, tmp_path: Path) -> None:
+    """PostgreSQL also ends its statement, which could otherwise complete an index that no migration records."""
     building = "SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database()"
-    with blocker(migrated), Migrate(tmp_path, ADD_INDEX, url=migrated) as migrate:
+    with blocker(migrated_database), Migrate(tmp_path, ADD_INDEX, url=migrated_database) as migrate:
         migrate.wait_for("blocked by")
-        assert one(migrated, building) == [(1,)]
+        assert fetch_all(migrated_database, building) == [(1,)]
         migrate.process.kill()
         end = time.monotonic() + 30
-        while one(migrated, building) != [(0,)]:
+        while fetch_all(migrated_database, building) != [(0,)]:
             assert time.monotonic() < end
             time.sleep(0.1)
-    assert one(migrated, VALID) == [(False,)]
-    again = tmp_path / "again"
-    again.mkdir()
-    with Migrate(again, ADD_INDEX, url=migrated) as migrate:
-        assert migrate.ended() == 0, migrate.stderr.read_text()
-    assert one(migrated, VALID) == [(True,)]
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(False,)]
+    second_run = tmp_path / "second"
+    second_run.mkdir()
+    with Migrate(second_run, ADD_INDEX, url=migrated_database) as migrate:
+        assert migrate.wait() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]
 
 
-def test_what_is_in_no_transaction_is_bounded_and_not_retried(migrated: str, tmp_path: Path) -> None:
-    """An ALTER TABLE beside a concurrent index: half of the migration may be done."""
-    with blocker(migrated), Migrate(tmp_path, f"{ADD_COLUMN},{ADD_INDEX}", url=migrated) as migrate:
-        assert migrate.ended() == 1
+def test_non_atomic_migration_is_bounded_and_not_retried(migrated_database: str, tmp_path: Path) -> None:
+    """ALTER TABLE together with a concurrent index: the migration may be half applied."""
+    with blocker(migrated_database), Migrate(tmp_path, f"{ADD_COLUMN},{ADD_INDEX}", url=migrated_database) as migrate:
+        assert migrate.wait() == 1
     errors = migrate.stderr.read_text()
     assert "Traceback" not in errors
     assert "It is not retried automatically" in errors
-    again = tmp_path / "again"
-    again.mkdir()
-    with Migrate(again, f"{ADD_COLUMN},{ADD_INDEX}", url=migrated) as migrate:
-        assert migrate.ended() == 0, migrate.stderr.read_text()
-    assert one(migrated, LANGUAGE) == [(1,)]
-    assert one(migrated, VALID) == [(True,)]
+    second_run = tmp_path / "second"
+    second_run.mkdir()
+    with Migrate(second_run, f"{ADD_COLUMN},{ADD_INDEX}", url=migrated_database) as migrate:
+        assert migrate.wait() == 0, migrate.stderr.read_text()
+    assert fetch_all(migrated_database, COLUMN_COUNT) == [(1,)]
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]
 
 
-def test_a_deadlock_with_the_application_is_retried(migrated: str, tmp_path: Path) -> None:
-    """PostgreSQL ends the migration's transaction, since the other one is patient."""
-    both = 'migrations.RunSQL("LOCK messages; LOCK sessions", "")'
+def test_retries_after_a_deadlock_with_the_application(migrated_database: str, tmp_path: Path) -> None:
+    """PostgreSQL aborts the migration's transaction, because the other one has a longer deadlock_timeout."""
+    locks = 'migrations.RunSQL("LOCK messages; LOCK sessions", "")'
     waits = "SELECT count(*) FROM pg_locks WHERE relation = 'sessions'::regclass AND NOT granted"
-    with Migrate(tmp_path, both, url=migrated) as migrate:
-        with psycopg.connect(migrated) as other:
+    with Migrate(tmp_path, locks, url=migrated_database) as migrate:
+        with psycopg.connect(migrated_database) as other:
             other.execute("SET deadlock_timeout = '30s'")
             other.execute("LOCK sessions")
             while other.execute(waits).fetchone() == (0,):
@@ -213,24 +218,24 @@ def test_a_deadlock_with_the_application_is_retried(migrated: str, tmp_path: Pat
                 time.sleep(0.02)
             other.execute("LOCK messages")
         migrate.wait_for(f"try 1 of {MAX_TRIES}")
-        assert migrate.ended() == 0, migrate.stderr.read_text()
+        assert migrate.wait() == 0, migrate.stderr.read_text()
 
 
 @needs_pgbouncer
-def test_behind_pgbouncer(servers: Servers, migrated: str, tmp_path: Path) -> None:
-    """The limit holds, the blocker is named, and no other client of the pool gets the limit."""
+def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_path: Path) -> None:
+    """The limit applies, the blocker is reported, and other clients of the pool do not inherit the limit."""
     pooler = PgBouncer(tmp_path / "pgbouncer", servers.postgres, pool=2)
     pooler.start()
     try:
-        pooled = pooler.before(migrated)
+        pooled = pooler.before(migrated_database)
         with Migrate(tmp_path, ADD_COLUMN, ADD_INDEX, url=pooled) as migrate:
-            with blocker(migrated) as pid:
-                names_the_blocker(migrate.wait_for("blocked by"), pid)
+            with blocker(migrated_database) as pid:
+                assert_names_blocker(migrate.wait_for("blocked by"), pid)
                 migrate.wait_for(f"try 1 of {MAX_TRIES}")
-            assert migrate.ended() == 0, migrate.stderr.read_text()
+            assert migrate.wait() == 0, migrate.stderr.read_text()
         with psycopg.connect(pooled, autocommit=True) as connection:
             assert {connection.execute("SHOW lock_timeout").fetchone() for _ in range(6)} == {("0",)}
     finally:
         pooler.kill()
-    assert one(migrated, LANGUAGE) == [(1,)]
-    assert one(migrated, VALID) == [(True,)]
+    assert fetch_all(migrated_database, COLUMN_COUNT) == [(1,)]
+    assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]

@@ -1,1 +1,1 @@
-"""An app whose migrations are slow, once only, or not in a transaction: what starting many `migrate` must survive."""
+"""An app whose migrations are slow, not idempotent or not atomic, for tests that run many `migrate` at once."""

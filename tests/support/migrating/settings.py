@@ -1,4 +1,4 @@
-"""The application's settings and the app beside this file."""
+"""The application's settings with the app in this folder."""
 
 from voiceassist import settings
 from voiceassist.settings import *  # noqa: F403

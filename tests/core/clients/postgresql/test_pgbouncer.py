@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from django.contrib.auth.hashers import make_password
 
-from tests.core.management.test_migrate import migrate_at_once
+from tests.core.management.test_migrate import migrate_concurrently
 from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import VoiceAssistServer
@@ -32,8 +32,8 @@ def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
-def test_concurrent_migrations(pooled: str) -> None:
-    migrate_at_once(4, url=pooled)
+def test_migrate_from_many_processes(pooled: str) -> None:
+    migrate_concurrently(4, url=pooled)
 
 
 def test_concurrent_requests_share_no_state(pooled: str) -> None:

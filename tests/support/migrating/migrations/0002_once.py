@@ -1,4 +1,4 @@
-"""Adds a row, and takes its time: whoever else is let in meanwhile adds another. A test can hold it up."""
+"""Add a row slowly, so that a concurrent run would add a second one. A test can block it by an advisory lock."""
 
 from typing import Any
 

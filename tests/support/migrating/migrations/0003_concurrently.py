@@ -3,6 +3,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    atomic = False  # PostgreSQL waits here for whoever holds a snapshot
+    atomic = False  # CREATE INDEX CONCURRENTLY waits for every transaction that holds a snapshot
     dependencies = [("migrating", "0002_once")]
     operations = [AddIndexConcurrently("Row", models.Index(fields=["text"], name="rows_text"))]
