@@ -302,6 +302,11 @@ SPECTACULAR_SETTINGS = {
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
 LOGGING_CONFIG = "voiceassist.logs.config.configure"
-LOGGING = logging_config(level=LOG_LEVEL, style=LOG_FORMAT, service=SERVICE)
+LOGGING = logging_config(
+    level=LOG_LEVEL,
+    style=LOG_FORMAT,
+    service=SERVICE,
+    full_tracebacks=not PRODUCTION and LOG_FORMAT == "console",
+)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)
