@@ -109,7 +109,7 @@ def test_the_example_of_a_secret_starts_nothing(name: str, tmp_path: Path) -> No
     environment = {variable: value for variable, value in PRODUCTION.items() if variable != name}
     done = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"voiceassist: {name} is required in production")
+    assert done.stderr.startswith(f"voiceassist: {name}: Required in production.")
 
 
 def selected(by: dict[str, str]) -> set[str]:
