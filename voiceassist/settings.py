@@ -5,7 +5,6 @@
 
 import os
 import secrets
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -104,11 +103,6 @@ DATABASES["default"]["OPTIONS"] = {
     "server_side_binding": True,
 }
 
-OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
-OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
-if not OTEL_EXPORTER_OTLP_ENDPOINT:
-    # redis-py imports OpenTelemetry wherever that is installed: 50 ms and 8 MB of each process for nothing.
-    sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
 REDIS_URL = env.redis_url("REDIS_URL", default=_embedded_redis, required=PRODUCTION)
 CACHES = {
     "default": {
@@ -330,5 +324,7 @@ LOGGING = logging_config(
     service=SERVICE,
     full_tracebacks=not PRODUCTION and LOG_FORMAT == "console",
 )
+OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
+OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)
