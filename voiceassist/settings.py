@@ -3,16 +3,18 @@
 `.env.example` and the README describe each variable, and a test compares them with `ENVIRONMENT_VARIABLES`.
 """
 
-import os
-import secrets
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from django.utils.functional import SimpleLazyObject
 
 from voiceassist import __version__
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.logs.config import logging_config
+from voiceassist.secret_key import development_secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
@@ -23,25 +25,12 @@ DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
 env = Environment()
 PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"
 
-
-def _development_secret_key() -> str:
-    """A key made once per checkout: sessions outlive a restart, and no secret stands in the repository."""
-    path = VAR / "secret-key"
-    try:
-        VAR.mkdir(exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(64))
-    except FileExistsError:
-        pass
-    except OSError:
-        return secrets.token_urlsafe(64)
-    return path.read_text() or secrets.token_urlsafe(64)
-
-
 # Django's error pages are off everywhere, because they show values of local variables, which may be PHI.
 DEBUG = False
 
-SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or _development_secret_key()
+SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
+    partial(development_secret_key, VAR / "secret-key")
+)
 ALLOWED_HOSTS = env.comma_separated(
     "ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION
 )

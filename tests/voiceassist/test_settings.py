@@ -4,14 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socket import AF_INET, AF_INET6, create_server
+from threading import Barrier
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
 import voiceassist.address
 from tests.support.dependency_servers import free_port
 from voiceassist import settings
+from voiceassist.secret_key import development_secret_key
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "canary-of-a-secret-value"
@@ -278,3 +282,74 @@ def test_every_variable_is_documented() -> None:
 def test_example_has_no_unused_variable() -> None:
     used_by_compose = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
     assert variables_in_example() <= settings.ENVIRONMENT_VARIABLES | used_by_compose
+
+
+# Importing the settings
+
+SIDE_EFFECTS = """
+import os, sys
+changes = []
+
+def audit(event, arguments):
+    if event == "open":
+        is_write = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        is_write = event in ("os.mkdir", "os.link", "os.rename", "os.remove", "os.symlink", "shutil.rmtree")
+    if is_write:
+        changes.append((event, arguments))
+
+sys.addaudithook(audit)
+from voiceassist import settings
+print(changes, [name for name, module in sys.modules.items() if module is None])
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, PRODUCTION], ids=["development", "production"])
+def test_import_of_settings_writes_no_file_and_blocks_no_module(environment: dict[str, str]) -> None:
+    done = run(["-B", "-c", SIDE_EFFECTS], environment)
+    assert (done.returncode, done.stdout) == (0, "[] []\n"), done.stderr
+
+
+# The secret key of development
+
+
+def test_secret_key_of_production_is_the_variable() -> None:
+    assert show("type(s.SECRET_KEY).__name__, s.SECRET_KEY", PRODUCTION) == f"str {'k' * 64}"
+
+
+def test_secret_key_of_development_survives_a_restart() -> None:
+    sign = "import django; django.setup(); from django.core.signing import dumps; print(dumps('value'))"
+    load = "import django, sys; django.setup(); from django.core.signing import loads; print(loads(sys.argv[1]))"
+    environment = {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    signed = run(["-c", sign], environment)
+    loaded = run(["-c", load, signed.stdout.strip()], environment)
+    assert (loaded.returncode, loaded.stdout) == (0, "value\n"), loaded.stderr
+
+
+def test_concurrent_first_starts_get_the_same_secret_key(tmp_path: Path) -> None:
+    barrier = Barrier(8)
+
+    def start(path: Path) -> str:
+        barrier.wait(10)
+        return development_secret_key(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            path = tmp_path / str(number) / "secret-key"
+            keys = set(pool.map(start, [path] * 8))
+            assert keys == {path.read_text()}
+            assert len(path.read_text()) >= 50
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("problem", ["not a folder", "empty file"])
+def test_unusable_secret_key_file_is_reported(tmp_path: Path, problem: str) -> None:
+    path = tmp_path / "var" / "secret-key"
+    if problem == "empty file":
+        path.parent.mkdir()
+        path.touch()
+    else:
+        path.parent.touch()
+    with pytest.raises(ImproperlyConfigured, match="set SECRET_KEY|Set SECRET_KEY"):
+        development_secret_key(path)
