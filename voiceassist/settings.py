@@ -25,8 +25,10 @@ DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
 env = Environment()
 PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"
 
-# Django's error pages are off everywhere, because they show values of local variables, which may be PHI.
-DEBUG = False
+# Enables Django's error pages. They show values of local variables, which may be PHI.
+DEBUG = env.flag("DEBUG", False)
+if DEBUG and PRODUCTION:
+    env.fail("DEBUG", "Must not be true in production. Unset it, or set VOICEASSIST_ENV to development.")
 
 SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
     partial(development_secret_key, VAR / "secret-key")
@@ -170,8 +172,9 @@ APPEND_SLASH = True
 # No view accepts uploads. Uploaded files stay in memory, so that no PHI is written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 CSRF_FAILURE_VIEW = "core.api.exceptions.csrf_failure"
-DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
-DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
+if not DEBUG:  # these classes remove all values from error reports
+    DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
+    DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
 
 TEMPLATES = [
     {

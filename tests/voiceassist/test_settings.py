@@ -95,6 +95,8 @@ def test_missing_required_variable_stops_production(name: str, command: list[str
         ("DRAIN_SECONDS", "-5"),
         ("HTTPS_ONLY", "ture"),
         ("BEHIND_PROXY", "maybe"),
+        ("DEBUG", "express:*"),
+        ("DEBUG", "true"),  # refused in production
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", f"grpc://{SECRET}"),
@@ -284,6 +286,8 @@ def test_example_has_no_unused_variable() -> None:
     assert variables_in_example() <= settings.ENVIRONMENT_VARIABLES | used_by_compose
 
 
+MANAGE = str(ROOT / "manage.py")
+
 # Importing the settings
 
 SIDE_EFFECTS = """
@@ -353,3 +357,40 @@ def test_unusable_secret_key_file_is_reported(tmp_path: Path, problem: str) -> N
         path.parent.touch()
     with pytest.raises(ImproperlyConfigured, match="set SECRET_KEY|Set SECRET_KEY"):
         development_secret_key(path)
+
+
+# DEBUG
+
+
+def test_debug_is_refused_in_production() -> None:
+    done = run([MANAGE, "check"], {**PRODUCTION, "DEBUG": "true"})
+    assert done.returncode == 1
+    assert done.stderr == (
+        "voiceassist: DEBUG: Must not be true in production. Unset it, or set VOICEASSIST_ENV to development.\n"
+    )
+    assert show("s.DEBUG", {**PRODUCTION, "DEBUG": "false"}) == "False"
+
+
+DEBUG_PAGE = """
+import django
+django.setup()
+from django.test import Client
+from django.test.utils import override_settings
+with override_settings(ROOT_URLCONF="tests.support.failing_urls"):
+    response = Client(raise_request_exception=False).get(
+        "/fail/", headers={"Accept": "text/html", "Host": "localhost"}
+    )
+print(response.status_code, response["Content-Type"], response.get("Content-Security-Policy"))
+print(response.text)
+"""
+
+
+def test_debug_shows_djangos_error_page_in_development() -> None:
+    environment = {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    page = run(["-c", DEBUG_PAGE], {**environment, "DEBUG": "true"}).stdout
+    assert page.startswith("500 text/html; charset=utf-8 None\n")  # a policy would block the page's inline styles
+    assert "message-of-exception" in page
+    assert "local-variable" in page
+    envelope = run(["-c", DEBUG_PAGE], environment).stdout
+    assert envelope.startswith("500 application/json")
+    assert "message-of-exception" not in envelope
