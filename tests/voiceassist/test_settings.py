@@ -286,7 +286,34 @@ def test_example_has_no_unused_variable() -> None:
     assert variables_in_example() <= settings.ENVIRONMENT_VARIABLES | used_by_compose
 
 
+# manage.py
+
 MANAGE = str(ROOT / "manage.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (["--settings", "other_settings", "--pythonpath", "{folder}"], {}),
+        (["--settings=other_settings", "--pythonpath={folder}"], {}),
+        (["--pythonpath={folder}"], {"DJANGO_SETTINGS_MODULE": "other_settings"}),
+        (["--settings=other_settings", "--pythonpath={folder}"], {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}),
+    ],
+    ids=["separate", "equals sign", "environment", "option overrides environment"],
+)
+def test_manage_obeys_settings_and_pythonpath(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
+    (tmp_path / "other_settings.py").write_text("TIME_ZONE = 'Etc/GMT+7'\n")
+    done = run([MANAGE, "diffsettings", *(option.format(folder=tmp_path) for option in options)], environment)
+    assert done.returncode == 0, done.stderr
+    assert "TIME_ZONE = 'Etc/GMT+7'" in done.stdout
+    assert "EMBEDDED_SERVERS" not in done.stdout
+
+
+def test_manage_reports_missing_settings_module() -> None:
+    done = run([MANAGE, "migrate", "--settings=does.not.exist"], {})
+    assert done.returncode == 1
+    assert "No module named 'does'" in done.stderr
+
 
 # Importing the settings
 
