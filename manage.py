@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    # Set by gunicorn; a management command that inherits it would leave metric files that are never merged.
+    # Set by gunicorn; a command that inherits it would leave metric files that are never merged.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
     from django.conf import settings
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def apply_settings_options(argv: list[str]) -> None:
-    """Apply --settings and --pythonpath. Django applies them too late for us, because we read the settings before."""
+    """Apply --settings and --pythonpath now, because Django does so only after main() has read the settings."""
     from django.core.management.base import CommandError, CommandParser, handle_default_options
 
     parser = CommandParser(add_help=False, allow_abbrev=False)

@@ -1,7 +1,7 @@
 """The number of CPUs that this process may use, which is the default number of worker processes.
 
-`os.cpu_count()` returns the CPUs of the machine. A container, a Kubernetes pod with a CPU limit or a systemd unit with
-CPUQuota may use fewer, and a worker for each CPU of a large node would waste memory and database connections.
+`os.cpu_count()` returns the CPUs of the machine, and a worker for each CPU of a large node would waste memory and
+database connections in a container or systemd unit with a CPU quota.
 """
 
 import math
@@ -22,8 +22,8 @@ def usable_cpus(root: Path = Path("/")) -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the CPU quota, in CPUs, of this process's cgroup and of each of its parents that has one.
 
-    Without a cgroup namespace, /proc/self/cgroup has the path on the host, but only the container's own cgroup is
-    mounted, at the top. The walk up to the top finds it.
+    Without a cgroup namespace, /proc/self/cgroup has the path on the host, but the container's own cgroup is mounted at
+    the top. The walk up to the top finds it.
     """
     mount = root / "sys/fs/cgroup"
     for folder in _folders(root, mount):

@@ -1,12 +1,10 @@
 """Strict reading of environment variables.
 
-Each value is checked, and an invalid one ends the process with one line that names the variable, never its value.
-
-Every variable can be given as `NAME_FILE` too, the path of a file that contains the value (Docker and Kubernetes
+`NAME_FILE` can be set instead of any `NAME`, to the path of a file that contains the value (Docker and Kubernetes
 secrets). An empty variable counts as unset, because Compose passes `${NAME:-}`.
 
-django-environ reads the files. Its casts are not used: they treat any unknown word as False, and a value that starts
-with `$` as the name of another variable.
+django-environ reads the files. Its casts are not used, because they treat any unknown word as False, and a value that
+starts with `$` as the name of another variable.
 """
 
 import math
@@ -27,10 +25,9 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 class Environment:
-    """The environment variables of the process.
+    """Each method reads one variable.
 
-    Each method reads one variable. It raises SystemExit with a one-line message if the value is invalid, so that every
-    command ends without a traceback.
+    An invalid value raises SystemExit with one line, which names the variable and does not quote the value.
     """
 
     def __init__(self) -> None:
@@ -38,7 +35,6 @@ class Environment:
         self.names: set[str] = set()  # all variables that were read
 
     def text(self, name: str, default: str | None = None, *, required: bool = False) -> str | None:
-        """Return the value without surrounding white space, or the default if it is unset or empty."""
         self.names.add(name)
         try:
             value = self._values.get(name, "").strip()
@@ -78,7 +74,6 @@ class Environment:
         return int(value)
 
     def address(self, name: str, default: str) -> str:
-        """Return the address to listen on, HOST:PORT."""
         value = self.text(name) or default
         try:
             address.parse(value)
@@ -129,9 +124,8 @@ class Environment:
         return value
 
     def database(self, name: str, *, default: str | None, required: bool) -> dict[str, Any]:
-        """Return the database settings of a PostgreSQL URL in Django's form, without ENGINE.
+        """Return Django's database settings, without ENGINE, of any URL that libpq accepts.
 
-        libpq parses the URL, so every form that it documents works: several hosts, `?host=`, socket folders.
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
         """
         url = self.text(name, default, required=required) or ""
@@ -161,5 +155,4 @@ class Environment:
 
     @staticmethod
     def fail(name: str, problem: str) -> NoReturn:
-        """Exit with one line: the name of the variable, then what is wrong and what to do."""
         raise SystemExit(f"voiceassist: {name}: {problem}")

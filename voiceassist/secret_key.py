@@ -10,11 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 def development_secret_key(path: Path) -> str:
-    """Return the key stored in the file, which is generated on first use.
-
-    Each checkout has its own key: sessions survive a restart, and no key is committed. Raises ImproperlyConfigured if
-    the file can't be read or written.
-    """
+    """Return the key in the file, which is generated on first use, so that sessions survive a restart."""
     try:
         if not path.exists():
             _generate(path)
@@ -27,13 +23,13 @@ def development_secret_key(path: Path) -> str:
 
 
 def _generate(path: Path) -> None:
-    """Create the file in one step, so that processes that start at the same time all read the same, complete key."""
+    """Create the file atomically, so that concurrent processes all read the same key."""
     path.parent.mkdir(exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # readable by this user only
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
-        with suppress(FileExistsError):  # another process was first
+        with suppress(FileExistsError):  # another process generated it
             os.link(temporary, path)
     finally:
         os.unlink(temporary)

@@ -66,8 +66,8 @@ DATABASES = {
 _database_defaults = {  # libpq options, which the URL can override
     "application_name": SERVICE,
     "connect_timeout": 5,  # seconds, shared by all hosts and addresses
-    # An idle connection to a vanished server is closed after 10 + 3 * 5 seconds, and one with unacknowledged data after
-    # DATABASE_TIMEOUT. This also covers connections without a time limit, such as those of commands.
+    # Close an idle connection to a vanished server after 10 + 3 * 5 seconds, and one with unacknowledged data after
+    # DATABASE_TIMEOUT. Commands have no other time limit.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -76,9 +76,9 @@ _database_defaults = {  # libpq options, which the URL can override
 _server_defaults = {
     # Below DATABASE_TIMEOUT, so that waiting for a lock fails with an error that names the cause.
     "lock_timeout": f"{max(1, round(DATABASE_TIMEOUT * 1000 * 2 / 3))}ms",
-    # Ends the transaction of a client that is gone or hung, and releases its locks.
+    # End the transaction of a client that is gone or hung, and release its locks.
     "idle_in_transaction_session_timeout": "60s",
-    # Cancels the statement of a client that has disconnected, because no client will read its result.
+    # Cancel the statement of a client that has disconnected.
     "client_connection_check_interval": "2s",
 }
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
@@ -295,7 +295,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Backend of a voice assistant for clinicians. Every response has the same envelope.",
     "VERSION": VERSION,
     "OAS_VERSION": "3.1.1",
-    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # our choices need no description
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "APPEND_COMPONENTS": {"securitySchemes": {"metricsToken": {"type": "http", "scheme": "bearer"}}},
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_INCLUDE_SCHEMA": False,

@@ -3,9 +3,8 @@
     instrument    in the master, before the application is created; starts no thread
     start, stop   in each worker, after the fork and before it exits
 
-Each request is a span, and so is each of its calls to PostgreSQL, Redis and Qdrant. Probes are not traced, because
-their middleware responds before the tracing middleware. Only the attributes in `_SERVER_ATTRIBUTES` and
-`_CLIENT_ATTRIBUTES` are exported.
+Each request is a span, and so is each of its calls to PostgreSQL, Redis and Qdrant. Probes are not traced. Only the
+attributes in `_SERVER_ATTRIBUTES` and `_CLIENT_ATTRIBUTES` are exported.
 """
 
 import re
@@ -42,8 +41,8 @@ log = structlog.stdlib.get_logger("voiceassist.tracing")
 _FLUSH_TIMEOUT = 2.0  # seconds that an exiting worker waits for the collector
 MAX_STATEMENT = 2_000  # characters
 
-# Names of OpenTelemetry's old semantic conventions, which its instrumentations use by default. If an upgrade changes
-# that, nothing is exported any longer, and tests/voiceassist/test_tracing.py fails.
+# Names of the old semantic conventions, the default of the instrumentations. If an upgrade changes that, no attribute
+# is exported, and tests/voiceassist/test_tracing.py fails.
 _SERVER_ATTRIBUTES = {"request_id", "http.method", "http.route", "http.status_code", "error.type"}
 _CLIENT_ATTRIBUTES = {
     *("db.system", "db.name", "db.statement", "db.redis.database_index", "db.redis.pipeline_length"),
@@ -53,14 +52,12 @@ _provider: TracerProvider | None = None
 
 
 def instrument() -> None:
-    """Instrument Django, Redis, HTTPX (which the Qdrant client uses) and psycopg."""
     propagate.set_global_textmap(_TraceparentPropagator())
     after_probes = settings.MIDDLEWARE.index("health.middleware.ProbeMiddleware") + 1
     DjangoInstrumentor().instrument(middleware_position=after_probes, request_hook=_add_request_id)
     for instrumentor in (RedisInstrumentor, HTTPXClientInstrumentor):
         instrumentor().instrument()
-    # PsycopgInstrumentor wraps `psycopg.connect`, which Django's ORM does not call here, and has no public way to wrap
-    # another class. This wraps `Connection.connect` in the same way, with the parts that PsycopgInstrumentor uses.
+    # As PsycopgInstrumentor does, which can only wrap `psycopg.connect`, and the ORM does not call that here.
     attributes = {"database": "info.dbname", "port": "info.port", "host": "info.host", "user": "info.user"}
     dbapi.wrap_connect(
         *(__name__, Connection, "connect", "postgresql", attributes), db_api_integration_factory=DatabaseApiIntegration
@@ -68,7 +65,7 @@ def instrument() -> None:
 
 
 def _add_request_id(span: Span, request: HttpRequest) -> None:
-    """Add the trace id of the envelope and the log. It differs from the span's if X-Request-ID is no W3C trace id."""
+    """Add the trace id of the envelope and the log, because an X-Request-ID may not be a valid W3C trace id."""
     span.set_attribute("request_id", get_or_create_trace_id())
 
 
@@ -90,7 +87,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Export the remaining spans, and give up after `_FLUSH_TIMEOUT`: a daemon thread ends with the process."""
+    """Export the remaining spans, in a daemon thread, which ends with the process if the collector hangs."""
     if _provider:
         thread = threading.Thread(target=_provider.shutdown, daemon=True)
         thread.start()
@@ -98,14 +95,14 @@ def stop() -> None:
 
 
 class _CurrentTraceId(RandomIdGenerator):
-    """Use the trace id of the request, so that trace, envelope and log have the same one."""
+    """Use the trace id of the envelope and the log."""
 
     def generate_trace_id(self) -> int:
         return int(as_w3c_trace_id(), 16)
 
 
 class _RequestSampler(Sampler):
-    """Let only incoming requests start a trace; background readiness checks are not traced."""
+    """Let only incoming requests start a trace, not readiness checks in the background."""
 
     def should_sample(
         self,
@@ -155,7 +152,7 @@ class RedactingSpanExporter(SpanExporter):
 
 
 def redacted(span: ReadableSpan) -> ReadableSpan:
-    """Return a copy of the span with only the allowed attributes, and with the type of an exception but no message."""
+    """Return a copy of the span with the allowed attributes, and without exception messages."""
     is_client = span.kind is SpanKind.CLIENT
     allowed = _CLIENT_ATTRIBUTES if is_client else _SERVER_ATTRIBUTES
     collected = span.attributes or {}

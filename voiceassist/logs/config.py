@@ -1,9 +1,7 @@
-"""Logging configuration: every output is one line per event, JSON in production and readable text in development.
+"""Logging configuration. Every event is one line: JSON in production, readable text in development.
 
-This covers our own messages, those of Django, gunicorn and the libraries, Python's warnings, uncaught exceptions, and
-what a server prints on stderr. `voiceassist.logs.formatter` formats the lines.
-
-Commands log to stderr, because stdout is for their result. The server logs to stdout (voiceassist/gunicorn.py).
+Warnings, uncaught exceptions and the stderr of a server are logged too. Commands log to stderr, because stdout is for
+their result; the server logs to stdout (voiceassist/gunicorn.py).
 """
 
 import io
@@ -52,25 +50,22 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
-            # core.http.request_logging logs every request, so only unhandled exceptions are needed from here.
+            # Only exceptions, because core.http.request_logging logs every request.
             "django.request": {"filters": ["defects"]},
             "django.server": {"handlers": [], "propagate": True, **silenced},
             "django.security": silenced,
             "django.db": quiet,
             "django.template": quiet,
-            # At DEBUG it logs the path of each request.
+            # DEBUG would log the path of each request.
             "gunicorn.error": {"handlers": [], "level": "INFO" if level == "DEBUG" else level, "propagate": True},
-            # axes writes several lines for each login; core.auth.login_throttling logs the lockouts.
-            "axes": {"level": "ERROR"},
-            # voiceassist.tracing logs once when the collector becomes unreachable and once when it is back.
-            "opentelemetry": silenced,
+            "axes": {"level": "ERROR"},  # core.auth.login_throttling logs lockouts
+            "opentelemetry": silenced,  # voiceassist.tracing logs outages of the collector, once each
             **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
         },
     }
 
 
 def _is_defect(record: logging.LogRecord) -> bool:
-    """Return whether a record has an exception that is not the outage of a dependency."""
     from core.clients.outages import is_outage  # imported late, because the settings import this module
 
     return bool(record.exc_info and not is_outage(record.exc_info[1]))
@@ -78,7 +73,7 @@ def _is_defect(record: logging.LogRecord) -> bool:
 
 def configure(config: dict[str, Any]) -> None:
     """Configure logging, structlog and Python's hooks for warnings and exceptions. Django's `LOGGING_CONFIG`."""
-    logging.raiseExceptions = False  # otherwise a record that can't be written is printed to stderr, values included
+    logging.raiseExceptions = False  # otherwise logging prints a record that it can't write to stderr
     logging.config.dictConfig(config)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
@@ -104,7 +99,7 @@ def _show_warning(
 
 
 def _uncaught(exc_type: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    if sys.stderr.isatty():  # an interactive terminal: print Python's normal traceback
+    if sys.stderr.isatty():
         sys.__excepthook__(exc_type, error, frames)
     else:
         log.critical("uncaught exception", exc_info=error)
@@ -122,16 +117,16 @@ def _unraisable(args: "sys.UnraisableHookArgs") -> None:
 
 
 class StderrToLog(io.TextIOBase):
-    """A replacement for `sys.stderr` that logs each line, such as the reason why a server can't start."""
+    """A replacement for `sys.stderr` that logs each line."""
 
     def __init__(self) -> None:
-        self._partial_lines = threading.local()  # one per thread, so that lines of two threads are not merged
+        self._partial_lines = threading.local()  # otherwise lines of two threads are merged
 
     def writable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        """Return the descriptor of the real stderr, which faulthandler and subprocesses write to directly."""
+        """Return the descriptor of the real stderr, to which faulthandler writes."""
         return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
 
     def write(self, text: str) -> int:

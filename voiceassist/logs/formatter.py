@@ -1,10 +1,8 @@
 """The log formatter: the fields of a line, size limits, and protection against leaked values and log injection.
 
-`Formatter` handles records from structlog (our code) and from `logging` (Django, gunicorn, libraries). It ignores
-`extra` of the latter, because libraries put arbitrary objects there.
-
-A line contains no exception message, because messages quote data: PostgreSQL quotes the rejected row, a ValueError the
-value. Only in development, `full_tracebacks` adds the whole traceback.
+Lines contain no exception messages, because these quote data: PostgreSQL quotes the rejected row, a ValueError the
+value. Only in development, `full_tracebacks` adds the whole traceback. `extra` of `logging` is ignored, because
+libraries put arbitrary objects there.
 """
 
 import json
@@ -36,7 +34,7 @@ _QUOTING_PREFIXES = ("Invalid request", "Error handling request")
 
 
 class Formatter(ProcessorFormatter):
-    """Format any log record as one line: JSON, or readable text with style "console"."""
+    """Format records of structlog and `logging` as JSON, or as readable text with style "console"."""
 
     def __init__(self, *, service: str, style: str, colors: bool, full_tracebacks: bool = False) -> None:
         self._service = service
@@ -59,7 +57,7 @@ class Formatter(ProcessorFormatter):
         return line
 
     def _safe_event(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
-        """Replace the exception with its safe fields, and remove what Django and gunicorn quote of a request."""
+        """Remove exception messages and quoted requests."""
         exc_info = event.pop("exc_info", None)
         if exc_info and not self._full_tracebacks:
             event.update(_safe_exception(exc_info))
@@ -70,7 +68,7 @@ class Formatter(ProcessorFormatter):
         return event
 
     def _standard_fields(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
-        """Add the standard fields, which callers can't override, in front of the caller's, and bound all of them."""
+        """Add the standard fields, which callers can't override, and bound the size of all fields."""
         record = event.pop("_record")
         del event["_from_structlog"]
         created_at = datetime.fromtimestamp(record.created, UTC)
@@ -83,13 +81,12 @@ class Formatter(ProcessorFormatter):
         }
         if trace_id := get_trace_id():
             standard["trace_id"] = trace_id
-        # `standard` comes first for the order of the fields, and again last for their values.
+        # The first merge sets the order of the fields, the second one their values.
         return {str(key): _jsonable(value) for key, value in {**standard, **event, **standard}.items()}
 
 
 def _replacement(record: logging.LogRecord, problem: str) -> logging.LogRecord:
-    """Return a record that reports that this one can't be logged."""
-    # Under gunicorn no record has file and line, because voiceassist/gunicorn.py switches their collection off.
+    """Return a record that reports the problem. Under gunicorn, records have no file and line."""
     place = f"at {record.pathname}:{record.lineno}"[-200:] if record.lineno else f"of the logger {record.name}"
     message = f"Log record dropped: {problem}. Fix the log call {place}."
     copied = {name: getattr(record, name) for name in ("name", "levelname", "created")}
@@ -125,7 +122,7 @@ def _safe_exception(exc_info: Any) -> dict[str, Any]:
 
 
 def _detail(error: BaseException) -> str | None:
-    """Return the message of an exception that is about code or the system, not about data; None for all others."""
+    """Return the message of an exception about code or the system, None for one that may quote data."""
     if isinstance(error, ImportError | SyntaxError | ImproperlyConfigured | AppRegistryNotReady):
         return str(error)
     if isinstance(error, OSError) and isinstance(error.errno, int):
@@ -175,7 +172,7 @@ def _console(colors: bool) -> Callable[[Any, str, EventDict], str]:
 
 
 def _for_console(event: EventDict) -> EventDict:
-    """Escape control characters, which a terminal obeys, and list the frames of an exception on separate lines."""
+    """Escape control characters, and list the frames of an exception on separate lines."""
     del event["service"]
     event = {_escape(key): _escape(value) for key, value in event.items()}
     error = event.get("error")
