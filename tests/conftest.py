@@ -1,4 +1,4 @@
-"""What stands between pytest-django's fixtures and ours."""
+"""Fixtures that every test uses."""
 
 from collections.abc import Iterator
 
@@ -17,15 +17,15 @@ collect_ignore = ["failover"]  # takes minutes: `make failover`
 
 @pytest.fixture(autouse=True)
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2id, but for its price: that of production is 100 MiB and some tenths of a second for each login."""
+    """Use Argon2id with minimal cost. With production's, each login takes 100 MiB and some tenths of a second."""
     for parameter, value in (("memory_cost", 64), ("time_cost", 1), ("parallelism", 1)):
         monkeypatch.setattr(Argon2PasswordHasher, parameter, value)
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
-    """pytest-django empties tables by TRUNCATE, which the application's refuse, and drops the database at the end:
-    nothing may be connected to it then."""
+    """Allow TRUNCATE, with which pytest-django empties the tables, and close all connections before it drops the
+    database."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'audit_is_not_passed'")
         for (table,) in cursor.fetchall():

@@ -1,7 +1,7 @@
-"""How many CPUs this process may use, which decides how many workers the server starts.
+"""The number of CPUs that this process may use, which is the default number of worker processes.
 
-`os.cpu_count()` is the machine's number. A container, a Kubernetes pod with a CPU limit or a systemd unit with a
-CPUQuota may use fewer, and a worker for each CPU of a large node would waste memory and database connections.
+`os.cpu_count()` returns the CPUs of the machine, and a worker for each CPU of a large node would waste memory and
+database connections in a container or systemd unit with a CPU quota.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-MAX_WORKERS = 8  # the default's upper bound: more are a decision that WEB_CONCURRENCY states
+MAX_WORKERS = 8  # upper bound of the default; WEB_CONCURRENCY can set more
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -22,12 +22,12 @@ def usable_cpus(root: Path = Path("/")) -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the CPU quota, in CPUs, of this process's cgroup and of each of its parents that has one.
 
-    Without a cgroup namespace, /proc/self/cgroup has the path on the host, while only the container's own cgroup is
-    mounted. The walk to the top finds that one, because it is mounted there.
+    Without a cgroup namespace, /proc/self/cgroup has the path on the host, but the container's own cgroup is mounted at
+    the top. The walk up to the top finds it.
     """
     mount = root / "sys/fs/cgroup"
     for folder in _folders(root, mount):
-        with suppress(OSError, ValueError):  # no such file, or "max"
+        with suppress(OSError, ValueError):  # the file is missing or its quota is "max"
             quota, period = (folder / "cpu.max").read_text().split()
             yield int(quota) / int(period)
         with suppress(OSError, ValueError):
@@ -42,7 +42,7 @@ def _folders(root: Path, mount: Path) -> Iterator[Path]:
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
-            top = mount / "cpu" if controllers else mount  # version 1 mounts each controller, version 2 all at once
+            top = mount / "cpu" if controllers else mount  # version 1 mounts each controller separately
             folder = top / path.lstrip("/")
             while folder != top:
                 yield folder

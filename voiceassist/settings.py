@@ -1,19 +1,20 @@
-"""Django's settings, and the only reader of the environment.
+"""Django settings. No other module reads its configuration from the environment.
 
-`.env.example` and the README describe each variable; a test holds the three together.
+`.env.example` and the README describe each variable, and a test compares them with `ENVIRONMENT_VARIABLES`.
 """
 
-import os
-import secrets
-import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from django.utils.functional import SimpleLazyObject
 
 from voiceassist import __version__
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.logs.config import logging_config
+from voiceassist.secret_key import development_secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
@@ -24,28 +25,22 @@ DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
 env = Environment()
 PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"
 
+# Enables Django's error pages. They show values of local variables, which may be PHI.
+DEBUG = env.flag("DEBUG", False)
+if DEBUG and PRODUCTION:
+    env.fail("DEBUG", "Must not be true in production. Unset it, or set VOICEASSIST_ENV to development.")
 
-def _development_secret_key() -> str:
-    """A key made once per checkout: sessions outlive a restart, and no secret stands in the repository."""
-    path = VAR / "secret-key"
-    try:
-        VAR.mkdir(exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(64))
-    except FileExistsError:
-        pass
-    except OSError:
-        return secrets.token_urlsafe(64)
-    return path.read_text() or secrets.token_urlsafe(64)
+SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
+    partial(development_secret_key, VAR / "secret-key")
+)
+ALLOWED_HOSTS = env.comma_separated(
+    "ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION
+)
+CSRF_TRUSTED_ORIGINS = env.comma_separated("CSRF_TRUSTED_ORIGINS")
 
+# --- Dependencies ---------------------------------------------------------------------------------
 
-# No page of Django's debugger, anywhere: it shows values that may be PHI.
-DEBUG = False
-SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or _development_secret_key()
-ALLOWED_HOSTS = env.listing("ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION)
-CSRF_TRUSTED_ORIGINS = env.listing("CSRF_TRUSTED_ORIGINS")
-
-# Dependencies. In development the ones without a URL are embedded servers, see voiceassist.embedded.
+# In development, dependencies without a URL are embedded servers; see voiceassist.embedded.
 EMBEDDED_SERVERS: tuple[str, ...] = ()
 _embedded_database = _embedded_redis = None
 if not PRODUCTION:
@@ -64,55 +59,51 @@ DATABASES = {
         "ENGINE": "core.clients.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
-        # A cursor on the server is one of its connection: behind a pooler the next page is asked of another one.
+        # Server-side cursors are tied to one connection; behind a transaction pooler the next fetch may use another.
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
 }
-_database_defaults = {  # of libpq; the URL may override each of them
+_database_defaults = {  # libpq options, which the URL can override
     "application_name": SERVICE,
-    "connect_timeout": 5,  # seconds, shared among all hosts and addresses
-    # A peer that has vanished is noticed after 10 + 3 * 5 seconds, and data that it doesn't acknowledge as soon as a
-    # request has to give up. These cover connections without a time limit, such as those of commands.
+    "connect_timeout": 5,  # seconds, shared by all hosts and addresses
+    # Close an idle connection to a vanished server after 10 + 3 * 5 seconds, and one with unacknowledged data after
+    # DATABASE_TIMEOUT. Commands have no other time limit.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": max(1000, round(DATABASE_TIMEOUT * 1000)),
 }
 _server_defaults = {
-    # Below DATABASE_TIMEOUT, so that waiting for a lock ends with an error that names the cause.
+    # Below DATABASE_TIMEOUT, so that waiting for a lock fails with an error that names the cause.
     "lock_timeout": f"{max(1, round(DATABASE_TIMEOUT * 1000 * 2 / 3))}ms",
-    # A transaction whose client is gone or stuck ends, and with it its locks.
+    # End the transaction of a client that is gone or hung, and release its locks.
     "idle_in_transaction_session_timeout": "60s",
-    # A statement that a request has given up on ends, since nobody reads its result.
+    # Cancel the statement of a client that has disconnected.
     "client_connection_check_interval": "2s",
 }
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
-# The URL's own come last, because the last one counts. `?options=` sends none, for poolers that refuse them.
+# The last value of an option wins, so those of the URL come last. An empty `?options=` sends no options at all, for
+# poolers that reject them.
 _options = _url_options.get("options")
 DATABASES["default"]["OPTIONS"] = {
     **_database_defaults,
     **_url_options,
     "options": "" if _options == "" else f"{_server_options} {_options or ''}".rstrip(),
-    # Values are sent beside the statement, not inside it, where pg_stat_activity and the log would show them.
+    # Parameters are sent separately, because values inside a statement appear in pg_stat_activity and server logs.
     "server_side_binding": True,
 }
 
-OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
-OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
-if not OTEL_EXPORTER_OTLP_ENDPOINT:
-    # redis-py imports OpenTelemetry wherever that is installed: 50 ms and 8 MB of each process for nothing.
-    sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
 REDIS_URL = env.redis_url("REDIS_URL", default=_embedded_redis, required=PRODUCTION)
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",
-        "LOCATION": [REDIS_URL],  # a list, because django-redis splits a string at commas, also those of a password
+        "LOCATION": [REDIS_URL],  # a list, because django-redis splits a string at commas, also inside a password
         "KEY_PREFIX": SERVICE,
         "OPTIONS": {
             "SOCKET_CONNECT_TIMEOUT": 1,
             "SOCKET_TIMEOUT": 1,
-            # An outage is a miss: what is cached is in the database too, and readiness is what tells of outages.
+            # Treat an outage as a cache miss: all cached data is in the database too, and readiness reports outages.
             "IGNORE_EXCEPTIONS": True,
             "REDIS_CLIENT_CLASS": "core.clients.redis.Client",
             "CONNECTION_FACTORY": "core.clients.redis.ConnectionFactory",
@@ -122,19 +113,23 @@ CACHES = {
 
 QDRANT_URL = env.url("QDRANT_URL", ("http", "https"), required=PRODUCTION, default_port=6333)
 QDRANT_API_KEY = env.text("QDRANT_API_KEY")
-QDRANT_PATH = VAR / "qdrant"  # where the client's local mode keeps its data when there is no URL
+QDRANT_PATH = VAR / "qdrant"  # data folder of the client's local mode, used without a URL
 
-# Readiness.
+# --- Readiness and metrics ------------------------------------------------------------------------
+
 HEALTH_TIMEOUT = env.seconds("HEALTH_TIMEOUT", 2.0, positive=True)
 HEALTH_MAX_AGE = env.seconds("HEALTH_MAX_AGE", 1.0)
 HEALTH_OPTIONAL = env.subset("HEALTH_OPTIONAL", DEPENDENCIES)
 DRAIN_SECONDS = env.seconds("DRAIN_SECONDS", 5.0)
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 
-# Serving, read by voiceassist.gunicorn.
+# --- Server (voiceassist/gunicorn.py) -------------------------------------------------------------
+
 BIND = env.address("BIND", "0.0.0.0:8000" if PRODUCTION else "127.0.0.1:8000")
 WEB_CONCURRENCY = env.count("WEB_CONCURRENCY", usable_cpus())
 WEB_THREADS = env.count("WEB_THREADS", 4)
+
+# --- Applications, middleware, templates ----------------------------------------------------------
 
 INSTALLED_APPS = [
     "core",
@@ -154,16 +149,16 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "core.http.request_logging.RequestLoggingMiddleware",  # first: a trace id and a log line for every answer
+    "core.http.request_logging.RequestLoggingMiddleware",  # first: every response gets a trace id and a log line
     "core.http.request_limits.RequestLimitsMiddleware",
-    "health.middleware.ProbeMiddleware",  # answers probes past all that follows
+    "health.middleware.ProbeMiddleware",  # responds to probes before any other middleware runs
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "core.http.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "health.middleware.StatusMiddleware",  # answers the status page past all that may need the database or Redis
+    "health.middleware.StatusMiddleware",  # serves the status page without the database and Redis
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "core.auth.session_expiry.AuthenticationMiddleware",
@@ -175,11 +170,12 @@ MIDDLEWARE = [
 ROOT_URLCONF = "voiceassist.urls"
 WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
-# No page takes a file: of one that is sent nothing is written to disk.
+# No view accepts uploads. Uploaded files stay in memory, so that no PHI is written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 CSRF_FAILURE_VIEW = "core.http.error_handlers.csrf_failure"
-DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
-DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
+if not DEBUG:  # these classes remove all values from error reports
+    DEFAULT_EXCEPTION_REPORTER = "core.phi.Reporter"
+    DEFAULT_EXCEPTION_REPORTER_FILTER = "core.phi.ReporterFilter"
 
 TEMPLATES = [
     {
@@ -195,9 +191,11 @@ TEMPLATES = [
     },
 ]
 
+# --- Authentication and sessions ------------------------------------------------------------------
+
 AUTH_USER_MODEL = "core.User"
 AUTHENTICATION_BACKENDS = [
-    "axes.backends.AxesStandaloneBackend",  # first: refuses who is locked out before a password is looked at
+    "axes.backends.AxesStandaloneBackend",  # first: rejects locked-out logins before the password is checked
     "django.contrib.auth.backends.ModelBackend",
 ]
 AUTH_PASSWORD_VALIDATORS = [
@@ -209,17 +207,17 @@ AUTH_PASSWORD_VALIDATORS = [
         ("NumericPasswordValidator", {}),
     )
 ]
-# One alone: another takes another time, which would tell which accounts exist.
+# Only one hasher, because a second one would take a different time and reveal which accounts exist.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
-SESSION_COOKIE_AGE = 12 * 3600  # a long shift; from the login on, see core.auth.session_expiry
-SESSION_IDLE_AGE = 15 * 60
+SESSION_COOKIE_AGE = 12 * 3600  # seconds from the login, a long shift; enforced by core.auth.session_expiry
+SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
-MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # not in a cookie, which anybody can read
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # a cookie would not be encrypted
 
-# Failed logins, see core.auth.login_throttling, which has the limits.
+# Login throttling. core.auth.login_throttling defines the limits.
 AXES_HANDLER = "core.auth.login_throttling.LoginThrottleHandler"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "username", "ip_address"]
 AXES_FAILURE_LIMIT = 1
@@ -229,11 +227,12 @@ AXES_USERNAME_FORM_FIELD = "username"
 AXES_USERNAME_CALLABLE = "core.auth.login_throttling.hashed_username"
 AXES_CLIENT_IP_CALLABLE = "core.auth.login_throttling.client_network"
 AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.lockout_response"
-AXES_DISABLE_ACCESS_LOG = True  # the audit trail has it
-AXES_ENABLE_ADMIN = False  # hashes and counts tell a reader nothing; the audit trail tells of locks
+AXES_DISABLE_ACCESS_LOG = True  # the audit trail records logins
+AXES_ENABLE_ADMIN = False  # its tables only have hashes and counts; the audit trail records lockouts
 AXES_VERBOSE = False
 
-# HTTPS.
+# --- HTTPS and security headers -------------------------------------------------------------------
+
 HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
 BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
@@ -247,7 +246,7 @@ CONTENT_SECURITY_POLICY = {
         "default-src": _NONE,
         "script-src": _SELF,
         "style-src": _SELF,
-        "img-src": (_SELF, "data:"),  # Swagger UI's style has its icons so
+        "img-src": (_SELF, "data:"),  # Swagger UI's stylesheet embeds its icons as data: URLs
         "font-src": _SELF,
         "connect-src": _SELF,
         "form-action": _SELF,
@@ -257,11 +256,15 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# --- Language and time ----------------------------------------------------------------------------
+
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 FORMAT_MODULE_PATH = "voiceassist.formats"
 USE_I18N = False
 USE_TZ = True
+
+# --- Static files ---------------------------------------------------------------------------------
 
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
@@ -275,34 +278,46 @@ STORAGES = {
 }
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
 
+# --- API ------------------------------------------------------------------------------------------
+
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["core.api.envelope.EnvelopeRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.api.envelope.EnvelopeContentNegotiation",
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_METADATA_CLASS": None,  # OPTIONS is refused: what a view takes stands in the documentation
+    "DEFAULT_METADATA_CLASS": None,  # OPTIONS returns 405; the API documentation describes the views
     "DEFAULT_SCHEMA_CLASS": "core.api.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "core.api.exceptions.exception_handler",
     "DEFAULT_THROTTLE_CLASSES": [],
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "VoiceAssist",
-    "DESCRIPTION": "Backend of a voice assistant for clinicians. Every answer comes in one envelope.",
+    "DESCRIPTION": "Backend of a voice assistant for clinicians. Every response has the same envelope.",
     "VERSION": VERSION,
     "OAS_VERSION": "3.1.1",
-    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # our choices say it themselves
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "APPEND_COMPONENTS": {"securitySchemes": {"metricsToken": {"type": "http", "scheme": "bearer"}}},
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},  # else it shows the schema to a host of its own
+    # Without "validatorUrl", Swagger UI sends the schema to validator.swagger.io.
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
+
+# --- Logging and tracing --------------------------------------------------------------------------
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
 LOGGING_CONFIG = "voiceassist.logs.config.configure"
-LOGGING = logging_config(level=LOG_LEVEL, style=LOG_FORMAT, service=SERVICE)
+LOGGING = logging_config(
+    level=LOG_LEVEL,
+    style=LOG_FORMAT,
+    service=SERVICE,
+    full_tracebacks=not PRODUCTION and LOG_FORMAT == "console",
+)
+OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
+OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)

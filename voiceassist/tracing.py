@@ -1,10 +1,10 @@
-"""Traces by OpenTelemetry, sent to a collector by OTLP/HTTP. Imported only with `OTEL_EXPORTER_OTLP_ENDPOINT`.
+"""OpenTelemetry tracing, exported over OTLP/HTTP. Imported only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
-    instrument    in the master, before the application is made: no thread yet
-    start, stop   in each worker, after the fork and at its end
+    instrument    in the master, before the application is created; starts no thread
+    start, stop   in each worker, after the fork and before it exits
 
-A request is a span, and so is each of its calls to PostgreSQL, Redis and Qdrant. Probes are not traced: they are
-answered before the tracing middleware. What leaves is what `_SERVER` and `_CLIENT` name, whatever is collected.
+Each request is a span, and so is each of its calls to PostgreSQL, Redis and Qdrant. Probes are not traced. Only the
+attributes in `_SERVER_ATTRIBUTES` and `_CLIENT_ATTRIBUTES` are exported.
 """
 
 import re
@@ -38,11 +38,13 @@ from core.trace_id import as_w3c_trace_id, get_or_create_trace_id
 
 log = structlog.stdlib.get_logger("voiceassist.tracing")
 
-_FLUSH = 2.0  # seconds that a worker's end may wait for the collector
-_MOST_TEXT = 2_000  # characters of a statement
+_FLUSH_TIMEOUT = 2.0  # seconds that an exiting worker waits for the collector
+MAX_STATEMENT = 2_000  # characters
 
-_SERVER = {"request_id", "http.method", "http.route", "http.status_code", "error.type"}
-_CLIENT = {
+# Names of the old semantic conventions, the default of the instrumentations. If an upgrade changes that, no attribute
+# is exported, and tests/voiceassist/test_tracing.py fails.
+_SERVER_ATTRIBUTES = {"request_id", "http.method", "http.route", "http.status_code", "error.type"}
+_CLIENT_ATTRIBUTES = {
     *("db.system", "db.name", "db.statement", "db.redis.database_index", "db.redis.pipeline_length"),
     *("http.method", "http.status_code", "net.peer.name", "net.peer.port", "error.type"),
 }
@@ -50,32 +52,34 @@ _provider: TracerProvider | None = None
 
 
 def instrument() -> None:
-    propagate.set_global_textmap(_Traceparent())
+    propagate.set_global_textmap(_TraceparentPropagator())
     after_probes = settings.MIDDLEWARE.index("health.middleware.ProbeMiddleware") + 1
-    DjangoInstrumentor().instrument(middleware_position=after_probes, request_hook=_request_id)
+    DjangoInstrumentor().instrument(middleware_position=after_probes, request_hook=_add_request_id)
     for instrumentor in (RedisInstrumentor, HTTPXClientInstrumentor):
         instrumentor().instrument()
-    # What PsycopgInstrumentor does to `psycopg.connect`, which the ORM doesn't call.
+    # As PsycopgInstrumentor does, which can only wrap `psycopg.connect`, and the ORM does not call that here.
     attributes = {"database": "info.dbname", "port": "info.port", "host": "info.host", "user": "info.user"}
     dbapi.wrap_connect(
         *(__name__, Connection, "connect", "postgresql", attributes), db_api_integration_factory=DatabaseApiIntegration
     )
 
 
-def _request_id(span: Span, request: HttpRequest) -> None:
-    """What the envelope and the log call the request: a client's X-Request-ID may be no possible trace id."""
+def _add_request_id(span: Span, request: HttpRequest) -> None:
+    """Add the trace id of the envelope and the log, because an X-Request-ID may not be a valid W3C trace id."""
     span.set_attribute("request_id", get_or_create_trace_id())
 
 
 def start() -> None:
-    """Starts the thread that sends. Variables of OpenTelemetry's own (headers, certificate, batches) count."""
-    exporter = _Redacting(OTLPSpanExporter(f"{(settings.OTEL_EXPORTER_OTLP_ENDPOINT or '').rstrip('/')}/v1/traces"))
+    """Start the thread that exports spans. OpenTelemetry reads its other OTEL_* variables itself."""
+    exporter = RedactingSpanExporter(
+        OTLPSpanExporter(f"{(settings.OTEL_EXPORTER_OTLP_ENDPOINT or '').rstrip('/')}/v1/traces")
+    )
     resource = {"service.name": settings.OTEL_SERVICE_NAME, "service.version": settings.VERSION}
     global _provider
     _provider = TracerProvider(
-        sampler=ParentBased(_Requests()),
+        sampler=ParentBased(_RequestSampler()),
         resource=Resource.create(resource),
-        id_generator=_TraceId(),
+        id_generator=_CurrentTraceId(),
         shutdown_on_exit=False,
     )
     _provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -83,20 +87,22 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Sends what is left. A collector that says nothing is not waited for: the thread ends with the process."""
+    """Export the remaining spans, in a daemon thread, which ends with the process if the collector hangs."""
     if _provider:
         thread = threading.Thread(target=_provider.shutdown, daemon=True)
         thread.start()
-        thread.join(_FLUSH)
+        thread.join(_FLUSH_TIMEOUT)
 
 
-class _TraceId(RandomIdGenerator):
+class _CurrentTraceId(RandomIdGenerator):
+    """Use the trace id of the envelope and the log."""
+
     def generate_trace_id(self) -> int:
         return int(as_w3c_trace_id(), 16)
 
 
-class _Requests(Sampler):
-    """A trace begins with a request: what readiness asks by itself, once a second, is none."""
+class _RequestSampler(Sampler):
+    """Let only incoming requests start a trace, not readiness checks in the background."""
 
     def should_sample(
         self,
@@ -113,8 +119,8 @@ class _Requests(Sampler):
         return "requests"
 
 
-class _Traceparent(TraceContextTextMapPropagator):
-    """Takes the ids of a client, and nothing else: `tracestate` and `baggage` could hold anything, and would go on."""
+class _TraceparentPropagator(TraceContextTextMapPropagator):
+    """Accept only `traceparent` from clients. The other headers may contain anything and would be forwarded."""
 
     def extract(
         self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
@@ -123,22 +129,22 @@ class _Traceparent(TraceContextTextMapPropagator):
         return super().extract({"traceparent": header[0]} if header else {}, context)
 
 
-class _Redacting(SpanExporter):
-    """Sends spans without what may be PHI, and tells the log when the collector goes away and when it is back."""
+class RedactingSpanExporter(SpanExporter):
+    """Export redacted spans, and log when the collector becomes unreachable or reachable again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._works = True
+        self._is_reachable = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export([redacted(span) for span in spans])
-        works = result is SpanExportResult.SUCCESS
-        if works is not self._works:
-            self._works = works
-            if works:
-                log.info("traces reach the collector again")
+        is_reachable = result is SpanExportResult.SUCCESS
+        if is_reachable is not self._is_reachable:
+            self._is_reachable = is_reachable
+            if is_reachable:
+                log.info("trace collector reachable again")
             else:
-                log.warning("traces do not reach the collector: they are dropped")
+                log.warning("trace collector unreachable, dropping traces")
         return result
 
     def shutdown(self) -> None:
@@ -146,22 +152,22 @@ class _Redacting(SpanExporter):
 
 
 def redacted(span: ReadableSpan) -> ReadableSpan:
-    """Returns the span with the attributes that are allowed. Of an exception its type is left."""
-    client = span.kind is SpanKind.CLIENT
-    allowed = _CLIENT if client else _SERVER
+    """Return a copy of the span with the allowed attributes, and without exception messages."""
+    is_client = span.kind is SpanKind.CLIENT
+    allowed = _CLIENT_ATTRIBUTES if is_client else _SERVER_ATTRIBUTES
     collected = span.attributes or {}
     attributes = {key: value for key, value in collected.items() if key in allowed}
-    if client and "http.url" in collected:
+    if is_client and "http.url" in collected:
         attributes["net.peer.name"] = urlsplit(str(collected["http.url"])).hostname or ""
     if "db.statement" in attributes:
-        attributes["db.statement"] = _without_values(str(attributes["db.statement"]))
+        attributes["db.statement"] = _truncate_at_first_literal(str(attributes["db.statement"]))
     events = [
         Event(event.name, {"exception.type": (event.attributes or {}).get("exception.type", "")}, event.timestamp)
         for event in span.events
         if event.name == "exception"
     ]
     return ReadableSpan(
-        name=_without_values(span.name) if client else span.name,
+        name=_truncate_at_first_literal(span.name) if is_client else span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
@@ -175,6 +181,6 @@ def redacted(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-def _without_values(statement: str) -> str:
-    """Cuts a statement off at its first literal: parameters are not in it, but it may be put together of values."""
-    return re.split(r"['$]|(?<![\w.])\d", statement[:_MOST_TEXT], maxsplit=1)[0]
+def _truncate_at_first_literal(statement: str) -> str:
+    """Return the statement up to its first literal. It has no parameters, but code may have inserted values."""
+    return re.split(r"['$]|(?<![\w.])\d", statement[:MAX_STATEMENT], maxsplit=1)[0]

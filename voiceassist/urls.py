@@ -1,4 +1,4 @@
-"""Every path of the backend."""
+"""URL configuration."""
 
 from django.contrib import admin
 from django.urls import include, path

@@ -1,4 +1,4 @@
-"""`/`: what this is and where to go on."""
+"""The index page, `/`: name, version and links."""
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
@@ -33,7 +33,7 @@ class IndexView(APIView):
 
     @extend_schema(
         operation_id="index",
-        summary="What this is, and where to go on",
+        summary="Service name, version and links",
         tags=["index"],
         responses={
             200: success_response(IndexSerializer, INDEX),
@@ -42,5 +42,5 @@ class IndexView(APIView):
         },
     )
     def get(self, request: Request) -> Response:
-        """GET and HEAD. A Host that is not one of ALLOWED_HOSTS is a bad request."""
+        """Return the name, the version and the links. A Host header outside of ALLOWED_HOSTS is a bad request."""
         return Response(INDEX)

@@ -1,4 +1,4 @@
-"""Our application with no middleware at all."""
+"""The application without middleware, for comparison."""
 
 import os
 
@@ -8,7 +8,7 @@ from django.core.handlers.wsgi import WSGIHandler
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
 django.setup()
 
-from django.conf import settings  # noqa: E402  # ready now
+from django.conf import settings  # noqa: E402  # after setup
 
 settings.MIDDLEWARE = []
 application = WSGIHandler()

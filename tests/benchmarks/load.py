@@ -1,9 +1,9 @@
-"""A load generator: keep-alive connections that each ask again as soon as they are answered.
+"""A load generator with keep-alive connections, each of which sends the next request after every response.
 
     python -m tests.benchmarks.load PORT PATH CONNECTIONS SECONDS
 
-Prints one JSON object: `rate` in answers a second, `p50` and `p99` in seconds, `failed` (not 200). It runs as a process
-of its own, the same for every subject.
+Prints one JSON object: `rate` in responses per second, `p50` and `p99` in seconds, `failed` (not 200). It runs in its
+own process, so that it does not share the interpreter of the measured server.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ import sys
 import time
 
 
-async def connection(port: int, request: bytes, end: float, times: list[float]) -> int:
+async def send_requests(port: int, request: bytes, deadline: float, times: list[float]) -> int:
+    """Append the time of each response to `times`, and return how many were not 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     failed = 0
-    while time.perf_counter() < end:
-        began = time.perf_counter()
+    while time.perf_counter() < deadline:
+        sent_at = time.perf_counter()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         lower = head.lower()
@@ -26,7 +27,7 @@ async def connection(port: int, request: bytes, end: float, times: list[float]) 
             await reader.readline()
         else:
             await reader.readexactly(int(lower.split(b"content-length:")[1].split(b"\r\n")[0]))
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - sent_at)
         failed += not head.startswith(b"HTTP/1.1 200")
         if b"connection: close" in lower:
             writer.close()
@@ -38,12 +39,13 @@ async def connection(port: int, request: bytes, end: float, times: list[float]) 
 async def load(port: int, path: str, connections: int, seconds: float) -> dict[str, float]:
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode()
     times: list[float] = []
-    began = time.perf_counter()
-    failed = await asyncio.gather(*(connection(port, request, began + seconds, times) for _ in range(connections)))
-    took = time.perf_counter() - began
+    started_at = time.perf_counter()
+    deadline = started_at + seconds
+    failed = await asyncio.gather(*(send_requests(port, request, deadline, times) for _ in range(connections)))
+    duration = time.perf_counter() - started_at
     times.sort()
     return {
-        "rate": len(times) / took,
+        "rate": len(times) / duration,
         "p50": times[len(times) // 2],
         "p99": times[int(len(times) * 0.99)],
         "failed": sum(failed),

@@ -1,8 +1,8 @@
-"""What our middleware, with its log and its metrics, costs a request: `make benchmark`.
+"""The time that our middleware, with logging and metrics, adds to a request: `make benchmark`.
 
-The cheapest view there is, `/`, behind our whole stack and behind none. Once as clients see it: two servers as
-production runs them, one keep-alive connection, the median answer. Once inside one process, which tells what costs how
-much. All take turns, so that a machine that slows down slows all of them. Exits 1 if the target is missed.
+The cheapest view, `/`, is measured with all of our middleware and with none: as clients see it, with two servers that
+run as in production and one keep-alive connection, and inside one process, which shows the cost of each part. The
+subjects alternate, so that a slow phase of the machine affects all of them. Exits 1 if the target is missed.
 """
 
 import io
@@ -19,51 +19,53 @@ from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 TARGET = 1.6
 ROUNDS, SECONDS = 21, 0.5
-DEAD_END = "127.0.0.1:1"  # the view asks nobody
+CLOSED_PORT = "127.0.0.1:1"  # the view uses no dependency
 ENVIRONMENT: dict[str, Any] = {
     "VOICEASSIST_ENV": "production",
     "SECRET_KEY": "k" * 64,
     "ALLOWED_HOSTS": "localhost,127.0.0.1",
     "HTTPS_ONLY": "false",
-    "DATABASE_URL": f"postgres://user:password@{DEAD_END}/name",
-    "REDIS_URL": f"redis://{DEAD_END}",
-    "QDRANT_URL": f"http://{DEAD_END}",
+    "DATABASE_URL": f"postgres://user:password@{CLOSED_PORT}/name",
+    "REDIS_URL": f"redis://{CLOSED_PORT}",
+    "QDRANT_URL": f"http://{CLOSED_PORT}",
     "WEB_CONCURRENCY": "1",
     "DRAIN_SECONDS": "0",
 }
 
 
-def answer_time(app: VoiceAssistServer, seconds: float = SECONDS) -> float:
-    """Returns the median, in microseconds."""
+def response_time(app: VoiceAssistServer, seconds: float = SECONDS) -> float:
+    """Return the median in microseconds."""
     command = ["-m", "tests.benchmarks.load", str(app.port), "/", "1", str(seconds)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
-    assert found["failed"] == 0, found
-    return float(found["p50"]) * 1e6
+    measurement = json.loads(done.stdout)
+    assert measurement["failed"] == 0, measurement
+    return float(measurement["p50"]) * 1e6
 
 
-def served() -> bool:
+def measure_servers() -> bool:
+    """Print the times of both servers, and return whether the target is met."""
     with (
         VoiceAssistServer(**ENVIRONMENT) as ours,
         VoiceAssistServer(application="tests.benchmarks.bare:application", **ENVIRONMENT) as bare,
     ):
         for app in (ours, bare):
-            answer_time(app)
-        rounds = [(answer_time(ours), answer_time(bare)) for _ in range(ROUNDS)]
-    with_all, with_none = (statistics.median(column) for column in zip(*rounds, strict=True))
+            response_time(app)
+        rounds = [(response_time(ours), response_time(bare)) for _ in range(ROUNDS)]
+    all_middleware, none = (statistics.median(column) for column in zip(*rounds, strict=True))
     ratio = statistics.median(ours / bare for ours, bare in rounds)
-    print(f"`/` as served, µs: {with_all:.0f} behind our middleware, {with_none:.0f} behind none: {ratio:.2f}"
-          f" ≤ {TARGET} {'' if ratio <= TARGET else 'MISSED'}")  # fmt: skip
-    return ratio <= TARGET
+    is_met = ratio <= TARGET
+    print(f"`/` served, µs: {all_middleware:.0f} with our middleware, {none:.0f} without, ratio {ratio:.2f}")
+    print(f"target: {TARGET} ({'met' if is_met else 'MISSED'})")
+    return is_met
 
 
-def inside() -> None:
-    """Tells the processor time of a request, without a server, for ever more middleware."""
+def measure_in_process() -> None:
+    """Print the CPU time of a request without a server, for several sets of middleware."""
     os.environ |= ENVIRONMENT
     os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
     from health.multiprocess import metric_files
 
-    metric_files.create()  # metrics are written to files, as under gunicorn
+    metric_files.create()  # write metrics to files, as under gunicorn
 
     import django
 
@@ -80,29 +82,30 @@ def inside() -> None:
         b"".join(response)
         response.close()
 
-    def cost(call: Callable[[], Any], times: int = 100) -> float:
-        began = time.process_time()
-        for _ in range(times):
+    def cost(call: Callable[[], Any], repetitions: int = 100) -> float:
+        """Return the CPU time of one call in microseconds."""
+        started_at = time.process_time()
+        for _ in range(repetitions):
             call()
-        return (time.process_time() - began) / times * 1e6
+        return (time.process_time() - started_at) / repetitions * 1e6
 
-    def behind(*starts: str) -> Callable[[], None]:
-        settings.MIDDLEWARE = [name for name in everything if name.startswith(starts)]
+    def with_middleware(*prefixes: str) -> Callable[[], None]:
+        settings.MIDDLEWARE = [name for name in all_middleware if name.startswith(prefixes)]
         handler = WSGIHandler()
         return lambda: request(handler)
 
     from core import metrics
     from core.http.prometheus import PrometheusAfterMiddleware
 
-    everything = list(settings.MIDDLEWARE)
+    all_middleware = list(settings.MIDDLEWARE)
     prometheus = ("django_prometheus.", "core.http.prometheus.")
     counter = PrometheusAfterMiddleware(lambda request: None).metrics.responses_streaming
     histogram = metrics.REDIS_CALLS.labels("GET", "ok")
     subjects: dict[str, Callable[[], Any]] = {
-        "none": behind("-"),
-        "our request's own: trace id, log, one metric": behind("core.http.request_"),
-        "django-prometheus'": behind(*prometheus),
-        "all": behind(""),
+        "none": with_middleware("-"),
+        "ours: trace id, log, one metric": with_middleware("core.http.request_"),
+        "django-prometheus": with_middleware(*prometheus),
+        "all": with_middleware(""),
         "a counter": counter.inc,
         "a histogram": lambda: histogram.observe(0.003),
     }
@@ -110,18 +113,18 @@ def inside() -> None:
     for _ in range(40):
         for name, call in subjects.items():
             times[name].append(cost(call))
-    print("`/` in one process, µs of the processor (the log goes nowhere):")
-    for name, found in times.items():
-        print(f"  {name:<46} {statistics.median(found):7.1f}")
+    print("`/` in one process, µs of CPU time (the log goes to /dev/null):")
+    for name, measured in times.items():
+        print(f"  {name:<32} {statistics.median(measured):7.1f}")
     metric_files.remove()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["inside"]:
-        inside()
+    if sys.argv[1:] == ["in-process"]:
+        measure_in_process()
     else:
-        good = served()
-        # Its stderr is the log. No static files are collected here: WhiteNoise warns of it.
-        command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "inside"]
+        is_met = measure_servers()
+        # Warnings are ignored, because WhiteNoise warns that static files are not collected. stderr is the log.
+        command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "in-process"]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        sys.exit(not good)
+        sys.exit(not is_met)

@@ -109,7 +109,7 @@ def test_server_rejects_the_empty_example_secrets(name: str, tmp_path: Path) -> 
     environment = {variable: value for variable, value in PRODUCTION.items() if variable != name}
     result = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"voiceassist: {name} is required in production")
+    assert result.stderr.startswith(f"voiceassist: {name}: Required in production.")
 
 
 def select_pods(selector: dict[str, str]) -> set[str]:

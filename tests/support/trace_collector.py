@@ -1,14 +1,8 @@
-"""A collector of traces: takes OTLP/HTTP and keeps it. It can also take a request and say nothing."""
+"""A trace collector that accepts OTLP/HTTP and stores the spans. A silent one accepts requests but never responds."""
 
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-if (
-    "opentelemetry" in sys.modules and not sys.modules["opentelemetry"]
-):  # kept out by the settings, for this traces nothing
-    del sys.modules["opentelemetry"]
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -19,23 +13,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None: ...
 
-    def do_POST(self) -> None:  # noqa: N802  # the name that http.server calls
+    def do_POST(self) -> None:  # noqa: N802  # http.server calls it by this name
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.swallowed += 1
+        self.server.received += 1
         if self.server.silent:
             self.server.closing.wait()
             return
         self.server.bodies.append(self.path.encode() + bytes(self.headers) + body)
-        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            for of_scope in of_resource.scope_spans:
-                self.server.spans.extend(of_scope.spans)
-            self.server.resource = {a.key: a.value.string_value for a in of_resource.resource.attributes}
+        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope_spans in resource_spans.scope_spans:
+                self.server.spans.extend(scope_spans.spans)
+            self.server.resource = {a.key: a.value.string_value for a in resource_spans.resource.attributes}
         self.send_response(200)
         self.end_headers()
 
 
 class Collector(ThreadingHTTPServer):
-    """Used as a context manager."""
+    """Use as a context manager."""
 
     daemon_threads = True
 
@@ -46,7 +40,7 @@ class Collector(ThreadingHTTPServer):
         self.bodies: list[bytes] = []
         self.spans: list[Span] = []
         self.resource: dict[str, str] = {}
-        self.swallowed = 0
+        self.received = 0  # requests
         self.closing = threading.Event()
 
     def __enter__(self) -> "Collector":
@@ -59,11 +53,11 @@ class Collector(ThreadingHTTPServer):
         self.server_close()
 
     def trace(self, trace_id: str) -> list[Span]:
-        """Returns the spans of a trace when its request's, which comes last, is here."""
-        end = time.monotonic() + 15
+        """Return the spans of a trace, after the request's span, which is the last one, has arrived."""
+        deadline = time.monotonic() + 15
         while True:
-            found = [span for span in self.spans if span.trace_id.hex() == trace_id]
-            if any(span.kind == Span.SPAN_KIND_SERVER for span in found):
-                return sorted(found, key=lambda span: span.end_time_unix_nano)
-            assert time.monotonic() < end, found
+            spans = [span for span in self.spans if span.trace_id.hex() == trace_id]
+            if any(span.kind == Span.SPAN_KIND_SERVER for span in spans):
+                return sorted(spans, key=lambda span: span.end_time_unix_nano)
+            assert time.monotonic() < deadline, spans
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Settings of a server whose views touch all that a trace tells of."""
+"""Settings of a server with the views of `tests.support.traced_urls`."""
 
 from voiceassist.settings import *  # noqa: F403
 

@@ -1,4 +1,4 @@
-"""URLs of a server with a view that touches everything a trace tells of, with a canary in every value."""
+"""URLs of a server with a view that makes one call of each traced kind, with a canary in every value."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ from psycopg import sql
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from core.clients import qdrant
-from voiceassist.urls import urlpatterns as ours
+from voiceassist.urls import urlpatterns
 
 CANARY = "canary-of-a-patient"
 
@@ -32,4 +32,4 @@ def fail(request: HttpRequest, name: str) -> HttpResponseBase:
     return HttpResponse()
 
 
-urlpatterns = [*ours, path("touch/<str:name>/", touch), path("fail/<str:name>/", fail)]
+urlpatterns = [*urlpatterns, path("touch/<str:name>/", touch), path("fail/<str:name>/", fail)]

@@ -1,4 +1,4 @@
-"""How many workers start without WEB_CONCURRENCY: as many as there are CPUs that the process may use."""
+"""The default of WEB_CONCURRENCY: the number of CPUs that the process may use."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ POD = "kubepods/pod1/abc"
 
 
 def machine(root: Path, cgroup: str, files: dict[str, str]) -> Path:
-    """Make /proc/self/cgroup and the files below /sys/fs/cgroup."""
+    """Create /proc/self/cgroup and the files below /sys/fs/cgroup."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
     for name, text in files.items():
@@ -42,13 +42,18 @@ def v1(folder: str, quota: int) -> dict[str, str]:
         (3, "0::/\n", {"cpu.max": "400000 100000\n"}, 3),
         (64, "0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "300000 100000\n"}, 3),
         (64, "0::/a.slice/b\n", {"a.slice/b/cpu.max": "max 100000\n", "a.slice/cpu.max": "300000 100000\n"}, 3),
-        (64, f"0::/{POD}\n", {"cpu.max": "300000 100000\n"}, 3),  # no cgroup namespace: only its own is mounted
+        (
+            64,
+            f"0::/{POD}\n",
+            {"cpu.max": "300000 100000\n"},
+            3,
+        ),  # no cgroup namespace: only the container's own is mounted
         # Version 1
         (64, f"4:memory:/x\n3:cpu,cpuacct:/{POD}\n", v1("cpu/", -1), 8),
         (64, f"4:memory:/x\n3:cpu,cpuacct:/{POD}\n", v1("cpu/", 250_000), 3),
         (64, f"3:cpuacct,cpu:/{POD}\n0::/\n", v1(f"cpu/{POD}/", 50_000), 1),
         (64, f"3:cpuset:/{POD}\n", v1("cpu/", 250_000), 8),  # limits no CPU time
-        # Nothing that can be read
+        # Missing or malformed files
         (5, "", {"cpu.max": "100000 100000\n"}, 5),
         (5, "0::/\n", {"cpu.max": "nonsense\n"}, 5),
     ],
@@ -65,7 +70,7 @@ def test_usable_cpus(
     assert cpus.usable_cpus(machine(tmp_path, cgroup, files)) == expected
 
 
-def test_a_system_without_affinity_and_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cpus_without_affinity_and_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert cpus.usable_cpus(tmp_path) == 4
@@ -73,8 +78,10 @@ def test_a_system_without_affinity_and_cgroups(tmp_path: Path, monkeypatch: pyte
     assert cpus.usable_cpus(tmp_path) == 1
 
 
-@pytest.mark.skipif(not shutil.which("taskset") and "CI" not in os.environ, reason="no taskset here; CI has it")
-def test_the_settings_follow_the_affinity() -> None:
+@pytest.mark.skipif(
+    not shutil.which("taskset") and "CI" not in os.environ, reason="taskset is not installed; CI has it"
+)
+def test_web_concurrency_follows_cpu_affinity() -> None:
     code = "from voiceassist import settings; print(settings.WEB_CONCURRENCY)"
     first = str(min(os.sched_getaffinity(0)))
     done = subprocess.run(

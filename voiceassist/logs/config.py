@@ -1,9 +1,7 @@
-"""The log: one line an event, JSON in production, readable in development.
+"""Logging configuration. Every event is one line: JSON in production, readable text in development.
 
-Everything takes this way: our lines, those of Django, gunicorn and the libraries, Python's warnings, exceptions that
-nobody caught, and what a server prints on stderr. `voiceassist.logs.formatter` tells what a line holds.
-
-A command's lines go to stderr, for its stdout is what it was asked for; a server's go to stdout (voiceassist.gunicorn).
+Warnings, uncaught exceptions and the stderr of a server are logged too. Commands log to stderr, because stdout is for
+their result; the server logs to stdout (voiceassist/gunicorn.py).
 """
 
 import io
@@ -17,16 +15,20 @@ from typing import Any, TextIO
 
 import structlog
 from django.utils.log import CallbackFilter
+from structlog.stdlib import ProcessorFormatter
 
-from voiceassist.logs.formatter import Formatter, for_formatter
+from voiceassist.logs.formatter import Formatter
 
 log = structlog.stdlib.get_logger("voiceassist.python")
 
 
-def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
-    """Returns Django's `LOGGING`, a dictionary for `configure`."""
-    never: dict[str, Any] = {"level": "CRITICAL"}  # quotes what the client sent, or the values of a statement
-    quiet: dict[str, Any] = {"level": "WARNING"}  # a line for each call
+def logging_config(*, level: str, style: str, service: str, full_tracebacks: bool = False) -> dict[str, Any]:
+    """Return Django's `LOGGING`, a dictionary for `configure`.
+
+    `style` is "json" or "console". `full_tracebacks` adds exception messages and source lines, which may contain PHI.
+    """
+    silenced: dict[str, Any] = {"level": "CRITICAL"}  # for loggers that quote what the client sent
+    quiet: dict[str, Any] = {"level": "WARNING"}  # for loggers that write a line for each call
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -36,6 +38,7 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
                 "service": service,
                 "style": style,
                 "colors": sys.stdout.isatty() and sys.stderr.isatty(),
+                "full_tracebacks": full_tracebacks,
             },
         },
         "filters": {
@@ -47,43 +50,44 @@ def logging_config(*, level: str, style: str, service: str) -> dict[str, Any]:
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
-            "django.request": {"filters": ["defects"]},  # everything else has the line of its request
-            "django.server": {"handlers": [], "propagate": True, **never},
-            "django.security": never,
+            # Only exceptions, because core.http.request_logging logs every request.
+            "django.request": {"filters": ["defects"]},
+            "django.server": {"handlers": [], "propagate": True, **silenced},
+            "django.security": silenced,
             "django.db": quiet,
             "django.template": quiet,
-            # At DEBUG it has each request's path.
+            # DEBUG would log the path of each request.
             "gunicorn.error": {"handlers": [], "level": "INFO" if level == "DEBUG" else level, "propagate": True},
-            "axes": {"level": "ERROR"},  # several lines a login; core.auth.login_throttling has one that tells
-            "opentelemetry": never,  # voiceassist.tracing tells a change
+            "axes": {"level": "ERROR"},  # core.auth.login_throttling logs lockouts
+            "opentelemetry": silenced,  # voiceassist.tracing logs outages of the collector, once each
             **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
         },
     }
 
 
 def _is_defect(record: logging.LogRecord) -> bool:
-    from core.clients.outages import is_outage  # not at the start: this module is imported by the settings
+    from core.clients.outages import is_outage  # imported late, because the settings import this module
 
     return bool(record.exc_info and not is_outage(record.exc_info[1]))
 
 
 def configure(config: dict[str, Any]) -> None:
-    """Django's `LOGGING_CONFIG`: sets logging, structlog and what Python would print by itself."""
-    logging.raiseExceptions = False  # a stream that can't be written is no reason to print the line elsewhere
+    """Configure logging, structlog and Python's hooks for warnings and exceptions. Django's `LOGGING_CONFIG`."""
+    logging.raiseExceptions = False  # otherwise logging prints a record that it can't write to stderr
     logging.config.dictConfig(config)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, for_formatter],
+        processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    warnings.showwarning = _warning
+    warnings.showwarning = _show_warning
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
-    sys.unraisablehook = _ignored
+    sys.unraisablehook = _unraisable
 
 
-def _warning(
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -94,9 +98,9 @@ def _warning(
     log.warning(f"{category.__name__}: {message}", where=f"{filename}:{lineno}")
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    if sys.stderr.isatty():  # somebody sits there, who typed the command
-        sys.__excepthook__(kind, error, frames)
+def _uncaught(exc_type: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    if sys.stderr.isatty():
+        sys.__excepthook__(exc_type, error, frames)
     else:
         log.critical("uncaught exception", exc_info=error)
 
@@ -107,21 +111,27 @@ def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
         log.critical("uncaught exception in a thread", thread=thread, exc_info=args.exc_value)
 
 
-def _ignored(args: "sys.UnraisableHookArgs") -> None:
-    log.error("exception where nobody can catch it", exc_info=args.exc_value)
+def _unraisable(args: "sys.UnraisableHookArgs") -> None:
+    """Log an exception that Python can't raise, such as one in `__del__`."""
+    log.error("unraisable exception", exc_info=args.exc_value)
 
 
 class StderrToLog(io.TextIOBase):
-    """A stream whose every line is a line of the log: what a server prints on stderr, such as why it can't start."""
+    """A replacement for `sys.stderr` that logs each line."""
 
     def __init__(self) -> None:
-        self._begun = ""
+        self._partial_lines = threading.local()  # otherwise lines of two threads are merged
 
     def writable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        """Return the descriptor of the real stderr, to which faulthandler writes."""
+        return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
+
     def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, rest = (getattr(self._partial_lines, "text", "") + text).split("\n")
+        self._partial_lines.text = rest
         for line in lines:
             if line.strip():
                 log.error(line.strip())

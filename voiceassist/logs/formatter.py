@@ -1,9 +1,8 @@
-"""A line of the log: what it holds, and that nothing in it can break it, split it or pass for another.
+"""The log formatter: the fields of a line, size limits, and protection against leaked values and log injection.
 
-`Formatter` makes it of a record, whoever wrote that: our code by structlog, Django, gunicorn or a library by `logging`.
-Of the latter only the message is taken: what a library puts into `extra` may be anything.
-
-What a line never holds is the message of an exception: PostgreSQL quotes the refused row there, a ValueError the value.
+Lines contain no exception messages, because these quote data: PostgreSQL quotes the rejected row, a ValueError the
+value. Only in development, `full_tracebacks` adds the whole traceback. `extra` of `logging` is ignored, because
+libraries put arbitrary objects there.
 """
 
 import json
@@ -19,92 +18,111 @@ from uuid import UUID
 
 import structlog
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from core.trace_id import get_trace_id
 
-_MOST_FRAMES = 30  # innermost, enough to find the line
-_MOST_TEXT = 2_000  # characters of one value
-_MOST_ITEMS = 50
-_MOST_LINE = 16_000  # characters; Docker cuts a line in two at 16 KiB
+MAX_FRAMES = 30  # the innermost frames
+MAX_TEXT = 2_000  # characters of one value
+MAX_ITEMS = 50  # of one list or dict
+MAX_DEPTH = 5  # of nested lists and dicts
+MAX_LINE = 16_000  # characters; Docker splits lines longer than 16 KiB
 
-# Lines of gunicorn's that go on with what the client sent.
-_QUOTING = ("Invalid request", "Error handling request")
+# After these prefixes, gunicorn's messages quote what the client sent.
+_QUOTING_PREFIXES = ("Invalid request", "Error handling request")
 
 
-class Formatter(logging.Formatter):
-    def __init__(self, *, service: str, style: str, colors: bool) -> None:
-        super().__init__()
+class Formatter(ProcessorFormatter):
+    """Format records of structlog and `logging` as JSON, or as readable text with style "console"."""
+
+    def __init__(self, *, service: str, style: str, colors: bool, full_tracebacks: bool = False) -> None:
         self._service = service
-        self._render = _json if style == "json" else _console(colors)
+        self._full_tracebacks = full_tracebacks
+        render = _json if style == "json" else _console(colors)
+        super().__init__(processors=[self._safe_event, self._standard_fields, render])
 
     def format(self, record: logging.LogRecord) -> str:
-        """Whatever was logged becomes a line. `logging` would print what it can't format, values and all, on stderr."""
+        """Return the line. Never raises: `logging` would print the raw record, values included, to stderr."""
         try:
-            line = self._render(self._fields(record, _event(record)))
-            problem = "too long" if len(line) > _MOST_LINE else ""
+            line = super().format(record)
+            problem = f"it is longer than {MAX_LINE} characters" if len(line) > MAX_LINE else None
         except Exception as error:
-            problem = type(error).__name__
+            problem = f"it can't be formatted ({type(error).__name__})"
         if problem:
-            message = f"a line from {f'{record.pathname}:{record.lineno}'[-200:]} can't be written ({problem})"
-            line = self._render(self._fields(record, {"event": message}))
+            line = super().format(_replacement(record, problem))
+        if self._full_tracebacks and (exception := _exception(_exc_info(record))):
+            lines = "".join(traceback.format_exception(exception)).splitlines()
+            line = "\n".join([line, *map(_escape, lines)])
         return line
 
-    def _fields(self, record: logging.LogRecord, event: EventDict) -> EventDict:
-        """Returns what every line has, in the place of whatever a caller has put there, and then the caller's."""
-        moment = datetime.fromtimestamp(record.created, UTC)
-        fixed = {
-            "timestamp": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    def _safe_event(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+        """Remove exception messages and quoted requests."""
+        exc_info = event.pop("exc_info", None)
+        if exc_info and not self._full_tracebacks:
+            event.update(_safe_exception(exc_info))
+        event.pop("stack_info", None)
+        record = event["_record"]
+        if record.name in ("django.request", "gunicorn.error") and not hasattr(record, "is_replacement"):
+            _strip_request_details(record.name, event)
+        return event
+
+    def _standard_fields(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+        """Add the standard fields, which callers can't override, and bound the size of all fields."""
+        record = event.pop("_record")
+        del event["_from_structlog"]
+        created_at = datetime.fromtimestamp(record.created, UTC)
+        standard = {
+            "timestamp": created_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
             "message": event.pop("event", ""),
         }
         if trace_id := get_trace_id():
-            fixed["trace_id"] = trace_id
-        return {str(key): _plain(value) for key, value in {**fixed, **event, **fixed}.items()}
+            standard["trace_id"] = trace_id
+        # The first merge sets the order of the fields, the second one their values.
+        return {str(key): _jsonable(value) for key, value in {**standard, **event, **standard}.items()}
 
 
-def _event(record: logging.LogRecord) -> EventDict:
-    """Returns what structlog was given, or the message of a line by `logging`; an exception as what it may tell."""
-    if hasattr(record, "_from_structlog"):
-        event: EventDict = dict(record.msg)  # type: ignore[arg-type]  # see `for_formatter`
-        exc_info = event.pop("exc_info", None)
-    else:
-        event, exc_info = {"event": record.getMessage()}, record.exc_info
-    if exc_info:
-        event.update(_safe_exception(exc_info))
-    if record.name in ("django.request", "gunicorn.error"):
-        _no_request(record.name, event)
-    return event
+def _replacement(record: logging.LogRecord, problem: str) -> logging.LogRecord:
+    """Return a record that reports the problem. Under gunicorn, records have no file and line."""
+    place = f"at {record.pathname}:{record.lineno}"[-200:] if record.lineno else f"of the logger {record.name}"
+    message = f"Log record dropped: {problem}. Fix the log call {place}."
+    copied = {name: getattr(record, name) for name in ("name", "levelname", "created")}
+    return logging.makeLogRecord({**copied, "msg": message, "is_replacement": True})
 
 
-def for_formatter(_logger: Any, _method: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
-    """structlog's last processor: hands the event to `logging` as it is."""
-    return (event,), {"extra": {"_from_structlog": True}}
+def _exc_info(record: logging.LogRecord) -> Any:
+    return record.msg.get("exc_info") if isinstance(record.msg, dict) else record.exc_info
 
 
-def _safe_exception(exc_info: Any) -> dict[str, Any]:
-    """Returns what tells where it broke but no value: type, SQLSTATE, constraint, frames."""
+def _exception(exc_info: Any) -> BaseException | None:
     if exc_info is True:
         exc_info = sys.exc_info()
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
-    if not isinstance(error, BaseException):
+    return error if isinstance(error, BaseException) else None
+
+
+def _safe_exception(exc_info: Any) -> dict[str, Any]:
+    """Return the fields that locate a failure and contain no data: type, SQLSTATE, constraint, frames."""
+    error = _exception(exc_info)
+    if error is None:
         return {}
-    cause = error.__cause__ or error  # Django wraps the driver's exception, which knows more
-    frames = list(traceback.walk_tb(error.__traceback__))[-_MOST_FRAMES:]
-    told = {
+    cause = error.__cause__ or error  # Django wraps the driver's exception, which has the SQLSTATE
+    frames = list(traceback.walk_tb(error.__traceback__))[-MAX_FRAMES:]
+    fields = {
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "detail": _detail(error),
         "sqlstate": getattr(cause, "sqlstate", None),
         "constraint": getattr(getattr(cause, "diag", None), "constraint_name", None),
         "frames": [f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in frames],
     }
-    return {"error": told}
+    return {"error": fields}
 
 
 def _detail(error: BaseException) -> str | None:
-    """Returns the message of an exception that tells of code, not of data: why a server does not start."""
+    """Return the message of an exception about code or the system, None for one that may quote data."""
     if isinstance(error, ImportError | SyntaxError | ImproperlyConfigured | AppRegistryNotReady):
         return str(error)
     if isinstance(error, OSError) and isinstance(error.errno, int):
@@ -112,47 +130,51 @@ def _detail(error: BaseException) -> str | None:
     return None
 
 
-def _no_request(logger: str, event: EventDict) -> None:
-    """Lines on a request that Django and gunicorn write quote its path or header; our own has the route."""
+def _strip_request_details(logger: str, event: EventDict) -> None:
+    """Drop paths and headers, which these two loggers quote. The line of core.http.request_logging has the route."""
     if logger == "django.request":
         event["event"] = "unhandled exception"
         return
-    for beginning in _QUOTING:
-        if str(event["event"]).startswith(beginning):
-            kind = sys.exc_info()[0]
-            event["event"] = beginning
-            event.setdefault("error", {"type": kind.__name__ if kind else None})
+    for prefix in _QUOTING_PREFIXES:
+        if str(event["event"]).startswith(prefix):
+            error_type = sys.exc_info()[0]
+            event["event"] = prefix
+            event.setdefault("error", {"type": error_type.__name__ if error_type else None})
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Returns what JSON can hold, of a bounded size. An object is told by its type: its `repr()` may tell anything."""
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    """Return the value as JSON types of bounded size. Unknown objects become their type: a `repr()` may contain PHI."""
     if isinstance(value, str):
-        return value if len(value) <= _MOST_TEXT else f"{value[:_MOST_TEXT]}… ({len(value)} characters)"
+        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… ({len(value)} characters)"
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict | list | tuple | set | frozenset) and depth == 5:
+    if isinstance(value, dict | list | tuple | set | frozenset) and depth == MAX_DEPTH:
         return "…"
     if isinstance(value, dict):
-        return {str(k)[:200]: _plain(v, depth + 1) for k, v in list(value.items())[:_MOST_ITEMS]}
+        return {str(k)[:200]: _jsonable(v, depth + 1) for k, v in list(value.items())[:MAX_ITEMS]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item, depth + 1) for item in list(value)[:_MOST_ITEMS]]
+        return [_jsonable(item, depth + 1) for item in list(value)[:MAX_ITEMS]]
     return str(value) if isinstance(value, UUID | date) else f"<{type(value).__name__}>"
 
 
-_json = json.JSONEncoder().encode  # `_fields` leaves nothing that it can't
+_encode = json.JSONEncoder().encode
 
 
-def _console(colors: bool) -> Callable[[EventDict], str]:
+def _json(_logger: Any, _method: str, event: EventDict) -> str:
+    return _encode(event)
+
+
+def _console(colors: bool) -> Callable[[Any, str, EventDict], str]:
     renderer = structlog.dev.ConsoleRenderer(event_key="message", colors=colors, sort_keys=False)
-    return lambda event: renderer(None, "", _for_people(event))
+    return lambda logger, method, event: renderer(logger, method, _for_console(event))
 
 
-def _for_people(event: EventDict) -> EventDict:
-    """The terminal obeys control characters, which JSON escapes: here they are shown. Frames get lines of their own."""
-    event.pop("service")
-    event = {_visible(key): _visible(value) for key, value in event.items()}
+def _for_console(event: EventDict) -> EventDict:
+    """Escape control characters, and list the frames of an exception on separate lines."""
+    del event["service"]
+    event = {_escape(key): _escape(value) for key, value in event.items()}
     error = event.get("error")
     if isinstance(error, dict) and "frames" in error:
         del event["error"]
@@ -161,11 +183,11 @@ def _for_people(event: EventDict) -> EventDict:
     return event
 
 
-def _visible(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if isinstance(value, str):
         if value.isprintable():
             return value
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
     if isinstance(value, dict):
-        return {_visible(key): _visible(item) for key, item in value.items()}
-    return [_visible(item) for item in value] if isinstance(value, list) else value
+        return {_escape(key): _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list) else value

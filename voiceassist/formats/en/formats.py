@@ -1,4 +1,4 @@
-"""As logs and operators write them, to the second; always in UTC (see the settings)."""
+"""ISO 8601, as in the logs, to the second. TIME_ZONE in the settings makes all times UTC."""
 
 DATE_FORMAT = "Y-m-d"
 DATETIME_FORMAT = "Y-m-d H:i:s"
