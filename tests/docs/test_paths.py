@@ -1,4 +1,4 @@
-"""Every file and every module that the documentation and the comments name exists."""
+"""Files and modules that documentation and comments name exist. `test_links` checks the links."""
 
 import os
 import re
@@ -13,10 +13,11 @@ _HIDDEN = re.compile(r"\.(?!ci$)|var$|staticfiles$|__pycache__$")  # folders tha
 _TEXT = {"", ".py", ".md", ".html", ".js", ".css", ".yml", ".yaml", ".cfg", ".ini", ".toml", ".in", ".example"}
 # CHANGELOG.md names files of earlier releases.
 _UNCHECKED = ("CHANGELOG.md", "core/migrations/", "tests/docs/test_paths.py")
+_CREATED_BY_READERS = {"tests/voiceassist/test_views.py"}  # of docs/FIRST_HOUR.md
 _PATH = re.compile(r"(?<![\w/.$}{<>-])(?:core|health|voiceassist|tests|ops|docs|requirements|\.ci)/[\w./-]*\w")
 _FILE = re.compile(r"(?<![\w/.*<>$}{\"-])[A-Za-z]\w+\.(?:py|md|html|cfg|ini)\b")
 _MODULE = re.compile(r"`((?:core|health|voiceassist|tests)(?:\.\w+)+)")
-# Permissions, loggers and PostgreSQL settings look like modules.
+# Permissions, loggers and example settings look like modules.
 _NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|voiceassist\.(?:audit|\w+\.example)")
 
 
@@ -38,19 +39,19 @@ def _texts() -> Iterator[tuple[str, int, str]]:
 
 @pytest.fixture(scope="module")
 def existing() -> set[str]:
-    """The paths of all files and folders, and the names of templates and static files."""
+    """Return the paths of all files and folders, and the names by which Django finds templates and static files."""
     files = set(_files())
     folders = {str(parent) for path in files for parent in Path(path).parents}
-    found_by_django = {re.sub(r".*/(templates|static)/", "", path) for path in files}
-    return {*files, *folders, *found_by_django}
+    names_for_django = {re.sub(r".*/(templates|static)/", "", path) for path in files}
+    return {*files, *folders, *names_for_django, *_CREATED_BY_READERS}
 
 
 def test_every_path_exists(existing: set[str]) -> None:
     missing = [
-        f"{path}:{number}: {named}"
+        f"{path}:{number}: {name}"
         for path, number, line in _texts()
-        for named in _PATH.findall(line)
-        if named not in existing
+        for name in _PATH.findall(line)
+        if name not in existing
     ]
     assert missing == []
 
@@ -58,10 +59,10 @@ def test_every_path_exists(existing: set[str]) -> None:
 def test_every_file_name_exists(existing: set[str]) -> None:
     names = {Path(path).name for path in existing}
     missing = [
-        f"{path}:{number}: {named}"
+        f"{path}:{number}: {name}"
         for path, number, line in _texts()
-        for named in _FILE.findall(line)
-        if named not in names
+        for name in _FILE.findall(line)
+        if name not in names
     ]
     assert missing == []
 
@@ -69,11 +70,11 @@ def test_every_file_name_exists(existing: set[str]) -> None:
 def test_every_module_can_be_imported() -> None:
     missing = []
     for path, number, line in _texts():
-        for named in _MODULE.findall(line):
-            if _NO_MODULES.fullmatch(named):
+        for name in _MODULE.findall(line):
+            if _NO_MODULES.fullmatch(name):
                 continue
             try:
-                resolve_name(named)
+                resolve_name(name)
             except (ImportError, AttributeError):
-                missing.append(f"{path}:{number}: {named}")
+                missing.append(f"{path}:{number}: {name}")
     assert missing == []

@@ -1,0 +1,34 @@
+"""Commands in Markdown files can be pasted, and name make targets and management commands that exist."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands
+
+from tests.docs import markdown
+from tests.docs.markdown import ROOT
+
+TARGETS = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+PAGES = pytest.mark.parametrize("page", markdown.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@PAGES
+def test_console_blocks_can_be_pasted(page: Path) -> None:
+    for block in markdown.console_blocks(page.read_text()):
+        assert not re.search(r"^\s*[$>] ", block, re.MULTILINE), f"a prompt in {block}"
+        assert "…" not in block, f"a placeholder in {block}"
+        subprocess.run(["bash", "-n", "-c", block], check=True)  # syntax only
+
+
+@PAGES
+def test_make_targets_exist(page: Path) -> None:
+    commands = "\n".join(markdown.commands(page.read_text()))
+    assert set(re.findall(r"^(?:\w+=\S+ )*make ([a-z][\w-]*)", commands, re.MULTILINE)) <= TARGETS
+
+
+@PAGES
+def test_management_commands_exist(page: Path) -> None:
+    commands = "\n".join(markdown.commands(page.read_text()))
+    assert set(re.findall(r"\bmanage\.py ([a-z]\w*)", commands)) <= {*get_commands(), "runserver"}

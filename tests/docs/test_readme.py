@@ -1,0 +1,157 @@
+"""The console blocks of README.md work in a fresh clone, as they are written.
+
+The clone uses the packages of the virtual environment that runs the tests, so that nothing is downloaded. Blocks that
+need Docker or download packages are not run; `NOT_RUN` lists them.
+"""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.docs import markdown
+from tests.docs.markdown import ROOT
+from tests.support.dependency_servers import free_port
+from tests.support.plugin import API_KEY, Servers
+
+README = (ROOT / "README.md").read_text()
+START_TIMEOUT, STOP_TIMEOUT = 40, 20  # seconds
+NOT_IN_A_CLONE = (".git", ".venv*", ".*_cache", ".env", "var", "staticfiles", "__pycache__", "node_modules")
+NOT_RUN = ("docker compose ", "python3 -m venv ")  # first words of the blocks
+
+
+def blocks(section: str) -> list[str]:
+    """Return the console blocks of a section that can be run here."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return [block for block in markdown.console_blocks(text) if not block.startswith(NOT_RUN)]
+
+
+class Clone:
+    """A copy of the tree without anything that a first run creates."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder.parent),
+            "BIND": f"127.0.0.1:{self.port}",
+            **environment,
+        }
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_IN_A_CLONE))
+        self._link_packages()
+
+    def _link_packages(self) -> None:
+        venv = self.folder / ".venv"
+        venv.mkdir()
+        for entry in Path(sys.prefix).iterdir():
+            if not entry.name.startswith("installed"):
+                (venv / entry.name).symlink_to(entry)
+        # make compares the time of these files with that of the requirements.
+        for marker in set(re.findall(r"\.venv/(installed[\w-]*)", (ROOT / "Makefile").read_text())):
+            (venv / marker).touch()
+
+    def _command(self, block: str) -> list[str]:
+        return ["bash", "-e", "-c", block.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")]
+
+    def run(self, block: str) -> str:
+        done = subprocess.run(
+            self._command(block), cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def serving(self, block: str) -> Iterator[None]:
+        """Run a block whose last command serves, and stop it with Ctrl-C."""
+        with (self.folder / "server.log").open("w+") as log:
+            process = subprocess.Popen(
+                self._command(block),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                self._wait_for_health(process, Path(log.name))
+                yield
+            finally:
+                self._stop(process, Path(log.name))
+
+    def _stop(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"Ctrl-C did not stop it. {log.read_text()}")
+
+    def _wait_for_health(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        end = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection.request("GET", "/health")
+                assert connection.getresponse().status == 200
+                return
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+            finally:
+                connection.close()
+
+
+pytestmark = [
+    pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment to link"),
+    pytest.mark.timeout(120),
+]
+
+
+def test_quick_start_and_command_line(tmp_path: Path) -> None:
+    serve, requests, stop = blocks("Quick start")
+    clone = Clone(tmp_path / "clone")
+    try:
+        with clone.serving(serve):
+            output = clone.run(requests)
+            assert '"status":"ready"' in output
+            for block in blocks("Command line"):
+                assert "healthy" in clone.run(block)
+    finally:
+        clone.run(stop)
+
+
+def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
+    copy_environment, serve = blocks("Running in production")
+    servers.postgres.execute("CREATE DATABASE readme")
+    clone = Clone(
+        tmp_path / "clone",
+        VOICEASSIST_ENV="production",
+        SECRET_KEY="a-key-of-the-tests-that-is-long-enough-for-production-0123456789",
+        ALLOWED_HOSTS="127.0.0.1",
+        DATABASE_URL=servers.postgres.url.replace("/tests", "/readme"),
+        REDIS_URL=servers.redis.url,
+        QDRANT_URL=servers.qdrant.url,
+        QDRANT_API_KEY=API_KEY,
+    )
+    clone.run(copy_environment)
+    with clone.serving(serve):
+        pass
+
+
+def test_every_block_is_run_or_listed() -> None:
+    run = {*blocks("Quick start"), *blocks("Command line"), *blocks("Running in production")}
+    left = [block for block in markdown.console_blocks(README) if block not in run]
+    assert [block for block in left if not block.startswith(NOT_RUN)] == []
