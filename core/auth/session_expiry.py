@@ -56,7 +56,8 @@ def _goes_on(request: Any, user: Any) -> bool:
     if is_expired(session):
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, of=user)
         return False
-    if now - session[LAST_SEEN_KEY] >= _NOTED_EVERY:
+    # A page that refreshes itself must not keep an unattended login alive.
+    if now - session[LAST_SEEN_KEY] >= _NOTED_EVERY and not getattr(request, "is_automatic_refresh", False):
         session[LAST_SEEN_KEY] = now
         try:
             session.save()

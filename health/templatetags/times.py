@@ -1,19 +1,27 @@
-"""How long something took or is ago, short enough for a table."""
+"""Times and durations of the status page. Timestamps are those of `time.time()`."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django import template
+from django.utils.html import format_html
 
 register = template.Library()
 
 
+@register.simple_tag
+def utc_time(timestamp: float, form: str = "%H:%M:%S") -> str:
+    """Return a `<time>` element."""
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return format_html('<time datetime="{}">{}</time>', moment.isoformat(timespec="seconds"), moment.strftime(form))
+
+
 @register.filter
-def until(began: datetime, ended: datetime) -> str:
-    return lasting((ended - began).total_seconds())
+def elapsed(start: float, end: float) -> str:
+    return duration(end - start)
 
 
-def lasting(seconds: float) -> str:
-    """Returns 4 s, 3 min 10 s, 2 h 5 min or 3 d 4 h."""
+def duration(seconds: float) -> str:
+    """Return 4 s, 3 min 10 s, 2 h 5 min or 3 d 4 h."""
     whole = max(0, int(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if days:
@@ -25,7 +33,7 @@ def lasting(seconds: float) -> str:
 
 @register.filter
 def latency(milliseconds: float) -> str:
-    """Returns 0.8 ms, 124 ms or 2.0 s."""
+    """Return 0.8 ms, 124 ms or 2.0 s."""
     if milliseconds < 10:
         return f"{milliseconds:.1f} ms"
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"

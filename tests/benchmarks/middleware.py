@@ -61,9 +61,9 @@ def inside() -> None:
     """Tells the processor time of a request, without a server, for ever more middleware."""
     os.environ |= ENVIRONMENT
     os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-    from health.multiprocess import metric_files
+    from health.multiprocess import runtime_folder
 
-    metric_files.create()  # metrics are written to files, as under gunicorn
+    runtime_folder.create()  # metrics are written to files, as under gunicorn
 
     import django
 
@@ -113,7 +113,7 @@ def inside() -> None:
     print("`/` in one process, µs of the processor (the log goes nowhere):")
     for name, found in times.items():
         print(f"  {name:<46} {statistics.median(found):7.1f}")
-    metric_files.remove()
+    runtime_folder.remove()
 
 
 if __name__ == "__main__":

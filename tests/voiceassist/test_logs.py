@@ -23,7 +23,7 @@ from django.test.utils import CaptureQueriesContext
 from core.models import Message, Session, User
 from core.trace_id import clear_trace_id, set_trace_id
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_gunicorn import within
+from tests.voiceassist.test_gunicorn import succeeds_within
 from tests.voiceassist.test_settings import PRODUCTION, run
 from voiceassist.logs.config import logging_config
 
@@ -270,7 +270,7 @@ def test_gunicorns_lines_tell_nothing_of_a_request_it_can_not_read() -> None:
                 while client.recv(65536):
                     pass
         assert app.get("/", headers={"X-Request-ID": "the-last"})[0] == 200
-        assert within(5, lambda: "the-last" in app.log())
+        assert succeeds_within(5, lambda: "the-last" in app.log())
         told = [json.loads(line) for line in app.log().splitlines()]
         assert len([line for line in told if line["message"] == "malformed request"]) > 5
         assert canary not in app.log().lower()
@@ -279,7 +279,7 @@ def test_gunicorns_lines_tell_nothing_of_a_request_it_can_not_read() -> None:
 def test_the_end_of_a_worker_is_told_in_lines() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 2") as app:
         app.workers()[0].send_signal(signal.SIGSTOP)  # the master asks it to end, and then kills it
-        assert within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
+        assert succeeds_within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
         told = [json.loads(line) for line in app.log().splitlines()]
         assert {line["level"] for line in told if "SIGKILL" in line["message"]} == {"error"}
         assert {line["level"] for line in told if "TIMEOUT" in line["message"]} == {"critical"}

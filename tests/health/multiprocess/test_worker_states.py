@@ -1,197 +1,283 @@
-"""What workers tell each other: whole texts only, whoever dies; bounded; and no probe's trouble."""
+"""The state that each worker shares: complete files whatever dies, bounded, never a reason for a failing probe."""
 
+import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from django.test import Client
 
+from health import metrics, readiness
 from health.check_runner import Report, Result
-from health.multiprocess import check_history as history
-from health.multiprocess import worker_slots as workers
-from health.multiprocess.check_history import Account
-from health.status_page import context as status
+from health.multiprocess import runtime_folder, worker_states
+from health.multiprocess.worker_states import WorkerState
+from health.status_page import context
 
 
 @pytest.fixture(autouse=True)
-def empty() -> Iterator[None]:
-    def clean() -> None:
-        for memory in (workers._states, workers._pages, workers._server):
-            memory[:] = bytes(len(memory))
-        workers._own = 0
-        history.renew()
-        history._shown = 0.0
-
-    clean()
-    yield
-    clean()
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(runtime_folder, "path", tmp_path)
+    worker_states.set_worker_count(1)
+    worker_states.reset_after_fork()
+    yield tmp_path
+    worker_states.reset_after_fork()
 
 
-_clock = [time.time()]
+_reports = 0
 
 
-def report(reason: str | None = None, *, latency: float = 1.0, detail: str = "there", later: float = 1) -> Report:
-    _clock[0] += later
+def report(reason: str | None = None, *, latency: float = 1.0, detail: str = "there", age: float = 0) -> Report:
+    """Return a report made `age` seconds ago. Each is later than the one before for `worker_states.record`."""
+    global _reports
+    _reports += 1
     results = tuple(Result(name, True, latency, reason, detail) for name in ("postgres", "redis"))
-    ended = time.monotonic() + min(0.0, _clock[0] - time.time())
-    return Report(results, datetime.fromtimestamp(_clock[0], UTC), ended)
+    return Report(results, datetime.fromtimestamp(time.time() - age, UTC), time.monotonic() + _reports)
 
 
-def account() -> Account:
-    return history.read_account(workers.own())
+def own_state() -> WorkerState:
+    return next(worker for worker in worker_states.read_all() if worker.pid == os.getpid())
 
 
-def test_a_worker_killed_while_writing_leaves_whole_text() -> None:
-    texts = [letter * size for letter, size in (("a", 10), ("b", 30_000), ("c", 500))]
+def add_worker(pid: int, last_report: Report, *, silent_for: float = 0) -> None:
+    """Publish the report as another worker would, whose last heartbeat was `silent_for` seconds ago."""
+    worker_states.reset_after_fork()
+    worker_states._own.pid = pid
+    worker_states.record(last_report)
+    worker_states.publish()
+    path = runtime_folder.path / f"state_{pid}.json"  # type: ignore[operator]
+    os.utime(path, (time.time() - silent_for,) * 2)
+    worker_states.reset_after_fork()
+
+
+# Files
+
+
+def test_probe_writes_no_file(folder: Path) -> None:
+    worker_states.record(report("timeout"))
+    assert not list(folder.glob("*state_*"))
+    worker_states.publish()
+    assert [path.name for path in folder.glob("*state_*")] == [f"state_{os.getpid()}.json"]
+
+
+def test_killed_worker_leaves_complete_file(folder: Path) -> None:
     for _ in range(10):
-        seat = workers.reserve()
         child = os.fork()
         if child == 0:
             try:
-                workers.take(seat)
                 while True:
-                    for text in texts:
-                        workers.write(text)
+                    worker_states.record(report("timeout", detail="x" * 200))
+                    worker_states.publish()
             finally:
                 os._exit(1)
-        while not any(found.text for found in workers.read()):
+        path = folder / f"state_{child}.json"
+        while not path.exists():
             time.sleep(0.001)
         time.sleep(0.005)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        workers.leave(seat)
-        (found,) = workers.read()
-        assert found.text in texts
-        assert found.pid == 0
+        worker_states.mark_dead(child)
+        (worker,) = [worker for worker in worker_states.read_all() if worker.pid == child]
+        assert (worker.is_dead, worker.is_alive, worker.is_current) == (True, False, False)
+        assert worker.dependencies["redis"].reason == "timeout"
+        assert not list(folder.glob("*.tmp"))
 
 
-def test_seats_are_given_again_and_never_run_out_of_bounds() -> None:
-    seats = [workers.reserve() for _ in range(300)]
-    assert seats[:256] == list(range(256))
-    assert set(seats[256:]) == {None}
-    workers.take(None)
-    workers.write("nobody hears it")
-    workers.beat()
-    assert workers.own() == ""
-    workers.leave(None)
-    workers.leave(7)
-    assert workers.reserve() == 7
+def test_files_of_dead_workers_are_bounded(folder: Path) -> None:
+    worker_states.mark_dead(99)  # wrote no file
+    for pid in range(100, 120):
+        add_worker(pid, report(), silent_for=200 - pid)
+        worker_states.mark_dead(pid)
+    assert {worker.pid for worker in worker_states.read_all() if worker.is_dead} == set(range(112, 120))
 
 
-def test_it_is_bounded_whatever_fails_how_often() -> None:
+def test_damaged_and_missing_files_are_skipped(folder: Path) -> None:
+    add_worker(100, report())
+    text = (folder / "state_100.json").read_text()
+    for number, damaged in enumerate(("", text[: len(text) // 2], "[]", "{}", '{"pid": 1}', "\ud800")):
+        (folder / f"state_{number}.json").write_text(damaged, errors="surrogatepass")
+    (folder / "state_50.json").symlink_to(folder / "missing.json")
+    assert {worker.pid for worker in worker_states.read_all()} == {100, os.getpid()}
+
+
+def test_all_is_kept_in_memory_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_folder, "path", None)
+    worker_states.record(report("timeout"))
+    worker_states.publish()
+    worker_states.mark_page_viewed()
+    assert not worker_states.is_page_open()
+    assert worker_states.worker_count() == 1
+    assert context.build(report("timeout"))["overall"]["label"] == "Not ready"
+
+
+def test_page_is_open_until_it_was_not_viewed_for_a_while(folder: Path) -> None:
+    assert not worker_states.is_page_open()
+    worker_states.mark_page_viewed()
+    assert worker_states.is_page_open()
+    os.utime(folder / "page_viewed", (time.time() - 60,) * 2)
+    assert not worker_states.is_page_open()
+
+
+# States
+
+
+def test_outages_and_latencies_are_bounded() -> None:
     for number in range(500):
-        history.record(report("error" if number % 2 else None, detail=f"{number}" + "ü€" * 500))
-    kept = account()
-    assert len(kept.failures) == 8
-    assert all(len(buckets) <= history.BUCKETS for buckets in kept.buckets.values())
-    with pytest.raises(ValueError):
-        workers.write("x" * 40_000)
-    assert account() == kept
+        age = (500 - number) * worker_states.BUCKET_SECONDS
+        worker_states.record(report("error" if number % 2 else None, detail=f"{number}" + "ü€" * 500, age=age))
+    own = own_state()
+    assert len(own.past_outages) == 8
+    assert {len(buckets) for buckets in own.latencies.values()} == {worker_states.MAX_BUCKETS}
+    worker_states.publish()
+    (path,) = Path(str(runtime_folder.path)).glob("state_*.json")
+    assert path.stat().st_size < 32 * 1024
 
 
-def test_a_report_without_news_is_told_once_a_second() -> None:
-    history.record(report())
-    shown = workers._number
-    for _ in range(50):
-        history.record(report())
-    assert workers._number <= shown + 1
-    history.record(report("timeout"))
-    assert account().told["redis"].reason == "timeout"
+def test_state_has_its_start_and_past_outages_their_end() -> None:
+    worker_states.record(report(age=50))
+    worker_states.record(report("timeout", age=40))
+    worker_states.record(report("timeout", age=30))
+    assert own_state().dependencies["redis"].since == pytest.approx(time.time() - 40, abs=5)
+    worker_states.record(report("connection_refused", age=20))
+    worker_states.record(report(age=10))
+    first, second = [outage for outage in own_state().past_outages if outage.name == "redis"]
+    assert (first.reason, second.reason) == ("timeout", "connection_refused")
+    assert first.since == pytest.approx(time.time() - 40, abs=5)
+    assert first.until == second.since == pytest.approx(time.time() - 20, abs=5)
+    assert second.until == pytest.approx(time.time() - 10, abs=5)
 
 
-def test_since_when_and_how_long() -> None:
-    history.record(report())
-    history.record(report("timeout"))
-    began = _clock[0]
-    history.record(report("timeout"))
-    assert account().told["redis"].since == pytest.approx(began)
-    history.record(report("connection_refused"))
-    history.record(report())
-    first, second = [failure for failure in account().failures if failure.name == "redis"]
-    assert first.reason == "timeout"
-    assert first.began == pytest.approx(began)
-    assert first.ended == pytest.approx(second.began)
-    assert second.ended == pytest.approx(_clock[0])
+def test_older_report_does_not_overwrite_a_later_one() -> None:
+    healthy, failing = report(), report("timeout")
+    worker_states.record(failing)
+    worker_states.record(healthy)
+    assert own_state().dependencies["redis"].reason == "timeout"
 
 
-def test_a_successor_goes_on_where_its_predecessor_was() -> None:
-    history.record(report())
-    since = account().told["redis"].since
-    history.renew()  # another process on the same seat
-    history.record(report())
-    history._shown = 0.0
-    history.record(report())
-    assert account().told["redis"].since == since
+# The page
 
 
-def sit(seat: int, told: Report, *, silent: float = 0) -> None:
-    """Lets another worker tell this."""
-    workers.take(seat)
-    history.renew()
-    history.record(told)
-    pid = 100_000 + seat if seat else os.getpid()
-    workers._set_state(seat, pid, told.ended - 100, time.monotonic() - silent)
+def test_disagreeing_workers_are_counted() -> None:
+    worker_states.set_worker_count(3)
+    add_worker(1001, report("timeout", detail="no answer"))
+    add_worker(1002, report("timeout", detail="no answer"), silent_for=60)
+    healthy = report()
+    shown = context.build(healthy)
+    assert shown["overall"]["label"] == "Workers disagree"
+    redis = shown["dependencies"][1]
+    assert redis["label"] == "Unhealthy in 1 of 2 workers"
+    assert [problem[3] for problem in redis["problems"]] == [1]
+    assert {worker.pid: worker.is_alive for worker in shown["workers"]} == {1001: True, 1002: False, os.getpid(): True}
+    assert "Workers alive: 2 of 3." in shown["overall"]["details"]
+    (outage,) = [outage for outage in shown["outages"] if outage["name"] == "redis"]
+    assert (outage["workers"], outage["until"]) == ({1001, 1002}, shown["now"])
 
 
-def test_workers_that_disagree_are_counted() -> None:
-    workers.configure(3)
-    _clock[0] = time.time()
-    well, ill = report(later=0), report("timeout", detail="has not answered", later=0)
-    sit(0, well)
-    sit(1, ill)
-    sit(2, ill, silent=60)
-    seen = status.collect(well)
-    assert seen["verdict"].word == "Workers disagree"
-    redis = seen["dependencies"][1]
-    assert (redis.words, redis.problems[0].workers) == ("Unhealthy in 1 of 2 workers", 1)
-    assert [worker.alive for worker in seen["workers"]] == [True, True, False]
-    assert "Workers live: 2 of 3." in seen["trouble"]
-    (outage,) = [outage for outage in seen["outages"] if outage.name == "redis"]
-    assert outage.seats == {1, 2}
+def test_outage_of_several_workers_is_one_row() -> None:
+    """Also if one of them has died, and only while the reason is the same."""
+    for pid in (1001, 1002):
+        add_worker(pid, report("timeout", age=3))
+    worker_states.mark_dead(1001)
+    add_worker(1003, report("connection_refused"))
+    worker_states.record(report("timeout", age=60))
+    worker_states.record(report(age=50))
+    rows = [row for row in context.build(report())["outages"] if row["name"] == "redis"]
+    assert [(row["reason"], len(row["workers"])) for row in rows] == [
+        ("connection_refused", 1), ("timeout", 2), ("timeout", 1)
+    ]  # fmt: skip
 
 
-def test_an_old_word_does_not_count() -> None:
-    _clock[0] = time.time() - 600
-    sit(1, report("timeout"))
-    _clock[0] = time.time()
-    well = report(later=0)
-    sit(0, well)
-    seen = status.collect(well)
-    assert seen["verdict"].word == "Ready"
-    since = seen["dependencies"][1].since
-    assert datetime.now(UTC) - since < timedelta(seconds=700)
+def test_dead_worker_ends_its_outage_and_leaves_the_workers() -> None:
+    add_worker(1001, report("timeout", age=100))
+    worker_states.mark_dead(1001)
+    shown = context.build(report())
+    (outage,) = [outage for outage in shown["outages"] if outage["name"] == "redis"]
+    assert outage["until"] == pytest.approx(time.time() - 100, abs=5)
+    assert [worker.pid for worker in shown["workers"]] == [os.getpid()]
+    assert shown["dependencies"][1]["label"] == "Healthy"
 
 
-def test_a_graph_has_a_bar_for_each_five_seconds() -> None:
-    history.record(report(latency=3.0))
-    history.record(report("timeout", latency=2000.0))
-    sit(1, report(latency=5.0))
-    drawn = status.collect(report(later=0))["dependencies"][1].graph
-    assert drawn.failures.count("M") == 1
-    assert drawn.words == "never healthy, failed for about 5 s"
+def test_state_of_a_replaced_worker_gives_the_start_of_the_present_state() -> None:
+    add_worker(1001, report(age=100))
+    worker_states.mark_dead(1001)
+    shown = context.build(report())
+    assert shown["dependencies"][1]["since"] == pytest.approx(time.time() - 100, abs=5)
 
 
-def test_a_reused_report_counts_however_old_it_is() -> None:
-    _clock[0] = time.time() - 60
-    old = report("timeout", later=0)
-    sit(0, old)
-    assert status.collect(old)["verdict"].word == "Not ready"
+def test_outdated_results_do_not_count() -> None:
+    add_worker(1001, report("timeout", age=600))
+    shown = context.build(report())
+    assert shown["overall"]["label"] == "Ready"
+    assert shown["dependencies"][1]["since"] == pytest.approx(time.time(), abs=5)
+
+
+def test_reused_report_counts_whatever_its_age() -> None:
+    assert context.build(report("timeout", age=3600))["overall"]["label"] == "Not ready"
+
+
+def test_graph_has_a_bar_for_each_five_seconds() -> None:
+    worker_states.record(report(latency=3.0))
+    worker_states.record(report("timeout", latency=2000.0))
+    add_worker(1001, report(latency=5.0, age=20))
+    graph = context.build(report("timeout"))["dependencies"][1]["graph"]
+    assert (graph["bars"].count("M"), graph["failures"].count("M")) == (1, 1)
+    assert graph["label"] == "at most 5.0 ms, failed for about 5 s"
+
+
+# Failures
+
+
+def failures_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)]
 
 
 @pytest.mark.django_db
-def test_a_probe_does_not_mind_what_becomes_of_the_history(
-    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(text: str) -> None:
-        raise OSError("no memory")
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (metrics, "measure", "measuring a report failed"),
+        (worker_states, "record", "recording a report failed"),
+    ],
+)
+def test_probe_succeeds_when_its_report_can_not_be_recorded(
+    module: object, name: str, message: str, client: Client, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fail(report: Report) -> None:
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr(workers, "write", broken)
-    with caplog.at_level(logging.ERROR, logger="voiceassist.readiness"):
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR, logger="voiceassist.readiness"):
+        broken.setattr(module, name, fail)
         for _ in range(3):
-            history._shown = 0.0
             assert client.get("/ready").status_code == 200
-    assert len([record for record in caplog.records if "history" in record.getMessage()]) == 1
+    assert failures_logged(caplog) == [message]
+    assert client.get("/ready").status_code == 200  # and a later failure is logged again
+    assert readiness._failing == set()
+
+
+def test_background_thread_survives_a_full_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_text: Callable[..., int] = Path.write_text
+    rounds: list[bool] = []
+
+    def fail(path: Path, text: str) -> int:
+        if len(rounds) < 3:
+            raise OSError("No space left on device")
+        return write_text(path, text)
+
+    def next_round(seconds: float) -> None:
+        rounds.append(True)
+        if len(rounds) == 5:
+            raise SystemExit
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(worker_states, "wait_for_change", next_round)
+    with pytest.raises(SystemExit), caplog.at_level(logging.ERROR, logger="voiceassist.readiness"):
+        readiness._run_in_background()
+    assert failures_logged(caplog) == ["publishing the state of this worker failed"]
+    assert json.loads((folder / f"state_{os.getpid()}.json").read_text())["pid"] == os.getpid()
