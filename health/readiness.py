@@ -6,6 +6,7 @@ No thread is started and no connection is opened before the first call of `runne
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,7 +121,7 @@ def _run_in_background() -> None:
         with _logging_failures("checking for the status page"):
             if worker_states.is_page_open():
                 _runner.report()
-        worker_states.wait_for_change(_HEARTBEAT_INTERVAL)
+        time.sleep(_HEARTBEAT_INTERVAL)
 
 
 def _reset_after_fork() -> None:

@@ -1,8 +1,8 @@
 """Readiness as each worker of the server sees it, for the status page, which any of them may render.
 
 A probe updates only the worker's own WorkerState, in memory. The worker's background thread writes that to a file of
-the runtime folder (see `publish`), and the page reads the files of all workers. The modification time of a file is the
-worker's heartbeat. The master renames the file of a worker that has died, so that the outages it saw stay on the page.
+the runtime folder regularly, so that the modification time of the file is the worker's heartbeat. The page reads the
+files of all workers.
 
     state_17.json     worker 17              worker_count     how many workers there should be
     dead_16.json      worker 16, which died  page_viewed      touched whenever the page is rendered
@@ -16,8 +16,8 @@ import threading
 import time
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from django.conf import settings
 
@@ -26,7 +26,7 @@ from health.multiprocess import runtime_folder
 
 _HEARTBEAT_TIMEOUT = 6.0  # seconds; HEALTH_TIMEOUT is added, because the background thread waits for checks too
 _MAX_AGE = 15.0  # seconds after which a worker's results, or the last view of the page, no longer count
-BUCKET_SECONDS, MAX_BUCKETS = 5, 60  # latencies are kept for five minutes
+BUCKET_SECONDS, MAX_BUCKETS = 5, 60  # latencies of the last five minutes
 _MAX_OUTAGES = 8  # per worker
 _MAX_DEAD_WORKERS = 8
 _MAX_DETAIL = 200  # characters
@@ -36,18 +36,12 @@ SERVER_STARTED_AT = time.time()  # gunicorn's master imports this module
 Bucket = tuple[int, float, bool]  # number since 1970, slowest check in milliseconds, whether one failed
 
 
-@dataclass(slots=True)
-class DependencyState:
-    """What a worker knows of a dependency since its last change. With `until` it is an outage that is over."""
+@dataclass(frozen=True, slots=True)
+class DependencyState(Result):
+    """The latest result of a dependency, and since when it is healthy or fails for this reason."""
 
-    name: str
-    is_critical: bool
-    latency_ms: float
-    reason: str | None  # None: healthy
-    detail: str
-    version: str | None  # of an unhealthy dependency, the last known one
-    since: float  # this and all other times: time.time()
-    until: float | None = None
+    since: float = 0.0  # this and all other times are those of time.time()
+    until: float | None = None  # only of an outage that is over
 
 
 @dataclass(slots=True)
@@ -78,13 +72,13 @@ class WorkerState:
         return ", ".join(failing) or ("all healthy" if self.dependencies else "")
 
 
-_own, _lock, _changed, _last_recorded = WorkerState(), threading.Lock(), threading.Event(), 0.0
+_own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
 
 
 def reset_after_fork() -> None:
     """Forget what the parent process knew, and its lock, which another of its threads may have held."""
-    global _own, _lock, _changed, _last_recorded
-    _own, _lock, _changed, _last_recorded = WorkerState(), threading.Lock(), threading.Event(), 0.0
+    global _own, _lock, _last_recorded
+    _own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
 
 
 def record(report: Report) -> None:
@@ -94,28 +88,19 @@ def record(report: Report) -> None:
         if report.ended <= _last_recorded:
             return
         _last_recorded = report.ended
-        for result in report.results:
-            _record_result(result, report.checked_at.timestamp())
         _own.checked_at, _own.status = report.checked_at.timestamp(), report.status
+        for result in report.results:
+            _record_result(result, _own.checked_at)
 
 
 def _record_result(result: Result, now: float) -> None:
     before = _own.dependencies.get(result.name)
-    has_changed = before is None or before.reason != result.reason
-    if before and has_changed and before.reason:
-        before.until = now
-        _own.past_outages = [*_own.past_outages, before][-_MAX_OUTAGES:]
-    if has_changed:
-        _changed.set()
-    _own.dependencies[result.name] = DependencyState(
-        result.name,
-        result.critical,
-        result.latency_ms,
-        result.reason,
-        result.detail[:_MAX_DETAIL],
-        result.version or (before.version if before else None),
-        now if before is None or has_changed else before.since,
-    )
+    is_same = before is not None and before.reason == result.reason
+    if before and before.reason and not is_same:
+        _own.past_outages = [*_own.past_outages, replace(before, until=now)][-_MAX_OUTAGES:]
+    state = DependencyState(**asdict(result), since=before.since if before and is_same else now)
+    version = result.version or (before.version if before else None)  # the last known one while it is down
+    _own.dependencies[result.name] = replace(state, detail=result.detail[:_MAX_DETAIL], version=version)
     buckets = _own.latencies.setdefault(result.name, [])
     number, slowest, has_failed = int(now // BUCKET_SECONDS), result.latency_ms, not result.healthy
     if buckets and buckets[-1][0] == number:
@@ -140,50 +125,46 @@ def _write(name: str, text: str) -> None:
         os.replace(incomplete, runtime_folder.path / name)
 
 
-def wait_for_change(seconds: float) -> None:
-    """Return after `seconds`, or as soon as a dependency fails or recovers."""
-    _changed.wait(seconds)
-    _changed.clear()
-
-
 def read_all() -> list[WorkerState]:
     """Return the states of all workers, oldest first. This worker's comes from memory."""
     with _lock:
         workers = [deepcopy(_own)]
-    for path in runtime_folder.path.glob("*_*.json") if runtime_folder.path else ():
-        with suppress(OSError, ValueError, TypeError, KeyError):  # renamed in the meantime, or damaged
-            worker = _parse(json.loads(path.read_text()))
-            worker.heartbeat_at, worker.is_dead = path.stat().st_mtime, path.name.startswith("dead_")
-            if worker.is_dead or worker.pid != os.getpid():
-                workers.append(worker)
+    with suppress(OSError):  # no file descriptor is left: the page then shows this worker only
+        for path in runtime_folder.path.glob("*_*.json") if runtime_folder.path else ():
+            with suppress(OSError, ValueError, TypeError, KeyError):  # renamed in the meantime, or damaged
+                worker = _read(path)
+                if worker.is_dead or worker.pid != os.getpid():
+                    workers.append(worker)
     return sorted(workers, key=lambda worker: worker.started_at)
 
 
-def _parse(data: dict[str, Any]) -> WorkerState:
-    dependencies = {name: DependencyState(**state) for name, state in data.pop("dependencies").items()}
-    outages = [DependencyState(**outage) for outage in data.pop("past_outages")]
-    return WorkerState(**data, dependencies=dependencies, past_outages=outages)
+def _read(path: Path) -> WorkerState:
+    data = json.loads(path.read_text())
+    data["heartbeat_at"], data["is_dead"] = path.stat().st_mtime, path.name.startswith("dead_")
+    data["dependencies"] = {name: DependencyState(**state) for name, state in data["dependencies"].items()}
+    data["past_outages"] = [DependencyState(**outage) for outage in data["past_outages"]]
+    return WorkerState(**data)
 
 
 def mark_dead(pid: int) -> None:
-    """Rename the file of a dead worker, and remove the oldest of those. Only the master calls it."""
-    if runtime_folder.path is None:
-        return
+    """Rename the file of a dead worker, whose outages stay on the page, and remove the oldest of those files."""
+    folder = runtime_folder.path
+    assert folder  # only gunicorn's master calls this
     with suppress(FileNotFoundError):  # the worker died before it wrote one
-        os.replace(runtime_folder.path / f"state_{pid}.json", runtime_folder.path / f"dead_{pid}.json")
-    (runtime_folder.path / f"state_{pid}.json.tmp").unlink(missing_ok=True)
-    files = sorted(runtime_folder.path.glob("dead_*.json"), key=lambda path: path.stat().st_mtime)
-    for path in files[:-_MAX_DEAD_WORKERS]:
+        os.replace(folder / f"state_{pid}.json", folder / f"dead_{pid}.json")
+    (folder / f"state_{pid}.json.tmp").unlink(missing_ok=True)
+    for path in sorted(folder.glob("dead_*.json"), key=lambda path: path.stat().st_mtime)[:-_MAX_DEAD_WORKERS]:
         path.unlink()
 
 
 def set_worker_count(count: int) -> None:
-    """Store how many workers the server should have. Only the master calls it."""
     _write("worker_count", str(count))
 
 
 def worker_count() -> int:
-    return int((runtime_folder.path / "worker_count").read_text()) if runtime_folder.path else 1
+    with suppress(OSError):
+        return int((runtime_folder.path / "worker_count").read_text()) if runtime_folder.path else 1
+    return 1
 
 
 def mark_page_viewed() -> None:

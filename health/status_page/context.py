@@ -1,13 +1,13 @@
 """The template context of the status page: the states of all workers, merged.
 
-Workers may disagree, for example when one has run out of file descriptors. The page then shows how many report what.
+Workers may disagree, because each has its own connections. The page then shows how many report what.
 """
 
 import platform
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import django
@@ -17,7 +17,7 @@ from health.check_runner import Report
 from health.checks import WHERE
 from health.checks.failure_reasons import HINTS
 from health.multiprocess import draining, worker_states
-from health.multiprocess.worker_states import DependencyState, WorkerState
+from health.multiprocess.worker_states import WorkerState
 from health.status_page import sparkline
 
 _MAX_OUTAGES = 8
@@ -77,25 +77,20 @@ def _merge_outages(workers: list[WorkerState], now: float) -> list[dict[str, Any
     """
     merged: list[dict[str, Any]] = []
     latest: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for outage, worker in sorted(_outages(workers), key=lambda pair: pair[0].since):
+    states = [(state, worker) for worker in workers for state in [*worker.past_outages, *worker.dependencies.values()]]
+    for outage, worker in sorted(states, key=lambda pair: pair[0].since):
+        if outage.healthy:
+            continue
         # A worker that no longer checks can't report the recovery: its outage lasts until its last check.
         until = outage.until or (now if worker.is_current else worker.checked_at)
         row = latest.get((outage.name, outage.reason))
         if row is None or outage.since > row["until"] + _SAME_OUTAGE:
-            row = {"name": outage.name, "reason": outage.reason, "detail": outage.detail}
-            row |= {"since": outage.since, "until": until, "workers": set()}
+            row = {**asdict(outage), "until": until, "workers": set()}
             latest[outage.name, outage.reason] = row
             merged.append(row)
         row["until"] = max(row["until"], until)
         row["workers"].add(worker.pid)
     return merged[::-1]
-
-
-def _outages(workers: list[WorkerState]) -> Iterator[tuple[DependencyState, WorkerState]]:
-    for worker in workers:
-        for state in [*worker.past_outages, *worker.dependencies.values()]:
-            if state.reason:
-                yield state, worker
 
 
 def _dependency(
@@ -115,8 +110,8 @@ def _dependency(
     endpoint = WHERE[name]()
     return {
         "name": name,
-        "is_critical": shown.is_critical,
-        "severity": "ok" if not failing else "error" if shown.is_critical else "warning",
+        "is_critical": shown.critical,
+        "severity": "ok" if not failing else "error" if shown.critical else "warning",
         "label": label if len(failing) in (0, len(states)) else f"{label} in {len(failing)} of {len(states)} workers",
         "problems": [(reason, HINTS[reason], details[reason], count) for reason, count in reasons.items()],
         "reasons": ", ".join(reasons),

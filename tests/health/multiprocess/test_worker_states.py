@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,20 @@ def test_damaged_and_missing_files_are_skipped(folder: Path) -> None:
     assert {worker.pid for worker in worker_states.read_all()} == {100, os.getpid()}
 
 
-def test_all_is_kept_in_memory_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_state_is_readable_without_file_descriptors() -> None:
+    worker_states.set_worker_count(2)
+    add_worker(100, report())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        pids, worker_count = [worker.pid for worker in worker_states.read_all()], worker_states.worker_count()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (pids, worker_count) == ([os.getpid()], 1)
+    assert len(worker_states.read_all()) == worker_states.worker_count() == 2
+
+
+def test_state_is_in_memory_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_folder, "path", None)
     worker_states.record(report("timeout"))
     worker_states.publish()
@@ -276,7 +290,7 @@ def test_background_thread_survives_a_full_disk(
             raise SystemExit
 
     monkeypatch.setattr(Path, "write_text", fail)
-    monkeypatch.setattr(worker_states, "wait_for_change", next_round)
+    monkeypatch.setattr("health.readiness.time.sleep", next_round)
     with pytest.raises(SystemExit), caplog.at_level(logging.ERROR, logger="voiceassist.readiness"):
         readiness._run_in_background()
     assert failures_logged(caplog) == ["publishing the state of this worker failed"]
