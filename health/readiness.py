@@ -109,7 +109,7 @@ def runner() -> Runner:
 def start_background_thread() -> None:
     """Publish the state of this worker regularly, and keep it up to date while the status page is open.
 
-    Otherwise the page would show what the worker found when it was last probed, which may be long ago.
+    Otherwise the page would show the results of the worker's last probe, which may be old.
     """
     threading.Thread(target=_run_in_background, name="readiness", daemon=True).start()
 
@@ -130,5 +130,5 @@ def _reset_after_fork() -> None:
     worker_states.reset_after_fork()
 
 
-# The child has none of its parent's threads, and a lock that one of them held would stay locked.
+# A child has none of its parent's threads, and a lock of such a thread would stay locked.
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -76,7 +76,7 @@ _own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
 
 
 def reset_after_fork() -> None:
-    """Forget what the parent process knew, and its lock, which another of its threads may have held."""
+    """Start with an empty state and a new lock, because another thread of the parent may have locked the old one."""
     global _own, _lock, _last_recorded
     _own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
 

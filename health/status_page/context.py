@@ -102,9 +102,9 @@ def _dependency(
     reasons = Counter(state.reason for state in failing if state.reason)
     details = {state.reason: state.detail for state in failing}
     shown = (failing or states)[0]
-    # The state began before this worker did, if an earlier worker saw it too and no outage began or ended since then.
+    # An earlier worker may have seen the state first, unless an outage started or ended in the meantime.
     earlier = [worker.dependencies[name] for worker in workers if name in worker.dependencies]
-    began = min(state.since for state in earlier if bool(state.reason) == bool(failing))
+    first_seen = min(state.since for state in earlier if bool(state.reason) == bool(failing))
     changes = [row["since"] if row["until"] == now else row["until"] for row in outages if row["name"] == name]
     label = "Unhealthy" if failing else "Healthy"
     endpoint = WHERE[name]()
@@ -116,7 +116,7 @@ def _dependency(
         "problems": [(reason, HINTS[reason], details[reason], count) for reason, count in reasons.items()],
         "reasons": ", ".join(reasons),
         "worker_count": len(states),
-        "since": max([began, *changes]),
+        "since": max([first_seen, *changes]),
         "latency_ms": max(state.latency_ms for state in states),
         "version": next((state.version for state in states if state.version), None),
         "endpoint": endpoint,

@@ -1,4 +1,4 @@
-"""Metrics: summed over all processes, also when workers die, and bounded whatever clients send."""
+"""Metrics: summed over all processes, also when workers die. Clients can't create series."""
 
 import os
 import re
@@ -149,7 +149,7 @@ def test_counters_survive_dead_workers_and_files_do_not_pile_up(app: VoiceAssist
                 count = request_count(app)
             except (AssertionError, KeyError) as error:
                 errors.append(str(error))
-            except Exception:  # the worker that answers was killed
+            except Exception:  # the worker with the connection was killed
                 continue
             else:
                 if count < counts[-1]:

@@ -330,7 +330,7 @@ def test_worker_started_while_draining_drains() -> None:
 
 
 def test_quit_signal_during_a_submit_does_not_deadlock() -> None:
-    """The thread pool's lock is held when a signal interrupts `submit`."""
+    """A signal that interrupts `submit` arrives while the lock of the thread pool is locked."""
     worker = Worker(1, os.getpid(), [], None, 1, Config(), None)
     worker.tpool = ThreadPoolExecutor(1)
     worker.method_queue.init()

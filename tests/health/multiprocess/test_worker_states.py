@@ -1,4 +1,4 @@
-"""The state that each worker shares: complete files whatever dies, bounded, never a reason for a failing probe."""
+"""The states that workers share: complete files after a kill, bounded size, no effect on probes when a write fails."""
 
 import json
 import logging
@@ -177,8 +177,8 @@ def test_older_report_does_not_overwrite_a_later_one() -> None:
 
 def test_disagreeing_workers_are_counted() -> None:
     worker_states.set_worker_count(3)
-    add_worker(1001, report("timeout", detail="no answer"))
-    add_worker(1002, report("timeout", detail="no answer"), silent_for=60)
+    add_worker(1001, report("timeout", detail="no response"))
+    add_worker(1002, report("timeout", detail="no response"), silent_for=60)
     healthy = report()
     shown = context.build(healthy)
     assert shown["overall"]["label"] == "Workers disagree"

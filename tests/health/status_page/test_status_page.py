@@ -305,7 +305,7 @@ def test_page_shows_every_worker_and_outages_that_dead_ones_saw(database: str, r
         closing(log_in(app)) as staff,
     ):
         redis.kill()
-        # One connection, so one worker answers. The other one also runs checks while the page is open.
+        # Only one worker has the connection. The other one also runs checks, because the page is open.
         assert succeeds_within(10, lambda: staff.get(FRAGMENT).text.count("redis: connection_refused") == 2)
         redis.start()
         assert succeeds_within(10, lambda: staff.get(FRAGMENT).text.count("all healthy") == 2)
