@@ -75,6 +75,8 @@ def nworkers_changed(server: Any, count: int, before: int | None) -> None:
 
 
 def on_starting(server: Any) -> None:
+    if runtime_folder.path is None:
+        sys.exit("voiceassist: The configuration file imports voiceassist.gunicorn. It has to call start() as well.")
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 

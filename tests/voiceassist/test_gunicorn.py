@@ -360,6 +360,15 @@ def test_import_has_no_side_effects() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
+def test_configuration_without_start_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.py"
+    config.write_text("from voiceassist.gunicorn import *\n")
+    command = [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", "127.0.0.1:0", "voiceassist.wsgi"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "has to call start() as well" in done.stderr
+
+
 def test_message_that_can_not_be_formatted_is_logged_with_its_place(tmp_path: Path) -> None:
     config = tmp_path / "gunicorn.py"
     config.write_text(
