@@ -1,9 +1,4 @@
-"""Takes probes and the status page to their views past the middleware that they have no use for.
-
-What follows the first would refuse a pod's address as host, or redirect to HTTPS; what follows the second may ask the
-database or Redis for a web session. A probe has to be answered when none of that is well, and the status page when the
-last is not.
-"""
+"""Probes before all other middleware, and the cookie that keeps the status page open to staff during an outage."""
 
 from collections.abc import Callable
 
@@ -11,11 +6,17 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import resolve
 
 from core.http.error_handlers import in_admin
-from health.status_page import access as passes
-from health.urls import status_urlpatterns, urlpatterns
+from health.status_page import access
+from health.urls import urlpatterns
 
 
 class ProbeMiddleware:
+    """Pass probes directly to their views.
+
+    The middleware that follows would refuse the address of a pod as host, or redirect to HTTPS, or query the database
+    or Redis for a session.
+    """
+
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
         paths = [f"/{pattern.pattern}" for pattern in urlpatterns]
@@ -29,24 +30,18 @@ class ProbeMiddleware:
         request.quiet_success = True  # type: ignore[attr-defined]  # read by core.http.request_logging
         response: HttpResponse = match.func(request)
         if hasattr(response, "render"):
-            response.render()  # Django renders only what comes through its own view handling
+            response.render()  # Django renders only responses of its own view handling
         return response
 
 
-class StatusMiddleware:
-    """Answers the status page, and gives staff the pass for it with every page of the admin."""
+class StatusAccessMiddleware:
+    """Set the access cookie of the status page on every other admin response to staff."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        paths = [f"/{pattern.pattern}" for pattern in status_urlpatterns]
-        self.matches = {path: resolve(path) for path in paths}
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        match = self.matches.get(request.path_info)
-        if match is not None:
-            request.resolver_match = match
-            return match.func(request)  # type: ignore[no-any-return]
         response = self.get_response(request)
-        if in_admin(request):
-            passes.give(request, response)
+        if in_admin(request) and not request.path_info.startswith(access.PATH):
+            access.set_cookie(request, response)
         return response

@@ -1,12 +1,14 @@
-"""The readiness of this process: the one runner of its checks, what it tells the log and the metrics, and the report.
+"""The readiness of this process: the only runner of its checks, and what is logged and recorded of its reports.
 
-A process starts no thread and opens no connection here before somebody asks.
+No thread is started and no connection is opened before the first call of `runner().report()`.
 """
 
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -17,17 +19,15 @@ from core.clients import redis_url
 from health import metrics
 from health.check_runner import Report, Runner
 from health.checks import checks, failure_reasons
-from health.multiprocess import check_history as history
-from health.multiprocess import draining
-from health.multiprocess import worker_slots as workers
+from health.multiprocess import draining, worker_states
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
 
-_EVERY = 2.0  # seconds between two signs of life of a worker
+_HEARTBEAT_INTERVAL = 2.0  # seconds
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Returns the reason and a detail without credentials."""
+    """Return the reason of a failure, and a detail without credentials."""
     reason, detail = failure_reasons.explain(error)
     for secret in _secrets():
         detail = detail.replace(secret, "***")
@@ -44,7 +44,7 @@ def status(report: Report) -> str:
 
 
 def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
-    """Returns the contract's report. What a failure was is only `for_staff`: an anonymous client gets the reason."""
+    """Return the report of the contract. Details and versions are included only `for_staff`."""
     return {
         "status": status(report),
         "dependencies": {
@@ -62,72 +62,73 @@ def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
 
 
 def observe(before: Report | None, now: Report) -> None:
-    """Measures every report and logs what changed: a line a change, not a line a probe."""
-    metrics.measure(now)
-    _remember(now)
+    """Record a new report, and log each dependency that changed since the report before it."""
+    with _logging_failures("measuring a report"):
+        metrics.measure(now)
+    with _logging_failures("recording a report"):
+        worker_states.record(now)
     known = {result.name: result for result in before.results} if before else {}
     for result in now.results:
         last = known.get(result.name)
         if result.reason == (last.reason if last else None):
             continue
-        was = last.status if last else "unknown"
-        state = f"unhealthy ({result.reason})" if result.reason else "healthy"
+        old_state = last.status if last else "unknown"
+        new_state = f"unhealthy ({result.reason})" if result.reason else "healthy"
         level = logging.ERROR if result.reason else logging.INFO
-        log.log(level, f"{result.name}: {was} → {state}", detail=result.detail)
+        log.log(level, f"{result.name}: {old_state} → {new_state}", detail=result.detail)
 
 
-_forgetful = False
+_failing: set[str] = set()  # what failed when it was last tried
 
 
-def _remember(report: Report) -> None:
-    """A probe is answered whatever becomes of the history, and it tells the log of that once."""
-    global _forgetful
+@contextmanager
+def _logging_failures(name: str) -> Iterator[None]:
+    """Log an exception, once until the block succeeds again. A full disk must not fail a probe."""
     try:
-        history.record(report)
-        _forgetful = False
+        yield
+        _failing.discard(name)
     except Exception:
-        if not _forgetful:
-            log.exception("the status page's history can't be written")
-        _forgetful = True
+        if name not in _failing:
+            log.exception(f"{name} failed")
+        _failing.add(name)
 
 
-def _make() -> Runner:
+def _make_runner() -> Runner:
     timeout, max_age = settings.HEALTH_TIMEOUT, settings.HEALTH_MAX_AGE
     return Runner(checks(), timeout=timeout, max_age=max_age, explain=explain, observe=observe)
 
 
-_runner = _make()
+_runner = _make_runner()
 
 
 def runner() -> Runner:
-    """Returns the one of this process."""
+    """Return the runner of this process."""
     return _runner
 
 
-def follow() -> None:
-    """In a worker of a server: from now on it gives signs of life, and checks while somebody looks at all workers.
+def start_background_thread() -> None:
+    """Publish the state of this worker regularly, and keep it up to date while the status page is open.
 
-    Otherwise it would show on the status page what it found when it was last probed, which may be long ago.
+    Otherwise the page would show the results of the worker's last probe, which may be old.
     """
-    threading.Thread(target=_follow, name="follow", daemon=True).start()
+    threading.Thread(target=_run_in_background, name="readiness", daemon=True).start()
 
 
-def _follow() -> None:
+def _run_in_background() -> None:
     while True:
-        workers.beat()
-        try:
-            if workers.watched():
+        with _logging_failures("publishing the state of this worker"):
+            worker_states.publish()
+        with _logging_failures("checking for the status page"):
+            if worker_states.is_page_open():
                 _runner.report()
-        except Exception:  # a probe that meets it answers 500; this goes on
-            log.exception("the checks for the status page failed")
-        time.sleep(_EVERY)
+        time.sleep(_HEARTBEAT_INTERVAL)
 
 
-def _renew() -> None:
+def _reset_after_fork() -> None:
     global _runner
-    _runner = _make()
-    history.renew()
+    _runner = _make_runner()
+    worker_states.reset_after_fork()
 
 
-# A process that was forked after somebody asked has none of its parent's threads, and may have its lock.
-os.register_at_fork(after_in_child=_renew)
+# A child has none of its parent's threads, and a lock of such a thread would stay locked.
+os.register_at_fork(after_in_child=_reset_after_fork)

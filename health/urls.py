@@ -1,8 +1,8 @@
-"""The probes' paths, and those of the status page. health.middleware answers both before any routing."""
+"""URL patterns of the probes and of the status page. health.middleware answers the probes before URL routing."""
 
 from django.urls import path
 
-from health.status_page import views as status_views
+from health.status_page import views
 from health.views import LivenessView, MetricsView, ReadinessView
 
 urlpatterns = [
@@ -12,6 +12,6 @@ urlpatterns = [
 ]
 
 status_urlpatterns = [
-    path("admin/status/", status_views.page, name="status"),
-    path("admin/status/part", status_views.part, name="status-part"),
+    path("admin/status/", views.page, name="status"),
+    path("admin/status/part", views.fragment, name="status-fragment"),
 ]

@@ -20,7 +20,7 @@ from core.api.error_codes import ErrorCode
 from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from health import metrics, readiness
 from health.check_runner import Report, Result
-from health.multiprocess import draining, metric_files
+from health.multiprocess import draining, metric_files, runtime_folder
 from health.serializers import LivenessSerializer, ReportSerializer
 
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
@@ -107,7 +107,7 @@ class MetricsView(ProbeView):
     def get(self, request: Request) -> HttpResponse:
         if settings.METRICS_TOKEN:
             self._authorize(request)
-        text = prometheus_client.generate_latest(_AllProcesses() if metric_files.folder else prometheus_client.REGISTRY)
+        text = prometheus_client.generate_latest(_AllProcesses() if runtime_folder.path else prometheus_client.REGISTRY)
         return HttpResponse(text, content_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
 
     @staticmethod

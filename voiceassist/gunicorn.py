@@ -1,6 +1,7 @@
-"""How the server runs: `gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application`.
+"""Gunicorn's configuration: `gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application`.
 
-Read by gunicorn's master before it forks a worker. A setting that is wrong ends it here, in one line.
+Gunicorn executes this file in the master, before it loads the application and forks workers. Importing it changes
+nothing: a configuration file that imports from this one has to call `start` itself.
 """
 
 import gc
@@ -8,50 +9,74 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
 
-from health.multiprocess import draining, metric_files
-from health.multiprocess import worker_slots as seats
+from health.multiprocess import draining, metric_files, runtime_folder, worker_states
 from voiceassist import settings
 from voiceassist.logs.config import StderrToLog, configure
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker is loaded before the application
 
 bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
-preload_app = True  # workers share the master's memory, and a broken application ends the start
-timeout = 30  # seconds without a sign of life from a worker
-graceful_timeout = 30  # seconds for requests in flight, once drained
-keepalive = 75  # seconds, above the idle timeout of usual load balancers (60)
-# The default is on disk, where a slow disk makes workers look dead.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
-control_socket_disable = True  # it would be made under the home directory, which may be read-only
-# X-Forwarded-Proto is Django's to read, and only under BEHIND_PROXY.
-secure_scheme_headers: dict[str, str] = {}
-settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # no other output needs it, as a command's does
-configure(settings.LOGGING)
-if settings.LOG_FORMAT == "json":
-    sys.stderr = StderrToLog()
+preload_app = True  # workers share the memory of the master, and an application that can't be loaded ends the start
+timeout = 30  # seconds without a heartbeat after which a worker is killed
+graceful_timeout = 30  # seconds for requests in flight, after draining
+keepalive = 75  # seconds, above the idle timeout of common load balancers (60)
+worker_tmp_dir = str(runtime_folder.parent())  # of gunicorn's heartbeats, which a slow disk would delay
+control_socket_disable = True  # gunicorn would create it in the home directory, which may be read-only
+secure_scheme_headers: dict[str, str] = {}  # Django reads X-Forwarded-Proto, and only under BEHIND_PROXY
 logconfig_dict = settings.LOGGING
+
+# Signals that stop a worker.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
-    access_log_enabled = False  # core.http.request_logging logs requests; this would format each and throw it away
+    access_log_enabled = False  # core.http.request_logging logs requests; gunicorn would format lines and drop them
 
 
-metric_files.create()
+def start() -> None:
+    """Change this process into a server: environment, log, runtime folder. A second call, at a reload, does nothing."""
+    if runtime_folder.path is not None:
+        return
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker class is imported first
+    settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # a command needs stdout for its own output
+    configure(settings.LOGGING)
+    if settings.LOG_FORMAT == "json":
+        sys.stderr = StderrToLog()
+    # Not in our log lines: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
+    runtime_folder.create()
 
-# What no line of the log tells is not found out for each: https://docs.python.org/3/howto/logging.html#optimization
-logging._srcfile = None
-logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+def _unblock_stop_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+@contextmanager
+def _logging_failures(message: str) -> Iterator[None]:
+    """Log an exception instead of raising it: in a hook it would end the master, and all workers with it."""
+    try:
+        yield
+    except Exception:
+        logging.getLogger("voiceassist.server").exception(message)
+
+
+def nworkers_changed(server: Any, count: int, before: int | None) -> None:
+    with _logging_failures("the number of workers could not be stored"):
+        worker_states.set_worker_count(count)
 
 
 def on_starting(server: Any) -> None:
+    if runtime_folder.path is None:
+        sys.exit("voiceassist: The configuration file imports voiceassist.gunicorn. It has to call start() as well.")
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 
@@ -59,7 +84,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Puts draining before gunicorn's own handling of SIGTERM, which closes the sockets first."""
+    """Make SIGTERM drain first. Gunicorn's own handler closes the listening sockets at once."""
 
     def drain(signum: int, frame: FrameType | None) -> None:
         if draining.is_draining() or settings.DRAIN_SECONDS == 0:
@@ -73,29 +98,23 @@ def when_ready(server: Any) -> None:
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGALRM, stop)
-    # What is loaded by now stays: the collector of a worker need not write to these pages, which they all share.
+    # The garbage collector of a worker must not write to the pages that it shares with the master.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)  # nor look for cycles several times a request, which leaves few
-
-
-# A worker has its master's handlers until it has made its own: a signal that tells it to stop in that moment would be
-# lost, and the master would wait for it for `graceful_timeout`. So it is born with these kept back.
-_STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
-os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING))
-
-
-def nworkers_changed(server: Any, count: int, before: int | None) -> None:
-    seats.configure(count)
+    gc.set_threshold(10_000, 20, 20)  # instead of several passes in a request, which creates few reference cycles
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    worker.seat = seats.reserve()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    """Block the stop signals across the fork.
+
+    Until a worker has installed its own handlers it has the master's, which would lose the signal; the master would
+    then wait for `graceful_timeout`. post_worker_init unblocks them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    from core.metrics import DATABASE_CONNECTIONS  # not before metric_files.create()
+    from core.metrics import DATABASE_CONNECTIONS  # imports prometheus_client, which needs the runtime folder
 
     DATABASE_CONNECTIONS.labels("max").set(settings.WEB_THREADS)
     if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
@@ -107,9 +126,8 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     from health import readiness
 
-    seats.take(worker.seat)
-    readiness.follow()  # its thread keeps these signals blocked, so that they wake the main one
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    readiness.start_background_thread()  # it inherits the blocked signals, so that only the main thread handles them
+    _unblock_stop_signals()
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -120,12 +138,15 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    seats.leave(worker.seat)
-    try:
+    with _logging_failures("the state of a dead worker could not be stored"):
+        worker_states.mark_dead(worker.pid)
+    with _logging_failures("the metrics of a dead worker could not be merged"):
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
-    except Exception:  # it would end the master, and all workers with it
-        logging.getLogger("voiceassist.metrics").exception("metrics of a dead worker are not merged")
 
 
 def on_exit(server: Any) -> None:
-    metric_files.remove()
+    runtime_folder.remove()
+
+
+if __name__ == "__config__":  # executed by gunicorn
+    start()

@@ -1,11 +1,11 @@
-"""Gunicorn's threaded worker, with threads for probes and our own answer to a request that can't be read.
+"""Gunicorn's threaded worker, with separate threads for probes and error responses that never quote the request.
 
-Probes have threads of their own, so that they are answered while every other thread waits for a database or a client.
-Gunicorn gives a connection to a thread before it knows what is asked; here the connection waits in the poller until its
-first bytes are there, and these decide which threads get it.
+Probes are answered while every other thread waits for a database or a client. Gunicorn gives a connection to a thread
+before the request has arrived. Here the connection waits in the poller until its first bytes have arrived, and these
+select the thread pool.
 
-Gunicorn's own log line and page about a malformed request quote the header, the path or the method that was wrong. Ours
-name the kind.
+Gunicorn's log line and response for a malformed request quote its path, method or headers, which may contain personal
+data. Ours name only the kind of error.
 """
 
 import json
@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from selectors import EVENT_READ
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -29,12 +30,11 @@ from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
-_PEEK = 4096  # bytes; a probe's whole head fits
+_PEEK = 4096  # bytes; the complete head of a probe fits
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(health|ready|metrics)/?[ ?]")
 _BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _FIRST_BYTES_TIMEOUT = 15.0  # seconds; browsers open connections that they may never use
-# Liveness never waits for anything, readiness for as long as HEALTH_TIMEOUT; a slow /ready must not hold up /health.
-# Threads are started when they are needed.
+# Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health. Threads start on demand.
 _PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
 
 
@@ -47,7 +47,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread as soon as its request has begun to arrive."""
+        """Give a connection to a thread as soon as the first bytes of its request have arrived."""
         start = _first_bytes(conn.sock)
         if start is None and not conn.initialized:
             self._wait_in_poller(conn)
@@ -58,25 +58,33 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _wait_in_poller(self, conn: Any) -> None:
-        """Do at once what gunicorn does with a connection from which nothing has come for 5 seconds."""
+        """Register the connection with the poller, as gunicorn does after 5 seconds without data."""
         conn.sock.setblocking(False)
         conn.timeout = time.monotonic() + _FIRST_BYTES_TIMEOUT
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Called when the worker stops: connections from which nothing has come need not be waited for longer."""
+        """Also cap connections without a request, which would delay the stop. Gunicorn calls this when it stops."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Exit from the main loop instead of the signal handler.
+
+        Gunicorn shuts the thread pool down and exits here. If the signal interrupts `submit`, whose lock is not
+        reentrant, that deadlocks, and the master kills the worker only after `graceful_timeout`.
+        """
+        self.method_queue.defer(super().handle_quit, sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         trace_id = trace_id_from_headers()
         set_trace_id(trace_id)
         try:
-            # A header that the application sets is of its own making.
-            ours = isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName)
-            if isinstance(exc, ParseException) and not ours:
+            # An invalid response header is a defect of the application, not a malformed request.
+            is_defect = isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName)
+            if isinstance(exc, ParseException) and not is_defect:
                 code = ErrorCode.BAD_REQUEST
                 log.warning("malformed request", error=type(exc).__name__)
             else:
@@ -94,10 +102,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _probe_in(start: bytes) -> bytes:
-    """Return which probe a request is, b"" for any other.
+    """Return the name of the probe, b"" for any other request.
 
-    Its head has to be complete, and it may announce no body: a client that lets us wait for the rest of its request
-    would hold up the probes behind it.
+    A request with an incomplete head or with a body is not a probe, because a client that never sends the rest would
+    hold a thread of the probes.
     """
     probe = _PROBE.match(start)
     head, end, _ = start.partition(b"\r\n\r\n")
@@ -105,10 +113,10 @@ def _probe_in(start: bytes) -> bytes:
 
 
 def _first_bytes(sock: socket.socket) -> bytes | None:
-    """Return the first bytes that have arrived and leave them there; None if there are none yet."""
+    """Return the first bytes without consuming them, None if none have arrived."""
     try:
         return sock.recv(_PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except OSError:
-        return b""  # the thread that gets it will meet the same error and close it
+        return b""  # the thread that handles the connection gets the same error and closes it

@@ -158,7 +158,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "health.middleware.StatusMiddleware",  # serves the status page without the database and Redis
+    "health.middleware.StatusAccessMiddleware",  # sets a cookie that opens the status page while the database is down
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "core.auth.session_expiry.AuthenticationMiddleware",

@@ -1,4 +1,4 @@
-"""What gunicorn serves."""
+"""The WSGI application, which gunicorn serves."""
 
 import os
 
@@ -10,6 +10,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
 if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
     from voiceassist import tracing
 
-    tracing.instrument()  # before the application is made: it adds a middleware
+    tracing.instrument()  # adds a middleware, so it must run before the application is created
 
 application = get_wsgi_application()

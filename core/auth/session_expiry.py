@@ -58,7 +58,8 @@ def _touch_or_expire(request: Any, user: Any) -> bool:
     if is_expired(session):
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
         return False
-    if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL:
+    # A page that refreshes itself must not keep an unattended login alive.
+    if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL and not getattr(request, "is_automatic_refresh", False):
         session[LAST_SEEN_KEY] = now
         try:
             session.save()

@@ -1,6 +1,6 @@
-"""Has the server been told to stop? One byte that the master and all its workers share.
+"""Whether the server is draining: one byte of memory that the master and all workers share.
 
-`voiceassist.gunicorn` imports this in the master, so that every worker it forks has the same page of memory.
+`voiceassist.gunicorn` imports this in the master, so that every worker inherits the same page of memory.
 """
 
 import mmap

@@ -1,108 +1,88 @@
-"""The files in which the processes of one server keep what they measure, as prometheus_client writes them.
+"""Metrics of all processes of one server, in the files that prometheus_client writes to the runtime folder.
 
-    counter_17.db  histogram_17.db  gauge_livesum_17.db     of a process, one of each kind
+    counter_17.db  histogram_17.db  gauge_livesum_17.db     of process 17, one file of each kind
     counter_merged.db  histogram_merged.db                  of all workers that have died
 
-The master adds the files of a worker that died to the merged ones. Who reads meanwhile reads again: both know of it by
-one byte that they share, so the master never waits for a worker, not even for one that is frozen while it reads.
+The master adds the files of a dead worker to the merged ones, otherwise they would pile up. A reader that overlaps a
+merge reads again: a byte in shared memory counts the merges, so that the master never waits for a reader, not even for
+a frozen one.
 
-prometheus_client reads `PROMETHEUS_MULTIPROC_DIR` at its first import, so it is imported here by who needs it.
+prometheus_client is imported in functions only, because at its first import the runtime folder must exist.
 """
 
-import fcntl
+import logging
 import mmap
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from health.multiprocess import runtime_folder
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-_PREFIX = "voiceassist-metrics-"
-_TRIES = 200
+log = logging.getLogger("voiceassist.metrics")
 
-folder: Path | None = None  # of this server; None outside of gunicorn
-_merges = mmap.mmap(-1, 1)  # counts beginnings and ends: odd while the master merges
+_MAX_READS = 200
+_RETRY_INTERVAL = 0.005  # seconds
 
-
-def create() -> None:
-    """Makes the folder, and removes those that killed servers have left.
-
-    A folder is locked as long as the master or a worker lives: workers inherit the lock, the kernel frees it.
-    """
-    global folder
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or in use
-            lock = os.open(left, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(lock)
-    while folder is None:
-        made = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(os.open(made, os.O_RDONLY), fcntl.LOCK_SH)
-        if made.exists():  # else another server that starts right now took it for one that is left
-            folder = made
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-
-
-def remove() -> None:
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+_merges = mmap.mmap(-1, 1)  # incremented at the start and at the end of a merge: odd while one is running
 
 
 def read() -> "Iterable[Metric]":
-    """Returns what all processes have measured, those that died included, each value once."""
+    """Return the metrics of all processes, dead ones included. Raise RuntimeError if merges never pause."""
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    for _ in range(_TRIES):
+    for _ in range(_MAX_READS):
         before = _merges[0]
         if before % 2 == 0:
             with suppress(FileNotFoundError):
-                # A process that has just made its file has nothing in it yet.
+                # A file is empty until its process has initialised it.
                 files = [str(path) for path in _files() if path.stat().st_size]
                 metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
                 if _merges[0] == before:
                     return metrics
-        time.sleep(0.005)
-    raise RuntimeError("workers die faster than their metrics can be read")
+        time.sleep(_RETRY_INTERVAL)
+    raise RuntimeError("Could not read a consistent snapshot of the metric files. Workers die too often.")
 
 
 def merge(alive: Collection[int]) -> None:
-    """Adds up the files of processes other than `alive`. Only the master may call it."""
+    """Merge the files of processes that are not `alive`. Only the master may call it.
+
+    A file that can't be merged is logged and removed, because it would fail every scrape from now on.
+    """
     _merges[0] = (_merges[0] + 1) % 256
     try:
         for path in _files():
-            process = path.stem.rpartition("_")[2]
-            if process.isdecimal() and int(process) not in alive:
+            pid = path.stem.rpartition("_")[2]
+            if not pid.isdecimal() or int(pid) in alive:
+                continue
+            try:
                 if path.stat().st_size and not path.name.startswith("gauge_live"):
-                    _add(path, path.with_stem(path.stem.replace(process, "merged")))
-                path.unlink()
+                    _add(path, path.with_stem(path.stem.replace(pid, "merged")))
+            except Exception:
+                log.exception("metrics of a dead worker are lost: %s could not be merged", path.name)
+            path.unlink()
     finally:
         _merges[0] = (_merges[0] + 1) % 256
 
 
 def _files() -> Iterable[Path]:
-    assert folder
-    return list(folder.glob("*.db"))
+    assert runtime_folder.path
+    return list(runtime_folder.path.glob("*.db"))
 
 
-def _add(path: Path, merged: Path) -> None:
+def _add(path: Path, merged_path: Path) -> None:
     from prometheus_client.mmap_dict import MmapedDict
 
     values = list(MmapedDict.read_all_values_from_file(path))  # type: ignore[no-untyped-call]
-    into = MmapedDict(str(merged))  # type: ignore[no-untyped-call]
+    merged = MmapedDict(str(merged_path))  # type: ignore[no-untyped-call]
     for key, value, timestamp, _ in values:
-        known, known_timestamp = into.read_value(key)  # type: ignore[no-untyped-call]
+        merged_value, merged_timestamp = merged.read_value(key)  # type: ignore[no-untyped-call]
         if not path.name.startswith("gauge"):
-            into.write_value(key, known + value, 0.0)  # type: ignore[no-untyped-call]
-        elif timestamp > known_timestamp:  # of gauges that outlive their process we have only "mostrecent"
-            into.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
-    into.close()  # type: ignore[no-untyped-call]
+            merged.write_value(key, merged_value + value, 0.0)  # type: ignore[no-untyped-call]
+        elif timestamp > merged_timestamp:  # a "mostrecent" gauge, the only kind that outlives its process
+            merged.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+    merged.close()  # type: ignore[no-untyped-call]

@@ -1,18 +1,13 @@
-"""What the status page shows: what all workers of this server found, put together.
+"""The template context of the status page: the states of all workers, merged.
 
-    collect       the template's context, of these:
-    Verdict       of the server as a whole
-    Dependency    a row with its Problems and its graph
-    Worker        another row
-
-Workers may disagree: one may have no file descriptor left. The page says how many say what.
+Workers may disagree, because each has its own connections. The page then shows how many report what.
 """
 
 import platform
 import socket
 import time
-from dataclasses import dataclass
-from datetime import datetime
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import django
@@ -21,162 +16,110 @@ from django.conf import settings
 from health.check_runner import Report
 from health.checks import ENDPOINTS
 from health.checks.failure_reasons import HINTS
-from health.multiprocess import check_history as history
-from health.multiprocess import draining
-from health.multiprocess import worker_slots as workers
-from health.multiprocess.check_history import moment, wall_clock
-from health.status_page import sparkline as graph
-from health.status_page.worker_states import Outage, Voice, hear, outages
+from health.multiprocess import draining, worker_states
+from health.multiprocess.worker_states import WorkerState
+from health.status_page import sparkline
 
-WATCHED_FOR = 15.0  # seconds after the last look
-_OUTAGES = 8
+_MAX_OUTAGES = 8
+_SAME_OUTAGE = 15.0  # seconds between the outages that two workers saw, within which they count as one
 
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Of the whole server, in words, and how it looks: never by colour alone."""
-
-    word: str
-    means: str
-    look: str  # well, look, bad
-    mark: str
-
-
-VERDICTS = {
-    "ready": Verdict("Ready", "All that the server depends on is healthy.", "well", "✓"),
-    "degraded": Verdict("Degraded", "The server works, without something optional.", "look", "!"),
-    "not_ready": Verdict("Not ready", "The server can't do without what fails: /ready answers 503.", "bad", "✕"),
-    "draining": Verdict(
-        "Draining", "The server was told to stop: it finishes what is in flight, then ends.", "look", "!"
-    ),
-    "mixed": Verdict("Workers disagree", "Something fails for some of them and not for others.", "bad", "!"),
+# The label, an explanation, and the CSS class, which also decides the icon.
+OVERALL_STATUSES = {
+    "ready": ("Ready", "All dependencies are healthy.", "ok"),
+    "degraded": ("Degraded", "An optional dependency is down. The server works without it.", "warning"),
+    "not_ready": ("Not ready", "A critical dependency is down: /ready returns 503.", "error"),
+    "draining": ("Draining", "The server is shutting down. It finishes the requests in flight, then exits.", "warning"),
+    "mixed": ("Workers disagree", "A dependency fails in some workers and not in others.", "error"),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What some workers say is wrong."""
-
-    reason: str
-    hint: str
-    detail: str
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    name: str
-    critical: bool
-    asked: int  # workers whose word counts
-    failing: int
-    problems: tuple[Problem, ...]
-    since: datetime
-    latency_ms: float
-    version: str | None
-    where: str
-    learnt: str  # by the check, beside where it is
-    graph: graph.Graph
-
-    @property
-    def state(self) -> str:
-        return "healthy" if not self.failing else "unhealthy" if self.failing == self.asked else "mixed"
-
-    @property
-    def words(self) -> str:
-        return f"Unhealthy in {self.failing} of {self.asked} workers" if self.state == "mixed" else self.state.title()
-
-    @property
-    def look(self) -> str:
-        return "well" if not self.failing else "bad" if self.critical else "look"
-
-    @property
-    def mark(self) -> str:
-        return {"healthy": "✓", "unhealthy": "✕", "mixed": "!"}[self.state]
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    pid: int
-    born: datetime
-    alive: bool
-    checked: datetime | None
-    found: str
-
-
-def collect(report: Report) -> dict[str, Any]:
-    """Returns the template's context."""
-    voices = hear(report)
-    failures = outages(voices)
-    dependencies = [_dependency(result.name, voices, failures) for result in report.results]
-    listed = [_worker(voice) for voice in voices if voice.seat.pid]
-    alive = sum(worker.alive for worker in listed)
-    trouble = [_failing(dependencies)]
-    if alive < workers.configured():
-        trouble.append(f"Workers live: {alive} of {workers.configured()}.")
+def build(report: Report) -> dict[str, Any]:
+    """Return the context. `report` is the latest of this worker."""
+    worker_states.record(report)  # does nothing, unless another thread made the report and has not recorded it yet
+    workers, now = worker_states.read_all(), time.time()
+    current = [worker for worker in workers if worker.is_current]
+    outages = _merge_outages(workers, now)
+    dependencies = [_dependency(result.name, workers, current, outages, now) for result in report.results]
+    failures = [f"{row['name']} ({row['reasons']})" for row in dependencies if row["reasons"]]
+    details = f"Not healthy: {', '.join(failures)}. " if failures else ""
+    alive, configured = sum(worker.is_alive for worker in workers), worker_states.worker_count()
+    if alive < configured:
+        details += f"Workers alive: {alive} of {configured}."
+    label, explanation, severity = OVERALL_STATUSES[_overall_status(current)]
     return {
-        "verdict": VERDICTS[_overall([voice for voice in voices if voice.counts])],
-        "trouble": " ".join(filter(None, trouble)),
+        "overall": {"label": label, "explanation": explanation, "severity": severity, "details": details},
         "dependencies": dependencies,
-        "outages": failures[:_OUTAGES],
-        "workers": listed,
+        "outages": outages[:_MAX_OUTAGES],
+        "workers": [worker for worker in workers if not worker.is_dead],
         "alive": alive,
-        "configured": workers.configured(),
+        "configured": configured,
         "server": {
             "version": settings.VERSION,
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "django": django.__version__,
-            "began": moment(wall_clock(workers.began)),
+            "started_at": worker_states.SERVER_STARTED_AT,
         },
-        "now": moment(time.time()),
-        "minutes": history.BUCKET * history.BUCKETS // 60,
+        "now": now,
+        "minutes": worker_states.BUCKET_SECONDS * worker_states.MAX_BUCKETS // 60,
     }
 
 
-def _worker(voice: Voice) -> Worker:
-    born, checked = moment(wall_clock(voice.seat.born)), voice.account.checked
-    if checked < voice.seat.born:
-        return Worker(voice.seat.pid, born, voice.alive, None, "")
-    failing = [f"{name}: {told.reason}" for name, told in voice.account.told.items() if told.reason]
-    found = ", ".join(failing) or "all healthy"
-    return Worker(voice.seat.pid, born, voice.alive, moment(wall_clock(checked)), found)
-
-
-def _overall(speaking: list[Voice]) -> str:
-    statuses = {voice.status for voice in speaking}
+def _overall_status(current: list[WorkerState]) -> str:
+    statuses = {worker.status for worker in current}
     return "draining" if draining.is_draining() else statuses.pop() if len(statuses) == 1 else "mixed"
 
 
-def _failing(dependencies: list[Dependency]) -> str:
-    """Returns what is not well in one sentence, "" if all is."""
-    names = [
-        f"{one.name} ({', '.join(problem.reason for problem in one.problems)})" for one in dependencies if one.failing
-    ]
-    return f"Not healthy: {', '.join(names)}." if names else ""
+def _merge_outages(workers: list[WorkerState], now: float) -> list[dict[str, Any]]:
+    """Return the outages that workers saw, latest first; `until` is `now` while one lasts.
+
+    Outages of one dependency with the same reason at overlapping times are one outage, seen by several workers.
+    """
+    merged: list[dict[str, Any]] = []
+    latest: dict[tuple[str, str | None], dict[str, Any]] = {}
+    states = [(state, worker) for worker in workers for state in [*worker.past_outages, *worker.dependencies.values()]]
+    for outage, worker in sorted(states, key=lambda pair: pair[0].since):
+        if outage.healthy:
+            continue
+        # A worker that no longer checks can't report the recovery: its outage lasts until its last check.
+        until = outage.until or (now if worker.is_current else worker.checked_at)
+        row = latest.get((outage.name, outage.reason))
+        if row is None or outage.since > row["until"] + _SAME_OUTAGE:
+            row = {**asdict(outage), "until": until, "workers": set()}
+            latest[outage.name, outage.reason] = row
+            merged.append(row)
+        row["until"] = max(row["until"], until)
+        row["workers"].add(worker.pid)
+    return merged[::-1]
 
 
-def _dependency(name: str, voices: list[Voice], failures: list[Outage]) -> Dependency:
-    told = [voice.account.told[name] for voice in voices if voice.counts and name in voice.account.told]
-    failing = [one for one in told if one.reason]
-    shown = failing[0] if failing else told[0]
-    where = ENDPOINTS[name]()
-    problems = []
-    for reason in dict.fromkeys(one.reason for one in failing if one.reason):
-        same = [one for one in failing if one.reason == reason]
-        problems.append(Problem(reason, HINTS[reason], same[0].detail, len(same)))
-    # Nobody who saw it otherwise in the meantime may be overlooked: not even one who is gone.
-    changes = [outage.ended or outage.began for outage in failures if outage.name == name]
-    since = max([min(one.since for one in told if bool(one.reason) == bool(shown.reason)), *changes])
-    return Dependency(
-        name=name,
-        critical=shown.critical,
-        asked=len(told),
-        failing=len(failing),
-        problems=tuple(problems),
-        since=moment(since),
-        latency_ms=max(one.latency_ms for one in told),
-        version=next((one.version for one in told if one.version), None),
-        where=where,
-        learnt="" if failing or shown.detail == where else shown.detail,
-        graph=graph.draw(voice.account.buckets.get(name, {}) for voice in voices),
-    )
+def _dependency(
+    name: str, workers: list[WorkerState], current: list[WorkerState], outages: list[dict[str, Any]], now: float
+) -> dict[str, Any]:
+    """Return a row of the table."""
+    states = [worker.dependencies[name] for worker in current if name in worker.dependencies]
+    failing = [state for state in states if state.reason]
+    reasons = Counter(state.reason for state in failing if state.reason)
+    details = {state.reason: state.detail for state in failing}
+    shown = (failing or states)[0]
+    # An earlier worker may have seen the state first, unless an outage started or ended in the meantime.
+    earlier = [worker.dependencies[name] for worker in workers if name in worker.dependencies]
+    first_seen = min(state.since for state in earlier if bool(state.reason) == bool(failing))
+    changes = [row["since"] if row["until"] == now else row["until"] for row in outages if row["name"] == name]
+    label = "Unhealthy" if failing else "Healthy"
+    endpoint = ENDPOINTS[name]()
+    return {
+        "name": name,
+        "is_critical": shown.critical,
+        "severity": "ok" if not failing else "error" if shown.critical else "warning",
+        "label": label if len(failing) in (0, len(states)) else f"{label} in {len(failing)} of {len(states)} workers",
+        "problems": [(reason, HINTS[reason], details[reason], count) for reason, count in reasons.items()],
+        "reasons": ", ".join(reasons),
+        "worker_count": len(states),
+        "since": max([first_seen, *changes]),
+        "latency_ms": max(state.latency_ms for state in states),
+        "version": next((state.version for state in states if state.version), None),
+        "endpoint": endpoint,
+        "extra_detail": "" if failing or shown.detail == endpoint else shown.detail,
+        "graph": sparkline.draw(worker.latencies.get(name, []) for worker in workers),
+    }

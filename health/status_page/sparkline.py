@@ -1,52 +1,44 @@
-"""How long checks took in the last minutes, as a small graph: SVG that needs no style of its own.
+"""A small bar graph of how long a dependency's checks took lately, as SVG paths without a style of their own.
 
-A bar is as high as its slowest check; one in which a check failed fills the whole height, whatever the time was.
+A bar is as high as the slowest check of its five seconds. If a check failed, the bar has the full height.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Sequence
 
-from health.multiprocess.check_history import BUCKET, BUCKETS, current_bucket
-from health.templatetags.durations import lasting, latency
+from health.multiprocess.worker_states import BUCKET_SECONDS, MAX_BUCKETS, Bucket
+from health.templatetags.times import duration, latency
 
-WIDTH, HEIGHT = 240, 36
-_BAR, _GAP = WIDTH // BUCKETS, 1
-_TOP = 6  # free above the highest bar of checks that went well
-_LEAST_MS = 10.0  # the scale's end, so that noise of less looks small
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    bars: str  # a path
-    failures: str  # another
-    words: str
+_WIDTH, _HEIGHT = 240, 36  # as the viewBox in the template
+_MAX_BAR_HEIGHT = 30  # of successful checks
+_MIN_BAR_HEIGHT = 1.5
+_MIN_SCALE = 10.0  # milliseconds at full height: smaller variations are noise
 
 
-def draw(accounts: Iterable[Mapping[str, tuple[float, bool]]]) -> Graph:
-    """Puts the buckets of all workers together, and draws."""
-    last = current_bucket()
-    together: dict[int, tuple[float, bool]] = {}
-    for buckets in accounts:
-        for key, (slowest, broke) in buckets.items():
-            place = BUCKETS - 1 - (last - int(key))
-            if 0 <= place < BUCKETS:
-                before = together.get(place, (0.0, False))
-                together[place] = (max(before[0], slowest), before[1] or broke)
-    well = {place: slowest for place, (slowest, broke) in together.items() if not broke}
-    failed = [place for place, (_, broke) in together.items() if broke]
-    scale = max([_LEAST_MS, *well.values()])
-    return Graph(
-        bars="".join(_bar(place, (HEIGHT - _TOP) * slowest / scale) for place, slowest in sorted(well.items())),
-        failures="".join(_bar(place, HEIGHT) for place in sorted(failed)),
-        words=_words(well.values(), len(failed)),
-    )
+def draw(workers: Iterable[Sequence[Bucket]]) -> dict[str, str]:
+    """Return the paths `bars` and `failures`, and a `label`, of the buckets of all workers together."""
+    first = int(time.time() // BUCKET_SECONDS) - MAX_BUCKETS + 1
+    slowest: dict[int, float] = {}
+    failed: set[int] = set()
+    for number, milliseconds, has_failed in (bucket for buckets in workers for bucket in buckets):
+        if number < first:
+            continue
+        if has_failed:
+            failed.add(number - first)
+        else:
+            slowest[number - first] = max(milliseconds, slowest.get(number - first, 0.0))
+    successes = {position: milliseconds for position, milliseconds in slowest.items() if position not in failed}
+    scale = max([_MIN_SCALE, *successes.values()])
+    label = f"at most {latency(max(successes.values()))}" if successes else "never healthy"
+    if failed:
+        label += f", failed for about {duration(len(failed) * BUCKET_SECONDS)}"
+    return {
+        "bars": "".join(_bar(position, _MAX_BAR_HEIGHT * value / scale) for position, value in successes.items()),
+        "failures": "".join(_bar(position, _HEIGHT) for position in failed),
+        "label": label,
+    }
 
 
-def _words(well: Collection[float], failed: int) -> str:
-    slowest = f"at most {latency(max(well))}" if well else "never healthy"
-    return f"{slowest}, failed for about {lasting(failed * BUCKET)}" if failed else slowest
-
-
-def _bar(place: int, height: float) -> str:
-    height = max(1.5, height)
-    return f"M{place * _BAR} {HEIGHT}v-{height:.1f}h{_BAR - _GAP}V{HEIGHT}z"
+def _bar(position: int, height: float) -> str:
+    width = _WIDTH // MAX_BUCKETS
+    return f"M{position * width} {_HEIGHT}v-{max(_MIN_BAR_HEIGHT, height):.1f}h{width - 1}V{_HEIGHT}z"

@@ -63,9 +63,9 @@ def measure_in_process() -> None:
     """Print the CPU time of a request without a server, for several sets of middleware."""
     os.environ |= ENVIRONMENT
     os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-    from health.multiprocess import metric_files
+    from health.multiprocess import runtime_folder
 
-    metric_files.create()  # write metrics to files, as under gunicorn
+    runtime_folder.create()  # write metrics to files, as under gunicorn
 
     import django
 
@@ -116,7 +116,7 @@ def measure_in_process() -> None:
     print("`/` in one process, µs of CPU time (the log goes to /dev/null):")
     for name, measured in times.items():
         print(f"  {name:<32} {statistics.median(measured):7.1f}")
-    metric_files.remove()
+    runtime_folder.remove()
 
 
 if __name__ == "__main__":

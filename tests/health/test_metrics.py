@@ -1,4 +1,4 @@
-"""What Prometheus is told: by several processes as one, for every death of a worker, whatever clients send."""
+"""Metrics: summed over all processes, also when workers die. Clients can't create series."""
 
 import os
 import re
@@ -29,9 +29,9 @@ from tests.support.dependency_servers import free_port
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
-from tests.voiceassist.test_gunicorn import within
+from tests.voiceassist.test_gunicorn import succeeds_within
 
-SESSION = {"Cookie": "sessionid=" + "a" * 32}  # nobody's: Redis and then PostgreSQL are asked for it
+SESSION = {"Cookie": "sessionid=" + "a" * 32}  # unknown: a request with it queries Redis and PostgreSQL
 
 
 def scrape(app: VoiceAssistServer) -> dict[str, float]:
@@ -39,26 +39,28 @@ def scrape(app: VoiceAssistServer) -> dict[str, float]:
     assert status == 200, body
     lines = [line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#")]
     samples = {series: float(value) for series, value in lines}
-    assert len(samples) == len(lines)  # no series twice
+    assert len(samples) == len(lines)  # no series appears twice
     return samples
 
 
 def connections(app: VoiceAssistServer) -> dict[str, float]:
-    found = scrape(app)
-    return {state: found[f'voiceassist_database_connections{{state="{state}"}}'] for state in ("open", "in_use", "max")}
+    samples = scrape(app)
+    return {
+        state: samples[f'voiceassist_database_connections{{state="{state}"}}'] for state in ("open", "in_use", "max")
+    }
 
 
-def answered(app: VoiceAssistServer) -> float:
-    """Returns how many requests of `/` the server says it has answered."""
+def request_count(app: VoiceAssistServer) -> float:
+    """Return the number of successful requests to `/` in the metrics."""
     return scrape(app).get('voiceassist_http_request_duration_seconds_count{method="GET",route="/",status="200"}', 0)
 
 
 def kill_workers(app: VoiceAssistServer) -> None:
-    """Kills all three, and waits until three others live."""
+    """Kill all three workers, and wait until they have been replaced."""
     dead = app.workers()
     for worker in dead:
         worker.kill()
-    assert within(10, lambda: len(set(app.workers()) - set(dead)) == 3)
+    assert succeeds_within(10, lambda: len(set(app.workers()) - set(dead)) == 3)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,12 @@ def app(servers: Servers, database: Proxy) -> Iterator[VoiceAssistServer]:
         yield app
 
 
-# What clients send makes no series
+# Clients can't create series
 
 
-def send_anything(app: VoiceAssistServer, word: str) -> None:
-    """Sends the same kinds of requests whatever the word, which stands wherever a client may put one."""
-    anything = {
+def send_everywhere(app: VoiceAssistServer, word: str) -> None:
+    """Send requests with the word in every place that a client controls."""
+    headers = {
         **dict.fromkeys(("User-Agent", "Origin", "Referer", "X-Request-ID", "X-Forwarded-For", "X-" + word), word),
         **dict.fromkeys(("X-Forwarded-Proto", "X-Forwarded-Host", "X-Requested-With", "Authorization"), word),
         "Content-Type": f"text/{word}; charset={word}",
@@ -89,33 +91,33 @@ def send_anything(app: VoiceAssistServer, word: str) -> None:
         "Cookie": f"{word}={word}; csrftoken={word}",
     }
     for method in (word, word.lower(), "PROPFIND", "MKCOL", "TRACE", "get"):
-        app.get("/", method=method, headers=anything)
+        app.get("/", method=method, headers=headers)
     for path in ("/", f"/{word}", f"/{word}/{word}", "/admin/", f"/admin/{word}/", f"/admin/core/user/{word}/change/",
                  "/admin/login/", "/api/schema/", "/api/docs/", f"/static/{word}.css", f"/health/{word}"):  # fmt: skip
         for method in ("GET", "POST", "OPTIONS", "HEAD"):
-            app.get(f"{path}?{word}={word}", method=method, headers=anything)
+            app.get(f"{path}?{word}={word}", method=method, headers=headers)
     app.get("/", headers={"Host": f"{word}.example.org"})
     assert app.get("/", headers={"Content-Length": "9" * (300 + len(word))})[0] == 400
 
 
-def test_no_series_grows_with_what_a_client_sends(app: VoiceAssistServer) -> None:
-    send_anything(app, "Xfirst")
+def test_clients_can_not_create_series(app: VoiceAssistServer) -> None:
+    send_everywhere(app, "Xfirst")
     before = set(scrape(app))
     for word in ("XSECOND", "Xthird3", "X-FOURTH"):
-        send_anything(app, word)
-    found = scrape(app)
-    assert set(found) == before
-    assert not [series for series in found if re.search("xfirst|xsecond|xthird|propfind", series, re.IGNORECASE)]
-    assert found["django_http_requests_body_total_bytes_sum"] < 1e6  # what nobody sent is not summed up
+        send_everywhere(app, word)
+    samples = scrape(app)
+    assert set(samples) == before
+    assert not [series for series in samples if re.search("xfirst|xsecond|xthird|propfind", series, re.IGNORECASE)]
+    assert samples["django_http_requests_body_total_bytes_sum"] < 1e6  # a false Content-Length is not added
     refused = 'voiceassist_http_request_duration_seconds_count{method="other",route="unmatched",status="405"}'
-    assert found[refused] > 4
+    assert samples[refused] > 4
 
 
-def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: VoiceAssistServer) -> None:
+def test_requests_are_labelled_by_route_and_probes_are_excluded(app: VoiceAssistServer) -> None:
     for path in ("/", "/health", "/ready", "/metrics", "/admin/core/user/", "/nothing"):
         app.get(path)
-    found = [series for series in scrape(app) if series.startswith("voiceassist_http_request_duration_seconds_count")]
-    routes = {match[1] for series in found if (match := re.search('route="([^"]*)"', series))}
+    all_series = [name for name in scrape(app) if name.startswith("voiceassist_http_request_duration_seconds_count")]
+    routes = {match[1] for series in all_series if (match := re.search('route="([^"]*)"', series))}
     assert {"/", "admin/core/user/", "unmatched"} <= routes
     assert not routes & {"", "health", "ready", "metrics"}
     assert 'voiceassist_http_request_duration_seconds_bucket{le="10.0",method="GET",route="/",status="200"}' in scrape(
@@ -123,7 +125,7 @@ def test_requests_are_told_apart_by_pattern_and_probes_are_left_out(app: VoiceAs
     )
 
 
-def test_promtool_has_nothing_to_say(app: VoiceAssistServer) -> None:
+def test_promtool_reports_no_problem(app: VoiceAssistServer) -> None:
     promtool = shutil.which("promtool")
     if promtool is None and "CI" not in os.environ:
         pytest.skip("needs promtool (Debian: prometheus)")
@@ -135,54 +137,54 @@ def test_promtool_has_nothing_to_say(app: VoiceAssistServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-# Several processes are one
+# Several processes
 
 
-def test_counters_survive_workers_and_files_do_not_pile_up(app: VoiceAssistServer) -> None:
-    stop, scraped, broken = threading.Event(), [0.0], list[str]()
+def test_counters_survive_dead_workers_and_files_do_not_pile_up(app: VoiceAssistServer) -> None:
+    stop, counts, errors = threading.Event(), [0.0], list[str]()
 
     def keep_scraping() -> None:
         while not stop.is_set():
             try:
-                count = answered(app)
+                count = request_count(app)
             except (AssertionError, KeyError) as error:
-                broken.append(str(error))
-            except Exception:  # its own worker was killed
+                errors.append(str(error))
+            except Exception:  # the worker with the connection was killed
                 continue
             else:
-                if count < scraped[-1]:
-                    broken.append(f"{count} after {scraped[-1]}")
-                scraped.append(count)
+                if count < counts[-1]:
+                    errors.append(f"{count} after {counts[-1]}")
+                counts.append(count)
 
-    before = answered(app)
+    before = request_count(app)
     thread = threading.Thread(target=keep_scraping)
     thread.start()
-    asked = 0
+    requests = 0
     for _ in range(8):
         for _ in range(20):
-            asked += app.get("/")[0] == 200
+            requests += app.get("/")[0] == 200
         kill_workers(app)
     stop.set()
     thread.join()
-    assert not broken
-    assert len(scraped) > 1
-    assert answered(app) - before == asked
-    (folder,) = app.folder.glob("voiceassist-metrics-*")
-    owners = {path.stem.rpartition("_")[2] for path in folder.iterdir()}
+    assert not errors
+    assert len(counts) > 1
+    assert request_count(app) - before == requests
+    (folder,) = app.runtime_folders()
+    owners = {path.stem.rpartition("_")[2] for path in folder.glob("*.db")}
     assert owners <= {"merged", str(app.process.pid), *(str(worker.pid) for worker in app.workers())}
-    assert len(list(folder.glob("*_merged.db"))) == 3  # counters, histograms, gauges that say what was last measured
+    assert len(list(folder.glob("*_merged.db"))) == 3  # counters, histograms, gauges with the latest value
     assert connections(app)["max"] == 3 * 4
 
 
-def test_what_readiness_measured_last_outlives_who_measured_it(app: VoiceAssistServer) -> None:
+def test_latest_readiness_outlives_the_worker_that_measured_it(app: VoiceAssistServer) -> None:
     app.get("/ready")
     kill_workers(app)
-    found = scrape(app)
-    assert found["voiceassist_ready"] == 1
-    assert found['voiceassist_dependency_up{dependency="migrations"}'] == 0
+    samples = scrape(app)
+    assert samples["voiceassist_ready"] == 1
+    assert samples['voiceassist_dependency_up{dependency="migrations"}'] == 0
 
 
-def test_a_scrape_never_misses_nor_doubles_what_a_dying_worker_counted() -> None:
+def test_scrape_during_merges_is_consistent() -> None:
     command = [sys.executable, "-m", "tests.support.worker_churn", "100", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -196,7 +198,7 @@ def test_a_scrape_never_misses_nor_doubles_what_a_dying_worker_counted() -> None
     )
 
 
-def test_each_gauge_has_one_series_and_can_be_merged() -> None:
+def test_every_gauge_has_a_mode_that_can_be_merged() -> None:
     gauges = [
         gauge for module in (metrics, core_metrics) for gauge in vars(module).values() if isinstance(gauge, Gauge)
     ]
@@ -205,60 +207,73 @@ def test_each_gauge_has_one_series_and_can_be_merged() -> None:
         assert gauge._multiprocess_mode in ("livemax", "livesum", "mostrecent"), gauge
 
 
-def test_the_folder_of_a_killed_server_goes_when_the_next_one_starts(tmp_path: Path) -> None:
-    def folders() -> set[Path]:
-        return set(tmp_path.glob("voiceassist-metrics-*"))
+def test_file_that_can_not_be_merged_is_logged_and_removed(app: VoiceAssistServer) -> None:
+    """Otherwise it would fail every scrape, and the files after it would not be merged."""
+    app.get("/")
+    before = request_count(app)
+    (folder,) = app.runtime_folders()
+    broken = folder / "counter_999999.db"
+    incomplete = folder / "counter_999998.db"
+    incomplete.write_bytes(bytes.fromhex("ffff0000") + bytes(100))
+    broken.write_bytes(b"broken" * 1000)
+    kill_workers(app)
+    assert not broken.exists()
+    assert not incomplete.exists()
+    assert request_count(app) == before
+    assert f"{broken.name} could not be merged" in app.log()
 
-    with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1") as first:
-        (left,) = folders()
-        with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as second:
-            assert left in folders()  # in use
+
+def test_next_server_removes_the_folder_of_a_killed_one() -> None:
+    with VoiceAssistServer(WEB_CONCURRENCY="1") as first:
+        (folder,) = first.runtime_folders()
+        with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as second:
+            assert folder.exists()  # in use
             scrape(first)
             second.terminate()
             assert second.process.wait(10) == 0
-        assert folders() == {left}
+        assert folder.exists()
         processes = [psutil.Process(first.process.pid), *first.workers()]
         for process in processes:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes[1:], 10)
         first.process.wait(10)
-    assert folders() == {left}
-    with VoiceAssistServer(TMPDIR=str(tmp_path), WEB_CONCURRENCY="1"):
-        assert left not in folders() and len(folders()) == 1
+        with VoiceAssistServer(WEB_CONCURRENCY="1") as third:
+            assert not folder.exists()
+            assert len(third.runtime_folders()) == 1
 
 
-def test_a_command_leaves_no_files(tmp_path: Path) -> None:
+def test_management_command_creates_no_metric_files(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "manage.py", "check"], cwd=ROOT, env=environment, check=True, capture_output=True)
     assert list(tmp_path.iterdir()) == []
 
 
-# Calls of dependencies
+# Calls to dependencies
 
 
-def test_connections_of_the_database_and_a_scrape_while_it_hangs(app: VoiceAssistServer, database: Proxy) -> None:
+def test_database_connections_are_counted_also_while_it_hangs(app: VoiceAssistServer, database: Proxy) -> None:
     for _ in range(20):
         app.get("/admin/", headers=SESSION)
-    assert within(5, lambda: connections(app)["in_use"] == 0)
+    assert succeeds_within(5, lambda: connections(app)["in_use"] == 0)
     assert 1 <= connections(app)["open"] <= 12
     database.mode = "silent"
     slow = [threading.Thread(target=_ignore_outcome, args=(app,)) for _ in range(2)]
     for thread in slow:
         thread.start()
     try:
-        assert within(5, lambda: connections(app)["in_use"] == 2)
-        began = time.monotonic()
+        assert succeeds_within(5, lambda: connections(app)["in_use"] == 2)
+        started_at = time.monotonic()
         scrape(app)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - started_at < 3
     finally:
         database.mode = "reset"
         for thread in slow:
             thread.join(20)
         database.mode = "pass"
-    assert within(5, lambda: connections(app)["in_use"] == 0)
+    assert succeeds_within(5, lambda: connections(app)["in_use"] == 0)
     assert connections(app)["open"] <= 12
     kill_workers(app)
-    assert within(5, lambda: connections(app) == {"open": 0, "in_use": 0, "max": 12})
+    assert succeeds_within(5, lambda: connections(app) == {"open": 0, "in_use": 0, "max": 12})
 
 
 def _ignore_outcome(app: VoiceAssistServer) -> None:
@@ -270,7 +285,7 @@ def calls(metric: str, label: str, value: str, outcome: str) -> float:
     return REGISTRY.get_sample_value(name, {label: value, "outcome": outcome}) or 0
 
 
-def test_calls_of_redis() -> None:
+def test_calls_to_redis_are_measured() -> None:
     def count(command: str, outcome: str = "ok") -> float:
         return calls("redis", "command", command, outcome)
 
@@ -290,7 +305,7 @@ def test_calls_of_redis() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-def test_calls_of_qdrant(servers: Servers) -> None:
+def test_calls_to_qdrant_are_measured(servers: Servers) -> None:
     def count(outcome: str) -> float:
         return calls("qdrant", "method", "GET", outcome)
 

@@ -75,5 +75,5 @@ def drop_readiness_connections() -> None:
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant", "status_page.access"):
+    for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant"):
         import_module(f"health.{module}")._connection.drop()

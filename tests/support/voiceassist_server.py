@@ -1,4 +1,4 @@
-"""Our server, run as production runs it: gunicorn in processes of its own, on a free port."""
+"""Our server, run as production runs it: gunicorn in its own processes, on a free port."""
 
 import http.client
 import os
@@ -32,7 +32,7 @@ def database_with_staff(postgres: Postgres, name: str, email: str, password: str
 
 
 class VoiceAssistServer:
-    """Used as a context manager. `environment` is added to that of the tests; with BIND it decides the address."""
+    """A context manager that runs the server. `environment` is added to that of the tests, and may contain BIND."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class VoiceAssistServer:
         self._config, self._application = config, application
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # the temp directory that it sees
+        self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
         self._log = (self.folder / "log").open("w+")
         ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
@@ -79,12 +79,13 @@ class VoiceAssistServer:
                 process.send_signal(signal.SIGKILL)
         self.process.wait(10)
         self._log.close()
-        shutil.rmtree(self.folder)
+        for folder in [self.folder, *self.runtime_folders()]:
+            shutil.rmtree(folder)
 
     def get(
         self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 10
     ) -> tuple[int, dict[str, str], bytes]:
-        """Asks on a connection of its own. Raises OSError or http.client.HTTPException if there is no answer."""
+        """Send a request on a new connection. Raise OSError or http.client.HTTPException if there is no response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, headers=headers or {})
@@ -95,6 +96,11 @@ class VoiceAssistServer:
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
+
+    def runtime_folders(self) -> list[Path]:
+        """Return the runtime folder that the server has, if any."""
+        name = f"voiceassist-runtime-{self.process.pid}-*"
+        return [*self.folder.glob(name), *Path("/dev/shm").glob(name)]
 
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()

@@ -1,9 +1,9 @@
-"""A server in little: a master forks workers that count and are killed, and merges their files; others read meanwhile.
+"""A miniature server: a master forks workers that count and are killed, and merges their files while others read.
 
     python -m tests.support.worker_churn WORKERS READERS
 
-Run as a process of its own, because prometheus_client asks where to write at its first import. Readers know how many
-workers have surely counted and how many may have: what they read must lie between.
+It is a separate program, because prometheus_client reads its folder from the environment at its first import. A reader
+knows the minimum and the maximum of what the workers have counted so far, and fails if it reads anything else.
 """
 
 import mmap
@@ -13,9 +13,9 @@ import struct
 import sys
 from collections.abc import Callable
 
-from health.multiprocess import metric_files
+from health.multiprocess import metric_files, runtime_folder
 
-metric_files.create()
+runtime_folder.create()
 
 from prometheus_client import Counter, Gauge, Histogram  # noqa: E402
 
@@ -24,30 +24,30 @@ TIMES = Histogram("times", "", ["kind"], buckets=(1, 2))
 LIVING = Gauge("living", "", multiprocess_mode="livesum")
 LATEST = Gauge("latest", "", multiprocess_mode="mostrecent")
 
-_numbers = mmap.mmap(-1, 8)  # workers begun, workers merged
+_numbers = mmap.mmap(-1, 8)  # workers started, workers merged
 
 
 def numbers() -> tuple[int, int]:
-    begun, merged = struct.unpack("ii", _numbers[:])
-    return begun, merged
+    started, merged = struct.unpack("ii", _numbers[:])
+    return started, merged
 
 
 def totals() -> dict[str, float]:
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     for metric in metric_files.read():
         for sample in metric.samples:
-            found[sample.name] = found.get(sample.name, 0) + sample.value
-    return found
+            sums[sample.name] = sums.get(sample.name, 0) + sample.value
+    return sums
 
 
 def reader() -> None:
     while True:
         _, merged = numbers()
-        found = totals()
-        begun, _ = numbers()
+        sums = totals()
+        started, _ = numbers()
         for name in ("deaths_total", "times_count", "times_sum"):
-            if not merged <= found.get(name, 0) <= begun:
-                print(f"{name} is {found.get(name)}, not {merged} to {begun}", flush=True)
+            if not merged <= sums.get(name, 0) <= started:
+                print(f"{name} is {sums.get(name)}, not {merged} to {started}", flush=True)
                 os._exit(1)
         if os.getppid() != parent:
             os._exit(0)
@@ -70,20 +70,20 @@ def fork(run: Callable[..., None], *arguments: int) -> int:
 
 if __name__ == "__main__":
     parent = os.getpid()
-    workers, readers = int(sys.argv[1]), int(sys.argv[2])
-    assert metric_files.folder
-    (metric_files.folder / "counter_999999.db").touch()  # of one that died as soon as it had made it
-    reading = [fork(reader) for _ in range(readers)]
-    for number in range(1, workers + 1):
+    worker_count, reader_count = int(sys.argv[1]), int(sys.argv[2])
+    assert runtime_folder.path
+    (runtime_folder.path / "counter_999999.db").touch()  # of a process that died before it wrote anything
+    readers = [fork(reader) for _ in range(reader_count)]
+    for number in range(1, worker_count + 1):
         _numbers[:] = struct.pack("ii", number, number - 1)
         os.waitpid(fork(worker, number), 0)
-        metric_files.merge(alive={parent, *reading})
+        metric_files.merge(alive={parent, *readers})
         _numbers[:] = struct.pack("ii", number, number)
-    failed = [os.waitpid(pid, os.WNOHANG)[0] for pid in reading]
-    for pid in reading:
+    failed = [os.waitpid(pid, os.WNOHANG)[0] for pid in readers]
+    for pid in readers:
         os.kill(pid, signal.SIGKILL)
-    found = totals()
-    print(sorted(path.name.replace(str(parent), "master") for path in metric_files.folder.glob("*.db")))
-    print({name: found[name] for name in ("deaths_total", "times_count", "times_bucket", "latest", "living")})
-    metric_files.remove()
+    sums = totals()
+    print(sorted(path.name.replace(str(parent), "master") for path in runtime_folder.path.glob("*.db")))
+    print({name: sums[name] for name in ("deaths_total", "times_count", "times_bucket", "latest", "living")})
+    runtime_folder.remove()
     sys.exit(any(failed))

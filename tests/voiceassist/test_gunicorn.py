@@ -1,10 +1,13 @@
-"""The server as production runs it: start, several workers, draining, and what it logs."""
+"""The server as production runs it: start, several workers, draining, stop, and its log."""
 
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from tests.core.api.test_envelope import check_envelope
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
-from tests.support.voiceassist_server import VoiceAssistServer
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
+from voiceassist.gunicorn_worker import Worker
 
-NOISE = 1.5  # seconds that a busy machine may add
+TOLERANCE = 1.5  # seconds that a busy machine may add to a response
 
 
 def state(app: VoiceAssistServer) -> str:
@@ -29,25 +34,26 @@ def state(app: VoiceAssistServer) -> str:
     check_envelope(envelope, status)
     report = envelope["data"] or envelope["error"]["details"]
     assert (status == 200) is (report["status"] in ("ready", "degraded"))
-    found: str = report["status"]
-    return found
+    status_of_report: str = report["status"]
+    return status_of_report
 
 
 def dependencies(app: VoiceAssistServer) -> dict[str, Any]:
     envelope = json.loads(app.get("/ready")[2])
-    found: dict[str, Any] = (envelope["data"] or envelope["error"]["details"])["dependencies"]
-    return found
+    report = envelope["data"] or envelope["error"]["details"]
+    return dict(report["dependencies"])
 
 
 def messages(app: VoiceAssistServer) -> list[str]:
     return [json.loads(line)["message"] for line in app.log().splitlines()]
 
 
-def within(seconds: float, true: Callable[[], bool]) -> bool:
+def succeeds_within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Return whether the condition becomes true in time."""
     end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
-    return true()
+    return condition()
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +62,23 @@ def app(servers: Servers) -> Iterator[VoiceAssistServer]:
         yield app
 
 
-def test_ready_in_every_worker(app: VoiceAssistServer) -> None:
-    assert {state(app) for _ in range(30)} == {"degraded"}  # the tests' database is migrated under another name
+def test_every_worker_is_ready(app: VoiceAssistServer) -> None:
+    assert {state(app) for _ in range(30)} == {"degraded"}  # only the database of pytest-django is migrated
 
 
-def test_head_has_no_body_and_the_same_length(app: VoiceAssistServer) -> None:
+def test_response_to_head_has_length_but_no_body(app: VoiceAssistServer) -> None:
     for path in ("/", "/health", "/ready/", "/metrics", "/nothing"):
         with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
             connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            answer = b""
+            response = b""
             while data := connection.recv(65536):
-                answer += data
-        head, _, body = answer.partition(b"\r\n\r\n")
+                response += data
+        head, _, body = response.partition(b"\r\n\r\n")
         assert body == b"", path
         assert b"content-length: " in head.lower(), path
 
 
-def test_counters_add_up_over_workers_and_gauges_have_one_series(app: VoiceAssistServer) -> None:
+def test_counters_are_summed_over_workers_and_gauges_have_one_series(app: VoiceAssistServer) -> None:
     for _ in range(30):
         app.get("/")
     text = app.get("/metrics")[2].decode()
@@ -85,17 +91,17 @@ def test_counters_add_up_over_workers_and_gauges_have_one_series(app: VoiceAssis
     assert "pid=" not in text
 
 
-def test_a_malformed_request_line_makes_no_series(app: VoiceAssistServer) -> None:
+def test_malformed_request_line_creates_no_series(app: VoiceAssistServer) -> None:
     for method in ("FOOA", "foo"):
         assert app.get("/", method=method)[0] in (400, 405)
     assert b"FOO" not in app.get("/metrics")[2].upper().replace(b"FOOTER", b"")
 
 
-UNREADABLE = ("GET / HTTP/9.x", "b\x01d / HTTP/1.1", "GET / HTTP/1.1\r\na b: c", "GET /" + "x" * 9000)
+MALFORMED = ("GET / HTTP/9.x", "b\x01d / HTTP/1.1", "GET / HTTP/1.1\r\na b: c", "GET /" + "x" * 9000)
 
 
-@pytest.mark.parametrize("line", UNREADABLE)
-def test_what_can_not_be_read_is_answered_in_the_envelope(app: VoiceAssistServer, line: str) -> None:
+@pytest.mark.parametrize("line", MALFORMED)
+def test_response_to_malformed_request_is_an_envelope(app: VoiceAssistServer, line: str) -> None:
     with socket.create_connection(("127.0.0.1", app.port), 5) as connection:
         connection.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection)
@@ -104,15 +110,15 @@ def test_what_can_not_be_read_is_answered_in_the_envelope(app: VoiceAssistServer
     check_envelope(envelope, response.status)
     assert envelope["error"]["code"] == "BAD_REQUEST"
     assert response.headers["X-Request-ID"] == envelope["trace_id"]
-    assert within(5, lambda: envelope["trace_id"] in app.log())
+    assert succeeds_within(5, lambda: envelope["trace_id"] in app.log())
 
 
-def test_log_lines(app: VoiceAssistServer) -> None:
+def test_log_has_one_json_line_per_request_without_its_path(app: VoiceAssistServer) -> None:
     trace = "trace-of-this-test"
     app.get("/secret-path?name=secret-query", headers={"X-Request-ID": trace})
     app.get("/health", headers={"X-Request-ID": "quiet"})
     app.get("/metrics", headers={"X-Request-ID": "quiet"})
-    assert within(5, lambda: trace in app.log())
+    assert succeeds_within(5, lambda: trace in app.log())
     lines = [json.loads(line) for line in app.log().splitlines()]
     for line in lines:
         assert {"timestamp", "level", "service", "logger", "message"} <= set(line), line
@@ -123,7 +129,7 @@ def test_log_lines(app: VoiceAssistServer) -> None:
     assert not [line for line in lines if line.get("trace_id") == "quiet"]
 
 
-def test_a_server_comes_up_by_itself_when_its_dependencies_do(servers: Servers) -> None:
+def test_server_becomes_ready_after_its_dependencies_do(servers: Servers) -> None:
     with Proxy(servers.postgres.port) as proxy:
         proxy.mode = "refuse"
         url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
@@ -135,7 +141,7 @@ def test_a_server_comes_up_by_itself_when_its_dependencies_do(servers: Servers) 
             assert state(app) == "degraded"
 
 
-def test_everything_else_goes_on_while_a_dependency_hangs(servers: Servers, tmp_path: Path) -> None:
+def test_liveness_is_fast_while_a_dependency_hangs(servers: Servers, tmp_path: Path) -> None:
     frozen = Valkey(tmp_path / "valkey")
     frozen.start()
     try:
@@ -145,47 +151,46 @@ def test_everything_else_goes_on_while_a_dependency_hangs(servers: Servers, tmp_
             slow = threading.Thread(target=state, args=(app,))
             slow.start()
             for _ in range(20):
-                began = time.monotonic()
+                started_at = time.monotonic()
                 assert app.get("/health")[0] == 200
-                assert time.monotonic() - began < NOISE / 2
+                assert time.monotonic() - started_at < TOLERANCE / 2
             slow.join()
-            began = time.monotonic()
+            started_at = time.monotonic()
             assert dependencies(app)["redis"]["reason"] == "timeout"
-            assert time.monotonic() - began < 1 + 0.25 + NOISE
+            assert time.monotonic() - started_at < 1 + 0.25 + TOLERANCE
             assert [message for message in messages(app) if message.startswith("redis:")] == [
                 "redis: healthy → unhealthy (timeout)"
             ]
             frozen.thaw()
-            assert within(5, lambda: dependencies(app)["redis"]["reason"] is None)
+            assert succeeds_within(5, lambda: dependencies(app)["redis"]["reason"] is None)
             assert messages(app).count("redis: unhealthy → healthy") == 1
     finally:
         frozen.kill()
 
 
-def test_requests_do_not_ask_a_database_that_is_known_to_hang(servers: Servers) -> None:
-    """Each would hold its thread, and soon none would be left for probes."""
+def test_requests_fail_fast_while_the_database_hangs(servers: Servers) -> None:
+    """Otherwise each would hold its thread, and soon none would be left."""
 
-    web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}  # has to be looked up
+    web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}  # requires a query
     with Proxy(servers.postgres.port) as proxy:
         url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
         with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
 
             def ask(_: int, server: VoiceAssistServer = app) -> int:
-                return server.get("/admin/", headers=web_session, timeout=4)[0]  # sooner than connecting would give up
+                return server.get("/admin/", headers=web_session, timeout=4)[0]  # shorter than a connection attempt
 
             state(app)
             with ThreadPoolExecutor(6) as clients:
-                list(clients.map(ask, range(12)))  # each thread has its connection
+                list(clients.map(ask, range(12)))  # every thread has connected
             proxy.mode = "silent"
-            assert within(5, lambda: dependencies(app)["postgres"]["reason"] == "timeout")
+            assert succeeds_within(5, lambda: dependencies(app)["postgres"]["reason"] == "timeout")
             assert [ask(number) for number in range(6)] == [503] * 6
             assert app.get("/health")[0] == 200
-            proxy.mode = "pass"  # the requests find that out by themselves, without a probe of /ready
-            assert within(10, lambda: ask(0) != 503)  # 500: this database has no tables
+            proxy.mode = "pass"  # requests notice the recovery without a probe
+            assert succeeds_within(10, lambda: ask(0) != 503)  # 500, because this database has no tables
 
 
-def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> None:
-    """By clients that never finish their request."""
+def test_probes_are_answered_while_incomplete_requests_hold_every_thread() -> None:
     unfinished = (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
         b"GET /health HTTP/1.1\r\n",
@@ -197,15 +202,15 @@ def test_probes_are_answered_while_every_thread_is_held(servers: Servers) -> Non
             client.sendall(start)
         time.sleep(0.2)
         with pytest.raises(TimeoutError):
-            app.get("/", timeout=1)  # no thread is left
+            app.get("/", timeout=1)  # no thread is free
         for path in ("/health", "/health/", "/ready", "/ready/?x=1", "/metrics"):
             for method in ("GET", "HEAD"):
-                began = time.monotonic()
+                started_at = time.monotonic()
                 assert app.get(path, method=method)[0] in (200, 503)
-                assert time.monotonic() - began < 1 + NOISE
+                assert time.monotonic() - started_at < 1 + TOLERANCE
 
 
-def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
+def test_connection_without_data_holds_no_thread() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", WEB_THREADS="1") as app, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port))) for _ in range(5)]
         assert app.get("/", timeout=3)[0] == 200
@@ -214,7 +219,7 @@ def test_a_connection_from_which_nothing_has_come_holds_no_thread() -> None:
         assert idle[0].recv(12) == b"HTTP/1.0 200"
 
 
-def test_a_connection_from_which_nothing_has_come_delays_no_stop() -> None:
+def test_connection_without_data_does_not_delay_the_stop() -> None:
     with (
         VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app,
         socket.create_connection(("127.0.0.1", app.port)),
@@ -224,7 +229,7 @@ def test_a_connection_from_which_nothing_has_come_delays_no_stop() -> None:
         assert app.process.wait(15) == 0  # gunicorn's graceful_timeout is 30 s
 
 
-def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:
+def test_database_outage_returns_503_and_logs_one_line() -> None:
     web_session = {"Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}
     with VoiceAssistServer(DATABASE_URL="postgres://u:p@127.0.0.1:1/db") as app:
         status, headers, body = app.get("/admin/", headers=web_session)
@@ -239,104 +244,163 @@ def test_an_outage_is_a_503_and_one_line_in_the_log() -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_draining(workers: str) -> None:
+def test_drains_before_it_stops(workers: str) -> None:
     with VoiceAssistServer(WEB_CONCURRENCY=workers, DRAIN_SECONDS="3") as app:
         state(app)
-        began = time.monotonic()
+        started_at = time.monotonic()
         app.terminate()
-        assert within(NOISE, lambda: state(app) == "draining")
-        drained = 0
-        while time.monotonic() - began < 2:
+        assert succeeds_within(TOLERANCE, lambda: state(app) == "draining")
+        probes = 0
+        while time.monotonic() - started_at < 2:
             assert state(app) == "draining"
             assert app.get("/")[0] == 200
             assert app.get("/health")[0] == 200
-            drained += 1
-        assert drained > 10
+            probes += 1
+        assert probes > 10
         assert app.process.wait(10) == 0
-        assert 3 <= time.monotonic() - began < 3 + 5
+        assert 3 <= time.monotonic() - started_at < 3 + 5
         with pytest.raises((OSError, http.client.HTTPException)):
             app.get("/health")
 
 
-def test_what_is_in_flight_is_finished(servers: Servers) -> None:
-    """A probe of a frozen server is the slowest request there is."""
+def test_requests_in_flight_are_finished(servers: Servers) -> None:
+    """The request is a probe of a hung dependency, because no other is slower."""
     with Proxy(servers.redis.port) as proxy:
         url = servers.redis.url.replace(f":{servers.redis.port}", f":{proxy.port}")
         with VoiceAssistServer(DRAIN_SECONDS="0", REDIS_URL=url, HEALTH_TIMEOUT="3", WEB_CONCURRENCY="1") as app:
             state(app)
             proxy.mode = "silent"
-            answers: list[int] = []
-            slow = threading.Thread(target=lambda: answers.append(app.get("/ready")[0]))
+            statuses: list[int] = []
+            slow = threading.Thread(target=lambda: statuses.append(app.get("/ready")[0]))
             slow.start()
-            assert within(5, lambda: proxy.discarded > 0)  # its check is under way
+            assert succeeds_within(5, lambda: proxy.discarded > 0)  # its check is under way
             app.terminate()
             slow.join(15)
-            assert answers == [503]
+            assert statuses == [503]
             assert app.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_stops_now(second: signal.Signals) -> None:
+def test_second_signal_stops_at_once(second: signal.Signals) -> None:
     with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.terminate()
-        assert within(5, lambda: state(app) == "draining")
-        began = time.monotonic()
+        assert succeeds_within(5, lambda: state(app) == "draining")
+        started_at = time.monotonic()
         app.process.send_signal(second)
         assert app.process.wait(10) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - started_at < 5
 
 
-def test_sigint_stops_now() -> None:
+def test_sigint_stops_at_once() -> None:
     with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.process.send_signal(signal.SIGINT)
         assert app.process.wait(10) == 0
 
 
-def test_a_signal_to_stop_is_not_lost_on_a_worker_that_is_just_born(tmp_path: Path) -> None:
+def test_worker_that_is_starting_obeys_a_stop_signal(tmp_path: Path) -> None:
     slow = tmp_path / "gunicorn.py"
     slow.write_text(
         "import time\n"
         "from voiceassist.gunicorn import *\n"
+        "start()\n"
         "def post_fork(server, worker):\n"
         "    if worker.age == 2: time.sleep(2)\n"
     )
     with VoiceAssistServer(config=str(slow)) as app:
-        assert within(5, lambda: len(app.workers()) == 2)
+        assert succeeds_within(5, lambda: len(app.workers()) == 2)
         app.process.send_signal(signal.SIGINT)
         assert app.process.wait(10) == 0
 
 
-def test_a_worker_that_is_born_while_draining_drains_too() -> None:
+def test_worker_started_while_draining_drains() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="8") as app:
         app.terminate()
-        assert within(5, lambda: state(app) == "draining")
+        assert succeeds_within(5, lambda: state(app) == "draining")
         (worker,) = app.workers()
         worker.kill()
 
-        def answers() -> bool:
+        def is_draining() -> bool:
             try:
                 return state(app) == "draining"
             except (OSError, http.client.HTTPException):
                 return False
 
-        assert within(5, answers)
+        assert succeeds_within(5, is_draining)
         assert app.workers()[0].pid != worker.pid
 
 
-def test_metric_files_do_not_outlive_the_server() -> None:
+def test_quit_signal_during_a_submit_does_not_deadlock() -> None:
+    """A signal that interrupts `submit` arrives while the lock of the thread pool is locked."""
+    worker = Worker(1, os.getpid(), [], None, 1, Config(), None)
+    worker.tpool = ThreadPoolExecutor(1)
+    worker.method_queue.init()
+    with worker.tpool._shutdown_lock:
+        worker.handle_quit(signal.SIGQUIT, None)
+    assert worker.alive
+    with pytest.raises(SystemExit):
+        worker.method_queue.run_callbacks(None)
+    assert not worker.alive
+    worker.method_queue.close()
+    worker.tmp.close()
+
+
+def test_import_has_no_side_effects() -> None:
+    program = """if True:
+        import logging, os, signal, sys, warnings
+        from voiceassist import settings
+        def state():
+            return (sys.stderr, sys.excepthook, warnings.showwarning, logging.root.handlers[:], logging.logThreads,
+                logging._srcfile, dict(os.environ), signal.pthread_sigmask(signal.SIG_BLOCK, ()), str(settings.LOGGING))
+        before = state()
+        from voiceassist import gunicorn
+        from health.multiprocess import runtime_folder
+        assert state() == before
+        assert runtime_folder.path is None
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_configuration_without_start_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.py"
+    config.write_text("from voiceassist.gunicorn import *\n")
+    command = [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", "127.0.0.1:0", "voiceassist.wsgi"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "has to call start() as well" in done.stderr
+
+
+def test_message_that_can_not_be_formatted_is_logged_with_its_place(tmp_path: Path) -> None:
+    config = tmp_path / "gunicorn.py"
+    config.write_text(
+        "import logging\n"
+        "from voiceassist.gunicorn import *\n"
+        "start()\n"
+        "def post_fork(server, worker):\n"
+        "    logging.getLogger('test').error('%d', 'no number')\n"
+    )
+    with VoiceAssistServer(config=str(config)) as app:
+        (line, *_) = [line for line in map(json.loads, app.log().splitlines()) if line["logger"] == "test"]
+        assert f"{config}:5" in line["message"]
+        assert "no number" not in line["message"]
+
+
+def test_no_file_outlives_the_server() -> None:
     with VoiceAssistServer(DRAIN_SECONDS="0") as app:
-        assert len(list(app.folder.glob("voiceassist-metrics-*/*.db"))) > 1
+        (folder,) = app.runtime_folders()
+        assert succeeds_within(5, lambda: len(list(folder.glob("state_*.json"))) == 2)
+        assert len(list(folder.glob("*.db"))) > 1
         app.terminate()
         assert app.process.wait(10) == 0
-        assert list(app.folder.glob("voiceassist-metrics-*")) == []
+        assert not folder.exists()
+        assert [path.name for path in app.folder.iterdir()] == ["log"]
 
 
 @pytest.mark.parametrize("behind", ["false", "true"])
-def test_what_a_client_says_of_https_counts_only_behind_a_proxy(behind: str) -> None:
+def test_forwarded_proto_is_trusted_only_behind_a_proxy(behind: str) -> None:
     with VoiceAssistServer(HTTPS_ONLY="true", BEHIND_PROXY=behind) as app:
         for headers in ({}, {"X-Forwarded-Proto": "http"}, {"X-Forwarded-Ssl": "on"}, {"X-Forwarded-Protocol": "ssl"}):
             assert app.get("/", headers=headers)[0] == 301, headers
-        status, found, _ = app.get("/", headers={"X-Forwarded-Proto": "https"})
+        status, response_headers, _ = app.get("/", headers={"X-Forwarded-Proto": "https"})
         assert status == (200 if behind == "true" else 301)
-        assert ("Strict-Transport-Security" in found) is (behind == "true")
+        assert ("Strict-Transport-Security" in response_headers) is (behind == "true")
         assert app.get("/health")[0] == 200

@@ -25,7 +25,7 @@ from django.test.utils import CaptureQueriesContext, override_settings
 from core.models import Message, Session, User
 from core.trace_id import clear_trace_id, set_trace_id
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_gunicorn import within
+from tests.voiceassist.test_gunicorn import succeeds_within
 from tests.voiceassist.test_settings import PRODUCTION, run
 from voiceassist.logs.config import StderrToLog, logging_config
 
@@ -356,7 +356,7 @@ def test_malformed_requests_are_not_quoted() -> None:
                 while client.recv(65536):
                     pass
         assert app.get("/", headers={"X-Request-ID": "last-request"})[0] == 200
-        assert within(5, lambda: "last-request" in app.log())
+        assert succeeds_within(5, lambda: "last-request" in app.log())
         lines = [json.loads(line) for line in app.log().splitlines()]
         assert len([line for line in lines if line["message"] == "malformed request"]) > 5
         assert canary not in app.log().lower()
@@ -365,7 +365,7 @@ def test_malformed_requests_are_not_quoted() -> None:
 def test_killed_worker_is_logged() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 2") as app:
         app.workers()[0].send_signal(signal.SIGSTOP)  # the master sends SIGABRT, then SIGKILL
-        assert within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
+        assert succeeds_within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
         lines = [json.loads(line) for line in app.log().splitlines()]
         assert {line["level"] for line in lines if "SIGKILL" in line["message"]} == {"error"}
         assert {line["level"] for line in lines if "TIMEOUT" in line["message"]} == {"critical"}

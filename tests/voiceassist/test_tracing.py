@@ -14,7 +14,7 @@ from tests.support.plugin import Servers
 from tests.support.trace_collector import Collector
 from tests.support.traced_urls import CANARY
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_gunicorn import within
+from tests.voiceassist.test_gunicorn import succeeds_within
 from tests.voiceassist.test_settings import PRODUCTION, ROOT
 
 SERVER, CLIENT = 2, 3  # opentelemetry.proto.trace.v1.Span.SpanKind
@@ -89,7 +89,7 @@ def test_envelope_log_and_span_have_the_same_trace_id(app: VoiceAssistServer, co
     for headers in ({}, {"X-Request-ID": "client-id"}, {"X-Request-ID": "01A20D61-A32A-73FE-AEA0-A1644A63DB09"}):
         trace_id = json.loads(app.get("/", headers=headers)[2])["trace_id"]
         assert trace_id == headers.get("X-Request-ID", trace_id)
-        assert within(5, lambda trace_id=trace_id: trace_id in app.log())  # type: ignore[misc]
+        assert succeeds_within(5, lambda trace_id=trace_id: trace_id in app.log())  # type: ignore[misc]
         set_trace_id(trace_id)
         (span,) = collector.trace(as_w3c_trace_id())
         clear_trace_id()
@@ -138,7 +138,7 @@ def test_silent_collector_delays_neither_requests_nor_shutdown() -> None:
         }
         with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, WEB_CONCURRENCY="1", **environment) as app:
             app.get("/")
-            assert within(5, lambda: collector.received > 0)
+            assert succeeds_within(5, lambda: collector.received > 0)
             for _ in range(20):
                 assert app.get("/", timeout=5)[0] == 200
             app.terminate()
@@ -155,7 +155,7 @@ def test_unreachable_collector_is_logged_once() -> None:
     with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
         for _ in range(5):
             app.get("/")
-            assert within(5, lambda: "collector" in app.log())
+            assert succeeds_within(5, lambda: "collector" in app.log())
         app.terminate()
         assert app.process.wait(15) == 0
         (line,) = [line for line in lines(app) if line["level"] in ("warning", "error", "critical")]

@@ -1,19 +1,35 @@
-// Fetches the part of the status page that changes, again and again, and puts what is new in its place.
+// Refreshes the status page: fetches the fragment that changes, and applies only the differences.
 "use strict";
 {
-  const EVERY = 2000, AT_MOST = 30000; // milliseconds between two looks; the most when the server does not answer
+  const INTERVAL = 2000, MAX_INTERVAL = 30000; // milliseconds; the interval doubles while the server does not respond
   const main = document.getElementById("content-main");
-  const said = document.getElementById("status-said");
-  const lost = document.getElementById("status-lost");
-  const words = document.getElementById("status-lost-words");
-  const pause = document.getElementById("status-pause");
+  const announcement = document.getElementById("status-announcement");
+  const notice = document.getElementById("status-stale");
+  const noticeText = document.getElementById("status-stale-text");
+  const pauseButton = document.getElementById("status-pause");
   const title = document.title;
-  let failures = 0, next = 0, timer, paused = false, looking = false, loggedOut = false;
+  let failures = 0, nextAttempt = 0, timer, isPaused = false, isFetching = false, isLoggedOut = false;
 
-  const part = () => document.getElementById("status");
-  const seconds = (milliseconds) => Math.max(0, Math.round(milliseconds / 1000));
+  const status = () => document.getElementById("status");
 
-  // Changes what differs and leaves the rest: focus, selection and a screen reader's place are not lost.
+  // On narrow screens a row is a card. Its cells need their column's name, and explicit roles, because some browsers
+  // drop the semantics of a table with display: block.
+  function annotateTables(root) {
+    for (const table of root.querySelectorAll("table")) {
+      const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+      table.setAttribute("role", "table");
+      for (const section of [table.tHead, ...table.tBodies]) section.setAttribute("role", "rowgroup");
+      for (const row of table.rows) {
+        row.setAttribute("role", "row");
+        for (const cell of row.cells) {
+          cell.setAttribute("role", { col: "columnheader", row: "rowheader" }[cell.scope] ?? "cell");
+          if (cell.colSpan === 1) cell.dataset.label = labels[cell.cellIndex];
+        }
+      }
+    }
+  }
+
+  // Changes only what differs, so that focus, selection and the position of a screen reader are preserved.
   function morph(from, to) {
     if (from.nodeName !== to.nodeName || from.id !== to.id) return from.replaceWith(to);
     if (from.nodeType === Node.TEXT_NODE) {
@@ -28,66 +44,71 @@
     now.forEach((node, i) => (i < old.length ? morph(old[i], node) : from.append(node)));
   }
 
-  // To a screen reader: a change of state, never a refresh.
-  function say(text) {
-    if (said.textContent !== text) said.textContent = text;
+  // Screen readers announce changes of the state, not every refresh.
+  function announce(text) {
+    if (announcement.textContent !== text) announcement.textContent = text;
   }
 
   function show(html) {
-    const before = part().dataset.said;
-    morph(part(), new DOMParser().parseFromString(html, "text/html").getElementById("status"));
-    document.title = `${part().dataset.title} | ${title}`;
-    if (failures) say(`The server answers again. ${part().dataset.said}`);
-    else if (part().dataset.said !== before) say(part().dataset.said);
+    const before = status().dataset.announcement;
+    const fetched = new DOMParser().parseFromString(html, "text/html").getElementById("status");
+    annotateTables(fetched);
+    morph(status(), fetched);
+    const { announcement } = status().dataset;
+    if (failures) announce(`The server responds again. ${announcement}`);
+    else if (announcement !== before) announce(announcement);
     failures = 0;
-    tell();
   }
 
-  function tell() {
-    lost.hidden = !failures && !loggedOut;
-    document.getElementById("status").classList.toggle("stale", !lost.hidden);
-    if (loggedOut) words.textContent = "You are logged out, and see what was so before.";
+  function showNotice() {
+    const isStale = isLoggedOut || failures > 0;
+    notice.hidden = !isStale;
+    status().classList.toggle("stale", isStale);
+    const time = status().querySelector("time").textContent;
+    const seconds = Math.max(0, Math.round((nextAttempt - Date.now()) / 1000));
+    if (isLoggedOut) noticeText.textContent = "You have been logged out. This is the last known state.";
     else if (failures)
-      words.textContent = `The server does not answer. What you see is of ${part().dataset.at} UTC. ` +
-        `Next try in ${seconds(next - Date.now())} s.`;
-    if (failures || loggedOut) document.title = `${loggedOut ? "Logged out" : "No answer"} | ${title}`;
+      noticeText.textContent = `The server does not respond. Last updated at ${time} UTC. Retrying in ${seconds} s.`;
+    const label = isLoggedOut ? "Logged out" : failures ? "No response" : status().dataset.label;
+    document.title = `${label} | ${title}`;
   }
 
-  async function look() {
-    if (looking || paused || loggedOut || document.hidden) return;
-    looking = true;
+  async function refresh() {
+    if (isFetching || isPaused || isLoggedOut || document.hidden) return;
+    isFetching = true;
     clearTimeout(timer);
     try {
-      const signal = AbortSignal.timeout(Number(main.dataset.giveUpMs));
-      const answer = await fetch(main.dataset.part, { signal, cache: "no-store", redirect: "error" });
-      if (answer.status === 403) {
-        loggedOut = true;
+      const signal = AbortSignal.timeout(Number(main.dataset.timeoutMs));
+      const response = await fetch(main.dataset.url, { signal, cache: "no-store", redirect: "error" });
+      if (response.status === 403) {
+        isLoggedOut = true;
         document.getElementById("status-login").hidden = false;
-        say("You are logged out.");
-        return tell();
+        announce("You have been logged out.");
+        return;
       }
-      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-      show(await answer.text());
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
+      show(await response.text());
     } catch {
       failures += 1;
-      say("The server does not answer.");
+      announce("The server does not respond.");
     } finally {
-      looking = false;
-      const wait = Math.min(AT_MOST, EVERY * 2 ** failures);
-      next = Date.now() + wait;
-      timer = setTimeout(look, wait);
-      tell();
+      isFetching = false;
+      const wait = Math.min(MAX_INTERVAL, INTERVAL * 2 ** failures);
+      nextAttempt = Date.now() + wait;
+      timer = setTimeout(refresh, wait);
+      showNotice();
     }
   }
 
-  pause.hidden = false;
-  pause.addEventListener("click", () => {
-    paused = !paused;
-    pause.textContent = paused ? "Resume" : "Pause";
-    look();
+  pauseButton.hidden = false;
+  pauseButton.addEventListener("click", () => {
+    isPaused = !isPaused;
+    pauseButton.textContent = isPaused ? "Resume" : "Pause";
+    refresh();
   });
-  document.addEventListener("visibilitychange", look);
-  setInterval(() => { if (failures) tell(); }, 1000);
-  document.title = `${part().dataset.title} | ${title}`;
-  timer = setTimeout(look, EVERY);
+  document.addEventListener("visibilitychange", refresh);
+  setInterval(() => { if (failures) showNotice(); }, 1000);
+  annotateTables(document);
+  showNotice();
+  timer = setTimeout(refresh, INTERVAL);
 }

@@ -1,0 +1,63 @@
+"""The private folder of one running server, for the files that its processes share.
+
+    counter_17.db, …     metrics of process 17, see health.multiprocess.metric_files
+    state_17.json        readiness as worker 17 sees it, see health.multiprocess.worker_states
+
+The folder is in shared memory where the system has that, because on a slow disk every request would wait for its
+metrics. Without gunicorn there is one process and no folder.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_SHARED_MEMORY = Path("/dev/shm")
+_PREFIX = "voiceassist-runtime-"
+
+path: Path | None = None  # None outside of gunicorn
+
+
+def parent() -> Path:
+    """Return the directory for runtime folders: shared memory if it is writable, otherwise the temp directory."""
+    is_writable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+    return _SHARED_MEMORY if is_writable else Path(tempfile.gettempdir())
+
+
+def create() -> None:
+    """Create the folder and remove those of servers that were killed. Does nothing if it exists.
+
+    The master holds a lock on its folder and every worker inherits it, so that an unlocked folder belongs to no running
+    process. The kernel releases the lock when the last of them ends.
+    """
+    global path
+    if path is not None:
+        return
+    for folder in parent().glob(f"{_PREFIX}*"):
+        _remove_if_unlocked(folder)
+    while path is None:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent()))
+        with suppress(OSError):  # a file system without locks: the folder is never removed by another server
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+        if folder.exists():  # otherwise a server that is starting removed it before it was locked
+            path = folder
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)  # prometheus_client reads it when it is first imported
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    with suppress(OSError):  # in use, another user's, or not a folder
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def remove() -> None:
+    global path
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        path = None

@@ -1,0 +1,181 @@
+"""Readiness as each worker of the server sees it, for the status page, which any of them may render.
+
+A probe updates only the worker's own WorkerState, in memory. The worker's background thread writes that to a file of
+the runtime folder regularly, so that the modification time of the file is the worker's heartbeat. The page reads the
+files of all workers.
+
+    state_17.json     worker 17              worker_count     how many workers there should be
+    dead_16.json      worker 16, which died  page_viewed      touched whenever the page is rendered
+
+Without gunicorn there is no runtime folder, and the state of the only process stays in memory.
+"""
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from django.conf import settings
+
+from health.check_runner import Report, Result
+from health.multiprocess import runtime_folder
+
+_HEARTBEAT_TIMEOUT = 6.0  # seconds; HEALTH_TIMEOUT is added, because the background thread waits for checks too
+_MAX_AGE = 15.0  # seconds after which a worker's results, or the last view of the page, no longer count
+BUCKET_SECONDS, MAX_BUCKETS = 5, 60  # latencies of the last five minutes
+_MAX_OUTAGES = 8  # per worker
+_MAX_DEAD_WORKERS = 8
+_MAX_DETAIL = 200  # characters
+
+SERVER_STARTED_AT = time.time()  # gunicorn's master imports this module
+
+Bucket = tuple[int, float, bool]  # number since 1970, slowest check in milliseconds, whether one failed
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyState(Result):
+    """The latest result of a dependency, and since when it is healthy or fails for this reason."""
+
+    since: float = 0.0  # this and all other times are those of time.time()
+    until: float | None = None  # only of an outage that is over
+
+
+@dataclass(slots=True)
+class WorkerState:
+    pid: int = field(default_factory=os.getpid)
+    started_at: float = field(default_factory=time.time)
+    checked_at: float = 0.0
+    status: str = ""  # of the last report
+    dependencies: dict[str, DependencyState] = field(default_factory=dict)
+    past_outages: list[DependencyState] = field(default_factory=list)
+    latencies: dict[str, list[Bucket]] = field(default_factory=dict)
+    heartbeat_at: float = 0.0
+    is_dead: bool = False
+
+    @property
+    def is_alive(self) -> bool:
+        silence = time.time() - self.heartbeat_at
+        return self.pid == os.getpid() or (not self.is_dead and silence < _HEARTBEAT_TIMEOUT + settings.HEALTH_TIMEOUT)
+
+    @property
+    def is_current(self) -> bool:
+        max_age = _MAX_AGE + settings.HEALTH_TIMEOUT + settings.HEALTH_MAX_AGE
+        return self.pid == os.getpid() or (self.is_alive and time.time() - self.checked_at < max_age)
+
+    @property
+    def summary(self) -> str:
+        failing = [f"{state.name}: {state.reason}" for state in self.dependencies.values() if state.reason]
+        return ", ".join(failing) or ("all healthy" if self.dependencies else "")
+
+
+_own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
+
+
+def reset_after_fork() -> None:
+    """Start with an empty state and a new lock, because another thread of the parent may have locked the old one."""
+    global _own, _lock, _last_recorded
+    _own, _lock, _last_recorded = WorkerState(), threading.Lock(), 0.0
+
+
+def record(report: Report) -> None:
+    """Add a report to this worker's state, unless that or a later one is there."""
+    global _last_recorded
+    with _lock:
+        if report.finished_at <= _last_recorded:
+            return
+        _last_recorded = report.finished_at
+        _own.checked_at, _own.status = report.checked_at.timestamp(), report.status
+        for result in report.results:
+            _record_result(result, _own.checked_at)
+
+
+def _record_result(result: Result, now: float) -> None:
+    before = _own.dependencies.get(result.name)
+    is_same = before is not None and before.reason == result.reason
+    if before and before.reason and not is_same:
+        _own.past_outages = [*_own.past_outages, replace(before, until=now)][-_MAX_OUTAGES:]
+    state = DependencyState(**asdict(result), since=before.since if before and is_same else now)
+    version = result.version or (before.version if before else None)  # the last known one while it is down
+    _own.dependencies[result.name] = replace(state, detail=result.detail[:_MAX_DETAIL], version=version)
+    buckets = _own.latencies.setdefault(result.name, [])
+    number, slowest, has_failed = int(now // BUCKET_SECONDS), result.latency_ms, not result.healthy
+    if buckets and buckets[-1][0] == number:
+        _, earlier_slowest, earlier_failed = buckets.pop()
+        slowest, has_failed = max(slowest, earlier_slowest), has_failed or earlier_failed
+    buckets.append((number, slowest, has_failed))
+    del buckets[:-MAX_BUCKETS]
+
+
+def publish() -> None:
+    """Write this worker's state for the others. Only the background thread calls it, so that no disk delays a probe."""
+    with _lock:
+        state = asdict(_own)
+    _write(f"state_{_own.pid}.json", json.dumps(state))
+
+
+def _write(name: str, text: str) -> None:
+    """Replace a file of the runtime folder. Readers see the old text or the new one, never a part."""
+    if runtime_folder.path:
+        incomplete = runtime_folder.path / f"{name}.tmp"
+        incomplete.write_text(text)
+        os.replace(incomplete, runtime_folder.path / name)
+
+
+def read_all() -> list[WorkerState]:
+    """Return the states of all workers, oldest first. This worker's comes from memory."""
+    with _lock:
+        workers = [deepcopy(_own)]
+    with suppress(OSError):  # no file descriptor is left: the page then shows this worker only
+        for path in runtime_folder.path.glob("*_*.json") if runtime_folder.path else ():
+            with suppress(OSError, ValueError, TypeError, KeyError):  # renamed in the meantime, or damaged
+                worker = _read(path)
+                if worker.is_dead or worker.pid != os.getpid():
+                    workers.append(worker)
+    return sorted(workers, key=lambda worker: worker.started_at)
+
+
+def _read(path: Path) -> WorkerState:
+    data = json.loads(path.read_text())
+    data["heartbeat_at"], data["is_dead"] = path.stat().st_mtime, path.name.startswith("dead_")
+    data["dependencies"] = {name: DependencyState(**state) for name, state in data["dependencies"].items()}
+    data["past_outages"] = [DependencyState(**outage) for outage in data["past_outages"]]
+    return WorkerState(**data)
+
+
+def mark_dead(pid: int) -> None:
+    """Rename the file of a dead worker, whose outages stay on the page, and remove the oldest of those files."""
+    folder = runtime_folder.path
+    assert folder  # only gunicorn's master calls this
+    with suppress(FileNotFoundError):  # the worker died before it wrote one
+        os.replace(folder / f"state_{pid}.json", folder / f"dead_{pid}.json")
+    (folder / f"state_{pid}.json.tmp").unlink(missing_ok=True)
+    for path in sorted(folder.glob("dead_*.json"), key=lambda path: path.stat().st_mtime)[:-_MAX_DEAD_WORKERS]:
+        path.unlink()
+
+
+def set_worker_count(count: int) -> None:
+    _write("worker_count", str(count))
+
+
+def worker_count() -> int:
+    with suppress(OSError):
+        return int((runtime_folder.path / "worker_count").read_text()) if runtime_folder.path else 1
+    return 1
+
+
+def mark_page_viewed() -> None:
+    """Make the background threads of all workers run checks for a while, so that the page shows recent results."""
+    if runtime_folder.path:
+        with suppress(OSError):  # a full disk: the page then shows older results of the other workers
+            (runtime_folder.path / "page_viewed").touch()
+
+
+def is_page_open() -> bool:
+    if runtime_folder.path:
+        with suppress(FileNotFoundError):
+            return time.time() - (runtime_folder.path / "page_viewed").stat().st_mtime < _MAX_AGE
+    return False

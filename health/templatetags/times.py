@@ -1,0 +1,39 @@
+"""Times and durations of the status page. Timestamps are those of `time.time()`."""
+
+from datetime import UTC, datetime
+
+from django import template
+from django.utils.html import format_html
+
+register = template.Library()
+
+
+@register.simple_tag
+def utc_time(timestamp: float, form: str = "%H:%M:%S") -> str:
+    """Return a `<time>` element."""
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return format_html('<time datetime="{}">{}</time>', moment.isoformat(timespec="seconds"), moment.strftime(form))
+
+
+@register.filter
+def elapsed(start: float, end: float) -> str:
+    return duration(end - start)
+
+
+def duration(seconds: float) -> str:
+    """Return 4 s, 3 min 10 s, 2 h 5 min or 3 d 4 h."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+@register.filter
+def latency(milliseconds: float) -> str:
+    """Return 0.8 ms, 124 ms or 2.0 s."""
+    if milliseconds < 10:
+        return f"{milliseconds:.1f} ms"
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
