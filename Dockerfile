@@ -40,8 +40,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     VOICEASSIST_ENV=production
 WORKDIR /app
-# A numeric user, because Kubernetes' runAsNonRoot can't check names. Any other user works too, since only /tmp needs to
-# be writable.
+# A numeric user, because Kubernetes' runAsNonRoot can't check names. Any other user works too, since only /dev/shm and
+# /tmp need to be writable.
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
