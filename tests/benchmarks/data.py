@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 
+from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import Table
 from tests.support.dependency_servers import Postgres, Valkey
 from voiceassist.embedded.programs import postgres_program
@@ -25,6 +26,8 @@ from voiceassist.embedded.programs import postgres_program
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("users", "sessions", "messages")
 SMALL = {"users": 100, "sessions": 20_000, "messages": 100_000}  # so many that a day of sessions fills a page
+if IS_SMOKE:
+    SMALL = {"users": 20, "sessions": 1000, "messages": 5000}
 
 
 def numbers(messages: int) -> dict[str, int]:
@@ -98,7 +101,7 @@ def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> 
         "theirs": lambda url: psql(url, "from"),
     }
     rates: dict[str, list[float]] = {who: [] for who in ways}
-    for _ in range(3):
+    for _ in range(1 if IS_SMOKE else 3):
         for who, call in ways.items():
             url = databases.create(who)
             began = time.perf_counter()
