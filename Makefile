@@ -1,47 +1,61 @@
-# Everything that a developer, CI and a first visitor type. Needs Python 3.11 to 3.13 and nothing else.
-# Scripts of the virtual environment are started as modules: their first line breaks in a path with spaces.
+# The commands of this project. They need Python 3.11, 3.12 or 3.13 and nothing else.
+# Scripts in .venv are started as modules (`python -m`), because their first line breaks in a path with spaces.
 
 PYTHON := .venv/bin/python
 MANAGE := $(PYTHON) manage.py
-UV_COMPILE := $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+# Only options that Renovate knows: it runs the command in the first lines of a lock again.
+COMPILE := $(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version=3.11 --generate-hashes
 VALIDATE := .venv-kubernetes/bin/python -m kubernetes_validate --kubernetes-version 1.37 --strict --quiet
 RULE := ops/kubernetes/prometheus-operator/prometheus-rule.yaml
 
-.PHONY: help run test failover benchmark benchmark-data soak check kubernetes prometheus-rule stop lock format
+define INSTALL
+for python in python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
+	python=; \
+done; \
+[ -n "$$python" ] || { echo "make: needs Python 3.11, 3.12 or 3.13. Install one, then try again." >&2; exit 1; }; \
+$$python -c 'import venv, ensurepip' 2>/dev/null || \
+	{ echo "make: $$python lacks venv. Install it (Debian: apt-get install python3-venv), then try again." >&2; exit 1; }; \
+exec $$python requirements/install.py
+endef
+
+.PHONY: help run test test-pythons failover benchmark benchmark-data soak smoke check kubernetes prometheus-rule stop lock \
+	format
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
-run: .venv/installed ## set everything up and serve on http://127.0.0.1:8000, or where BIND says
-	@$(PYTHON) -m voiceassist.address
-	@$(MANAGE) migrate --verbosity 0
-	@$(MANAGE) checkdeps
-	@$(MANAGE) create_admin
-	@echo "Serving. Stop with Ctrl-C; the servers under var/ go on until: make stop"
-	@$(PYTHON) -m voiceassist.address health ready metrics admin/ api/docs/
-	@exec $(PYTHON) -m gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application
+run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
+	@exec $(PYTHON) -m voiceassist.run
 
-test: .venv/installed ## run every test
+test: .venv/installed-dev ## run every test
 	@$(PYTHON) -m pytest
 
-failover: .venv/installed ## break PostgreSQL under load and count what clients lost: ROUNDS=10 SEED=1
+test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
+	@$(PYTHON) -m tests.support.other_pythons
+
+failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
 
-benchmark: .venv/installed ## measure readiness against what one would take instead, and what our middleware costs
+benchmark: .venv/installed-dev ## compare readiness with other packages, and measure the cost of the middleware
 	@$(PYTHON) -m tests.benchmarks.readiness
 	@$(PYTHON) -m tests.benchmarks.middleware
 
-benchmark-data: .venv/installed ## measure conversations and the admin at MESSAGES=10000000
+benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
 
-soak: .venv/installed ## random faults under constant probing: SECONDS=600 SEED=1
+soak: .venv/installed-dev ## inject random faults under constant probing: SECONDS=600 SEED=1
 	@$(PYTHON) -m tests.benchmarks.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
 
-check: .venv/installed ## lint, types, import rules, migrations, deployment
+smoke: .venv/installed-dev ## start every benchmark and the soak test with tiny sizes
+	@$(PYTHON) -m tests.benchmarks.smoke
+
+check: .venv/installed-dev ## check style, spelling, types, imports, migrations and deployment, and that benchmarks run
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m codespell_lib .
+	$(PYTHON) -m djlint --lint --quiet core health
 	$(PYTHON) -m mypy .
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(MANAGE) makemigrations --check
@@ -50,8 +64,9 @@ check: .venv/installed ## lint, types, import rules, migrations, deployment
 	VOICEASSIST_ENV=production SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') \
 		ALLOWED_HOSTS=example.org DATABASE_URL=postgres://user:password@host/name REDIS_URL=redis://host \
 		QDRANT_URL=http://host:6333 $(MANAGE) check --deploy --fail-level WARNING
+	@$(MAKE) --no-print-directory smoke
 
-kubernetes: .venv-kubernetes/installed ## validate ops/kubernetes by the API's schemas and by checkov's policies
+kubernetes: .venv-kubernetes/installed-kubernetes ## validate ops/kubernetes with the API's schemas and checkov's policies
 	@mkdir -p var
 	@if command -v kubectl >/dev/null; then \
 		kubectl kustomize ops/kubernetes/overlays/production >var/kubernetes.yaml && \
@@ -59,41 +74,35 @@ kubernetes: .venv-kubernetes/installed ## validate ops/kubernetes by the API's s
 		.venv-kubernetes/bin/python -m checkov.main --config-file ops/kubernetes/checkov.yaml --file var/kubernetes.yaml; \
 	else \
 		$(VALIDATE) $$(find ops/kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name checkov.yaml) && \
-		echo "make kubernetes: NOT DONE: rendering the overlay and checking policies, because there is no kubectl" >&2; \
+		echo "make kubernetes: kubectl not found. The overlay was not rendered, and policies were not checked." >&2; \
 	fi
 
-prometheus-rule: ## write the alerts of ops/prometheus again as a PrometheusRule of Kubernetes
+prometheus-rule: ## generate the PrometheusRule for Kubernetes from the alerts in ops/prometheus
 	@{ sed '/^spec:/q' $(RULE); sed -n '/^groups:/,$$ { s/^./  &/; p; }' ops/prometheus/alerts.yml; } >$(RULE).new
 	@mv $(RULE).new $(RULE)
 
-stop: ## stop the development servers under var/
+stop: ## stop the embedded servers
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m voiceassist.embedded stop; fi
 
-lock: .venv/installed ## lock the requirements again, with hashes
-	$(UV_COMPILE) --upgrade requirements/base.in --output-file requirements/base.txt
-	$(UV_COMPILE) --upgrade requirements/dev.in --output-file requirements/dev.txt
-	$(UV_COMPILE) --upgrade tests/benchmarks/peers.in --output-file tests/benchmarks/peers.txt
-	$(UV_COMPILE) --upgrade requirements/kubernetes.in --output-file requirements/kubernetes.txt
+lock: .venv/installed-dev ## update the locks of all requirements, with hashes
+	$(COMPILE) --output-file=requirements/uv.txt requirements/uv.in
+	$(COMPILE) --output-file=requirements/base.txt requirements/base.in
+	$(COMPILE) --output-file=requirements/embedded.txt requirements/embedded.in
+	$(COMPILE) --output-file=requirements/dev.txt requirements/dev.in
+	$(COMPILE) --output-file=tests/benchmarks/peers.txt tests/benchmarks/peers.in
+	$(COMPILE) --output-file=requirements/kubernetes.txt requirements/kubernetes.in
 
-format: .venv/installed ## put the code into shape
+format: .venv/installed-dev ## fix and format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-.venv-kubernetes/installed: requirements/kubernetes.txt | .venv/installed
-	@echo "Installing into .venv-kubernetes ..."
-	@$(PYTHON) -m venv --clear .venv-kubernetes
-	@.venv-kubernetes/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement $<
-	@touch $@
+.venv-kubernetes/installed-kubernetes: requirements/kubernetes.txt requirements/uv.txt | .venv/installed-dev
+	@$(PYTHON) requirements/install.py .venv-kubernetes requirements/kubernetes.txt
 
-.venv/installed: requirements/dev.txt
-	@for python in python3.13 python3.12 python3.11 python3 python; do \
-		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
-		python=; \
-	done; \
-	[ -n "$$python" ] || { echo "make: needs Python 3.11, 3.12 or 3.13: install one, then try again" >&2; exit 1; }; \
-	$$python -c 'import venv, ensurepip' 2>/dev/null || \
-		{ echo "make: $$python lacks venv: install it (Debian: apt-get install python3-venv), then try again" >&2; exit 1; }; \
-	echo "Installing into .venv with $$($$python --version) ..."; \
-	$$python -m venv --clear .venv && \
-	$(PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
-	@touch $@
+.venv/installed-embedded: requirements/embedded.txt requirements/uv.txt
+	@$(INSTALL) .venv requirements/embedded.txt
+
+# dev.txt includes embedded.txt, so `make run` has nothing to install afterwards.
+.venv/installed-dev: requirements/dev.txt requirements/uv.txt
+	@$(INSTALL) .venv requirements/dev.txt
+	@touch .venv/installed-embedded

@@ -1,20 +1,21 @@
 """The address in BIND, such as 127.0.0.1:8000 or [::]:8000.
 
-`make run` starts this module as a program. It fails if the address is in use, and prints the URL of each path that it
-is given: `python -m voiceassist.address health ready`.
+`python -m voiceassist.address health ready` checks that the server can listen on it and prints the URLs of the paths.
 """
 
+import errno
 import ipaddress
 import re
 import socket
 import sys
+from collections.abc import Iterable
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
 _WILDCARDS = ("0.0.0.0", "::")
 
 
 def parse(address: str) -> tuple[str, int]:
-    """Return the host, without brackets, and the port. Raises ValueError for anything else than HOST:PORT."""
+    """Return the host, without brackets, and the port. Raises ValueError unless the address is HOST:PORT."""
     match = _HOST_AND_PORT.fullmatch(address)
     if not match:
         raise ValueError("not HOST:PORT with an IPv6 address in brackets")
@@ -36,22 +37,28 @@ def url(address: str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def main(paths: list[str]) -> None:
-    from voiceassist.settings import BIND
-
-    host, port = parse(BIND)
+def require_available(address: str) -> None:
+    """Exit with the error and a hint if a server could not listen on the address."""
+    host, port = parse(address)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, socket_address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind(address)
+            server.bind(socket_address)
     except OSError as error:
-        raise SystemExit(
-            f"make run: can't listen on {BIND} ({error.strerror}). Stop what uses it, or set BIND to another address."
-        ) from None
+        hint = "Set BIND to another address."
+        if error.errno == errno.EADDRINUSE:
+            hint = "Stop the program that uses it, or set BIND to another address."
+        raise SystemExit(f"make run: can't listen on {address} ({error.strerror}). {hint}") from None
+
+
+def print_urls(address: str, paths: Iterable[str]) -> None:
     for path in paths:
-        print(f"  {url(BIND)}/{path}")
+        print(f"  {url(address)}/{path}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from voiceassist.settings import BIND
+
+    require_available(BIND)
+    print_urls(BIND, sys.argv[1:])

@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 
+from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import Table
 from tests.support.dependency_servers import Postgres, Valkey
 from voiceassist.embedded.programs import postgres_program
@@ -25,6 +26,8 @@ from voiceassist.embedded.programs import postgres_program
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("users", "sessions", "messages")
 SMALL = {"users": 100, "sessions": 20_000, "messages": 100_000}  # enough sessions a day to fill a page
+if IS_SMOKE:
+    SMALL = {"users": 20, "sessions": 1000, "messages": 5000}
 
 
 def row_counts(messages: int) -> dict[str, int]:
@@ -97,7 +100,7 @@ def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> 
         "theirs": lambda url: psql(url, "from"),
     }
     rates: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(3):
+    for _ in range(1 if IS_SMOKE else 3):
         for name, call in methods.items():
             url = databases.create(name)
             started_at = time.perf_counter()

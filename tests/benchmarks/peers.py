@@ -1,4 +1,4 @@
-"""The smallest projects that use what readiness is measured against, with Django's defaults. `PEER` names which.
+"""The smallest projects that use the packages which readiness is compared with. The variable PEER selects one.
 
 bare        the same JSON from a plain view behind SecurityMiddleware and CommonMiddleware
 health      django-health-check with its Database and Redis checks

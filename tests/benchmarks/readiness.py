@@ -1,8 +1,9 @@
-"""Liveness and readiness, measured against what one would take instead, in one run: `make benchmark`.
+"""Compare liveness and readiness with the usual packages for health checks: `make benchmark`.
 
-The same gunicorn settings for all (2 workers of 4 threads), the same load (8 connections), the same PostgreSQL and
-Redis, the same packages installed. Subjects take turns, so that a machine that slows down slows all of them; the
-medians of the rounds are compared. Exits 1 if a target is missed.
+All servers have the same gunicorn settings (2 workers with 4 threads), the same load (8 connections), and use the same
+PostgreSQL and Redis. Ours runs in this environment, and the others in one with the packages in peers.txt. The servers
+are measured in turn, so that a slower machine affects all of them, and the medians of the rounds are compared. Exits 1
+if a target is missed.
 """
 
 import contextlib
@@ -16,33 +17,33 @@ import sys
 import tempfile
 import threading
 import time
-import venv
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import Table
 from tests.support.dependency_servers import Postgres, Valkey, free_port
 from tests.support.qdrant_server import QdrantServer
 from tests.support.voiceassist_server import VoiceAssistServer
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "var" / "benchmarks"
+PEERS = ROOT / "var" / "benchmarks" / "venv"
 LOCK = Path(__file__).with_name("peers.txt")
-ROUNDS, SECONDS, CONNECTIONS = 3, 3, 8
+CONNECTIONS = 8
+ROUNDS, SECONDS, COMMAND_ROUNDS = (1, 0.2, 1) if IS_SMOKE else (3, 3.0, 7)
 GUNICORN = ["--workers", "2", "--threads", "4", "--worker-class", "gthread", "--keep-alive", "75"]
 
 
 def peers_python() -> Path:
-    """Returns the Python that has the peers, installed on first use."""
-    python, stamp = FOLDER / "venv/bin/python", FOLDER / "installed"
-    if not stamp.exists() or stamp.stat().st_mtime < LOCK.stat().st_mtime:
-        venv.create(FOLDER / "venv", with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--require-hashes", "-r", LOCK], check=True)
-        stamp.touch()
-    return python
+    """Return the Python of the peers' environment, which is installed on first use."""
+    marker = PEERS / f"installed-{LOCK.stem}"
+    if not marker.exists() or marker.stat().st_mtime < LOCK.stat().st_mtime:
+        subprocess.run([sys.executable, ROOT / "requirements" / "install.py", PEERS, LOCK], cwd=ROOT, check=True)
+    return PEERS / "bin" / "python"
 
 
 class Peer:
@@ -62,11 +63,13 @@ class Peer:
         )
 
     def __enter__(self) -> "Peer":
-        end = time.monotonic() + 30
-        while not psutil.Process(self.process.pid).children() and time.monotonic() < end:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, "The peer failed to start."
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/check"):
+                return self
             time.sleep(0.1)
-        time.sleep(1)
-        return self
+        raise AssertionError("The peer does not respond.")
 
     def __exit__(self, *args: object) -> None:
         self.process.terminate()
@@ -75,27 +78,28 @@ class Peer:
 
 def load(subject: VoiceAssistServer | Peer, path: str, seconds: float = SECONDS) -> dict[str, float]:
     command = ["-m", "tests.benchmarks.load", str(subject.port), path, str(CONNECTIONS), str(seconds)]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    assert found["failed"] == 0, (path, found)
-    return found
+    process = subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
+    result: dict[str, float] = json.loads(process.stdout)
+    assert result["failed"] == 0, (path, result)
+    return result
 
 
 def memory(subject: VoiceAssistServer | Peer) -> float:
-    """Returns the proportional set size of the master and its workers, in MiB."""
+    """Return the proportional set size of the master and its workers, in MiB."""
     master = psutil.Process(subject.process.pid)
     return sum(process.memory_full_info().pss for process in [master, *master.children()]) / 2**20
 
 
-def wall(*words: str) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "manage.py", *words], cwd=ROOT, check=True, capture_output=True)
-    return time.perf_counter() - began
+def command_time(*arguments: str) -> float:
+    """Return the seconds that a `manage.py` command takes."""
+    started_at = time.perf_counter()
+    subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - started_at
 
 
 @contextlib.contextmanager
 def probing(app: VoiceAssistServer) -> Iterator[None]:
-    """Asks `/ready` once a second, as an orchestrator would."""
+    """Request `/ready` once a second, like an orchestrator."""
     stop = threading.Event()
 
     def probe() -> None:
@@ -112,8 +116,8 @@ def probing(app: VoiceAssistServer) -> Iterator[None]:
 def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess.Popen[str]") -> None:
     environment: dict[str, Any] = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
     with (
-        VoiceAssistServer(python=peers_python(), **environment) as ours,
-        VoiceAssistServer(python=peers_python(), **environment, HEALTH_MAX_AGE="0") as fresh,
+        VoiceAssistServer(**environment) as ours,
+        VoiceAssistServer(**environment, HEALTH_MAX_AGE="0") as fresh,
         Peer("bare") as bare,
         Peer("health") as health_check,
         Peer("watchman") as watchman,
@@ -127,26 +131,26 @@ def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess
             ("watchman", watchman, "/check"),
         ]
         for _, subject, path in subjects:
-            load(subject, path, 1)
+            load(subject, path, min(1, SECONDS))  # warm up
         rates: dict[str, list[float]] = {name: [] for name, _, _ in subjects}
         for _ in range(ROUNDS):
             for name, subject, path in subjects:
                 rates[name].append(load(subject, path)["rate"])
-        rate = {name: statistics.median(found) for name, found in rates.items()}
-        table.row("/health, answers/s, against a bare JsonResponse view", rate["/health"], rate["bare"], 0.75)
-        table.row("/ready, answers/s, against django-health-check", rate["/ready"], rate["health-check"], 20)
-        table.row("/ready, answers/s, against django-watchman", rate["/ready"], rate["watchman"], 10)
-        table.row("/ready, answers/s, against our /health", rate["/ready"], rate["/health"], 0.8)
+        rate = {name: statistics.median(samples) for name, samples in rates.items()}
+        table.row("/health, responses/s, against a bare JsonResponse view", rate["/health"], rate["bare"], 0.75)
+        table.row("/ready, responses/s, against django-health-check", rate["/ready"], rate["health-check"], 20)
+        table.row("/ready, responses/s, against django-watchman", rate["/ready"], rate["watchman"], 10)
+        table.row("/ready, responses/s, against our /health", rate["/ready"], rate["/health"], 0.8)
         table.row(
             "/ready, HEALTH_MAX_AGE=0, against django-health-check", rate["/ready fresh"], rate["health-check"], 5
         )
         for name, peer in (("django-health-check", health_check), ("django-watchman", watchman)):
             table.row(f"memory, PSS in MiB, against {name}", memory(ours), memory(peer), 1.33, at_most=True)
 
-        well, frozen = [], []
+        healthy, frozen = [], []
         for _ in range(ROUNDS):
             with probing(ours):
-                well.append(load(ours, "/health")["p99"] * 1000)
+                healthy.append(load(ours, "/health")["p99"] * 1000)
                 for server in (postgres, redis):
                     server.freeze()
                 qdrant.send_signal(signal.SIGSTOP)
@@ -154,13 +158,13 @@ def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess
                 for server in (postgres, redis):
                     server.thaw()
                 qdrant.send_signal(signal.SIGCONT)
-            time.sleep(2.5)
-        table.row("/health, p99 in ms, every dependency frozen, against all well",
-                  statistics.median(frozen), statistics.median(well), 1.5, at_most=True)  # fmt: skip
+            time.sleep(2.5)  # until the checks of the frozen servers have ended
+        table.row("/health, p99 in ms, every dependency frozen, against all healthy",
+                  statistics.median(frozen), statistics.median(healthy), 1.5, at_most=True)  # fmt: skip
 
-    pairs = [(wall("checkdeps"), wall("check")) for _ in range(7)]
-    ours_wall, theirs_wall = (statistics.median(column) for column in zip(*pairs, strict=True))
-    table.row("manage.py checkdeps, seconds, against manage.py check", ours_wall, theirs_wall, 1.7, at_most=True)
+    pairs = [(command_time("checkdeps"), command_time("check")) for _ in range(COMMAND_ROUNDS)]
+    checkdeps, check = (statistics.median(column) for column in zip(*pairs, strict=True))
+    table.row("manage.py checkdeps, seconds, against manage.py check", checkdeps, check, 1.7, at_most=True)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import interleaved_medians
 
 INDEXES = {
@@ -22,7 +23,7 @@ COMPRESSION = {
     "pglz": ["COMPRESSION pglz"],
     "lz4": ["COMPRESSION lz4"],
 }
-ROUNDS = 3
+ROUNDS = 1 if IS_SMOKE else 3
 Rows = list[tuple[Any, ...]]
 
 

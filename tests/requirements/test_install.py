@@ -1,0 +1,111 @@
+"""The installer of the virtual environments, without a network: packages come from a folder of wheels."""
+
+import hashlib
+import os
+import re
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / "requirements"
+INSTALL: dict[str, Any] = runpy.run_path(str(REQUIREMENTS / "install.py"))
+
+
+def install(environment: Path, lock: Path, wheels: Path) -> "subprocess.CompletedProcess[str]":
+    variables = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+    command: list[str | Path] = [sys.executable, REQUIREMENTS / "install.py", environment, lock]
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """Return the lock of a package `example`, whose wheel is in the same folder."""
+    wheel = tmp_path / "example-1.0-py3-none-any.whl"
+    metadata = {
+        "METADATA": "Metadata-Version: 2.1\nName: example\nVersion: 1.0\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("example.py", "")
+        for name, text in metadata.items():
+            archive.writestr(f"example-1.0.dist-info/{name}", text)
+    lock = tmp_path / "example.txt"
+    lock.write_text(f"example==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    return lock
+
+
+def test_uv_uses_the_configuration_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    config = tmp_path / "pip.conf"
+    config.write_text(
+        "[global]\nindex-url = https://user:p%40ss@index.example.org/simple\ncert = /etc/ca.pem\n"
+        "extra-index-url =\n    https://one.example.org/simple\n    https://two.example.org/simple\n"
+        "[install]\ntrusted-host = one.example.org\nno-index = true\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels https://example.org/wheels")
+    monkeypatch.setenv("PIP_CERT", "/etc/other.pem")  # variables override files
+    options = INSTALL["pip_options"](Path(sys.executable))
+    assert options["no-index"] == "true"
+    environment = INSTALL["uv_environment"](options, {"PATH": "/bin"})
+    assert environment["UV_DEFAULT_INDEX"] == "https://user:p%40ss@index.example.org/simple"
+    assert environment["UV_INDEX"] == "https://one.example.org/simple https://two.example.org/simple"
+    assert environment["UV_FIND_LINKS"] == "/wheels,https://example.org/wheels"
+    assert environment["UV_INSECURE_HOST"] == "one.example.org"
+    assert environment["SSL_CERT_FILE"] == "/etc/other.pem"
+    assert environment["PATH"] == "/bin"
+
+
+def test_variables_of_uv_override_those_of_pip() -> None:
+    environment = INSTALL["uv_environment"]({"index-url": "https://pip"}, {"UV_DEFAULT_INDEX": "https://uv"})
+    assert environment["UV_DEFAULT_INDEX"] == "https://uv"
+
+
+def test_rejects_a_symbolic_link(tmp_path: Path, lock: Path) -> None:
+    target = tmp_path / "target"
+    (target / "data").mkdir(parents=True)
+    (tmp_path / "venv").symlink_to(target)
+    process = install(tmp_path / "venv", lock, tmp_path)
+    assert process.returncode == 1
+    assert "is a symbolic link. Remove it" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert (target / "data").exists()
+
+
+def test_replaces_an_incomplete_environment_and_falls_back_to_pip(tmp_path: Path, lock: Path) -> None:
+    environment = tmp_path / "venv"
+    (environment / "lib").mkdir(parents=True)
+    (environment / "lib" / "incomplete").touch()
+    process = install(environment, lock, tmp_path)  # the folder of wheels has no uv
+    assert process.returncode == 0, process.stderr
+    assert "uv failed. Installing 1 packages" in process.stdout
+    assert not (environment / "lib" / "incomplete").exists()
+    assert (environment / "installed-example").exists()
+    subprocess.run([environment / "bin" / "python", "-c", "import example"], check=True)
+
+
+def test_rejects_a_package_with_another_hash(tmp_path: Path, lock: Path) -> None:
+    environment = tmp_path / "venv"
+    lock.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", lock.read_text()))
+    process = install(environment, lock, tmp_path)
+    assert process.returncode == 1
+    assert "Installation failed." in process.stderr
+    assert not (environment / "installed-example").exists()
+
+
+def test_every_lock_includes_the_smaller_one() -> None:
+    """`make run` installs nothing after `make test`, and the packages of production are those that tests use."""
+
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^[\w.-]+==\S+", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))
+
+    assert pins("base") < pins("embedded") < pins("dev")
+    assert pins("uv") < pins("dev")

@@ -1,0 +1,80 @@
+"""`make run` after the installation: `python -m voiceassist.run`."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from socket import create_server
+
+import pytest
+
+from tests.support.dependency_servers import free_port
+from tests.support.plugin import Servers
+
+ROOT = Path(__file__).resolve().parents[2]
+# create_admin writes the password to a file, which must not replace that of a developer.
+PROGRAM = (
+    "import pathlib, sys; from voiceassist import run, settings; settings.VAR = pathlib.Path(sys.argv[1]); run.main()"
+)
+
+
+def start(var: Path, **environment: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "WEB_CONCURRENCY": "1", **environment}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)  # set by pytest
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(var)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def get_status(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_prepares_the_database_and_serves(servers: Servers, tmp_path: Path) -> None:
+    servers.postgres.execute("CREATE DATABASE make_run")
+    port = free_port()
+    url = os.environ["DATABASE_URL"].replace("/tests", "/make_run")
+    process = start(tmp_path, DATABASE_URL=url, BIND=f"127.0.0.1:{port}")
+    deadline = time.monotonic() + 50
+    while True:
+        try:
+            assert get_status(port, "/ready") == 200
+            break
+        except OSError:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    lines = output.splitlines()
+    assert lines[0] == "Applying migrations ..."
+    assert [line.split()[0] for line in lines[1:6]] == ["postgres", "redis", "qdrant", "migrations", "ready"]
+    assert (tmp_path / "admin-password").read_text().strip() in output
+    assert f"  http://127.0.0.1:{port}/admin/" in lines
+
+
+@pytest.mark.parametrize(
+    ("bind", "error"),
+    [("127.0.0.1:{}", "(Address already in use). Stop the program"), ("192.0.2.1:{}", "Set BIND to another address.")],
+)
+def test_reports_why_it_can_not_listen(tmp_path: Path, bind: str, error: str) -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+        process = start(tmp_path, BIND=bind.format(server.getsockname()[1]))
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert output.startswith("make run: can't listen on ")
+    assert error in output
+    assert len(output.splitlines()) == 1

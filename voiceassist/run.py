@@ -1,0 +1,50 @@
+"""`make run`: prepare development's servers and data, then serve.
+
+One process runs the commands, because a start of Django for each of them would take longer than the commands. It then
+becomes gunicorn.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a server's: nothing would merge what the commands write there
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
+    from voiceassist import address, embedded, settings
+
+    address.require_available(settings.BIND)
+    if settings.EMBEDDED_SERVERS:
+        _report(f"Starting the embedded servers ({', '.join(settings.EMBEDDED_SERVERS)})")
+        embedded.start_or_exit(settings.EMBEDDED_SERVERS)
+    _report("Applying migrations")
+    _prepare()
+    print("Serving. Stop with Ctrl-C. The embedded servers keep running until `make stop`.")
+    address.print_urls(settings.BIND, ["health", "ready", "metrics", "admin/", "api/docs/"])
+    sys.stdout.flush()
+    command = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application"]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def _prepare() -> None:
+    import django
+    from django.core.management import CommandError, call_command
+
+    try:
+        django.setup()
+        call_command("migrate", verbosity=0, skip_checks=False)
+        call_command("checkdeps")
+        call_command("create_admin")
+    except CommandError as error:
+        raise SystemExit(f"make run: {error}") from None
+
+
+def _report(step: str) -> None:
+    print(f"{step} ...", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT
