@@ -1,8 +1,9 @@
 """Install a lock into a virtual environment: `python requirements/install.py .venv requirements/dev.txt`.
 
 The Makefile runs this file with any supported Python before anything else is installed, so it imports the standard
-library only. pip installs uv by the hashes in uv.txt, because a new environment has nothing but pip. uv then installs
-the lock by its hashes, about ten times as fast as pip. If uv fails, pip installs the same lock.
+library only. pip installs uv by the hashes in uv.txt. uv then installs the lock by its hashes, about ten times as fast
+as pip. If uv fails, pip installs the same lock. The environment itself has no pip, because installing pip would take
+longer than installing uv; only a Python without pip installs it there.
 
 The file `installed-NAME` in the environment is newer than NAME.txt when the environment is complete. Without any such
 file it is created again, so that an interrupted installation leaves no incomplete environment in use.
@@ -12,6 +13,7 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 UV_LOCK = Path(__file__).with_name("uv.txt")
@@ -41,33 +43,37 @@ def install(environment: Path, lock: Path) -> None:
     markers = list(environment.glob("installed*"))
     if not markers or not python.exists():
         report(f"Creating {environment} with Python {sys.version.split()[0]}")
-        run(sys.executable, "-m", "venv", "--clear", environment)
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
     for marker in markers:
         marker.unlink(missing_ok=True)
     count = sum("==" in line for line in lock.read_text().splitlines())
+    pip = pip_command(python)
+    pip_install = [*pip, "install", "-qq", "--disable-pip-version-check", "--require-hashes", "--requirement"]
     try:
         report("Installing uv")
-        pip_install(python, UV_LOCK, "--only-binary=:all:")
+        run(*pip_install, UV_LOCK, "--only-binary=:all:")
         report(f"Installing {count} packages of {lock}")
-        options = pip_options(python)
+        options = pip_options(pip)
         no_index = ["--no-index"] if "no-index" in options else []
         sync = ["pip", "sync", "--quiet", "--require-hashes", *no_index, "--python", str(python), str(lock)]
         run(python, "-m", "uv", *sync, env=uv_environment(options, dict(os.environ)))
     except subprocess.CalledProcessError:
         report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
-        pip_install(python, lock)
+        run(*pip_install, lock)
     (environment / f"installed-{lock.stem}").touch()
 
 
-def pip_install(python: Path, lock: Path, *options: str) -> None:
-    command = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
-    run(python, *command, *options, "--requirement", lock)
+def pip_command(python: Path) -> list[str]:
+    """Return a command that runs pip for the environment of `python`."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip", "--python", str(python)]
+    subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
+    return [str(python), "-m", "pip"]
 
 
-def pip_options(python: Path) -> dict[str, str]:
+def pip_options(pip: list[str]) -> dict[str, str]:
     """Return the options that pip.conf files and PIP_* variables set. Variables override files."""
-    command = ["-m", "pip", "config", "list"]
-    lines = subprocess.run([python, *command], check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run([*pip, "config", "list"], check=True, capture_output=True, text=True).stdout.splitlines()
     options = {}
     for section in ("global", "install", ":env:"):
         for line in lines:

@@ -53,7 +53,7 @@ def test_uv_uses_the_configuration_of_pip(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels https://example.org/wheels")
     monkeypatch.setenv("PIP_CERT", "/etc/other.pem")  # variables override files
-    options = INSTALL["pip_options"](Path(sys.executable))
+    options = INSTALL["pip_options"](INSTALL["pip_command"](Path(sys.executable)))
     assert options["no-index"] == "true"
     environment = INSTALL["uv_environment"](options, {"PATH": "/bin"})
     assert environment["UV_DEFAULT_INDEX"] == "https://user:p%40ss@index.example.org/simple"
