@@ -3,7 +3,7 @@
 The Makefile runs this file with any supported Python before anything else is installed, so it imports the standard
 library only. pip installs uv by the hashes in uv.txt. uv then installs the lock by its hashes, about ten times as fast
 as pip. If uv fails, pip installs the same lock. The environment itself has no pip, because installing pip would take
-longer than installing uv; only a Python without pip installs it there.
+longer than installing uv; only a Python without a recent pip installs it there.
 
 The file `installed-NAME` in the environment is newer than NAME.txt when the environment is complete. Without any such
 file it is created again, so that an interrupted installation leaves no incomplete environment in use.
@@ -65,8 +65,10 @@ def install(environment: Path, lock: Path) -> None:
 
 def pip_command(python: Path) -> list[str]:
     """Return a command that runs pip for the environment of `python`."""
-    if find_spec("pip"):
-        return [sys.executable, "-m", "pip", "--python", str(python)]
+    base_pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    # pip before 22.3 has no --python.
+    if find_spec("pip") and subprocess.run([*base_pip, "--version"], capture_output=True).returncode == 0:
+        return base_pip
     subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     return [str(python), "-m", "pip"]
 
