@@ -19,7 +19,9 @@ from tests.docs.markdown import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 EMAIL = "admin@localhost.localdomain"  # of create_admin
-PAGES = {"admin.png": "/admin/core/session/", "status-page.png": "/admin/status/"}
+# File name, path and height of the window, in which the whole status page fits.
+PAGES = (("admin.png", "/admin/core/session/", 760), ("status-page.png", "/admin/status/", 1180))
+WIDTH = 1400
 SETTLE_TIME = 30  # seconds, in which the status page collects some latencies
 
 
@@ -29,13 +31,7 @@ def take_screenshots(url: str) -> None:
     options = ChromeOptions()
     options.binary_location = chromium
     with tempfile.TemporaryDirectory() as profile:
-        for argument in (
-            "--headless",
-            "--no-sandbox",
-            "--hide-scrollbars",
-            "--window-size=1400,760",
-            f"--user-data-dir={profile}",
-        ):
+        for argument in ("--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
             options.add_argument(argument)
         browser = Chrome(options=options, service=Service(driver))
         try:
@@ -45,7 +41,8 @@ def take_screenshots(url: str) -> None:
             browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
             WebDriverWait(browser, 10).until(lambda page: page.find_elements(By.ID, "logout-form"))
             IMAGES.mkdir(exist_ok=True)
-            for name, path in PAGES.items():
+            for name, path, height in PAGES:
+                browser.set_window_size(WIDTH, height)
                 browser.get(f"{url}{path}")
                 time.sleep(SETTLE_TIME)
                 browser.save_screenshot(str(IMAGES / name))
