@@ -1,7 +1,7 @@
 """Distinguish an outage of PostgreSQL, Redis or Qdrant, which is temporary, from a bug in this project.
 
-An outage is answered with 503 and `Retry-After`, and logged in the line of its request only. A bug is answered with 500
-and logged with its stack frames.
+An outage results in a 503 response with `Retry-After`, and is logged only in the line of its request. A bug results in
+a 500 response, and is logged with its stack frames.
 """
 
 import re

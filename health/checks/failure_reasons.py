@@ -1,7 +1,7 @@
 """Map the exception of a failed check to a reason, and a reason to a hint.
 
-All causes of the exception count, because redis-py wraps the operating system's errors. libpq reports no SQLSTATE for
-a failed connection attempt, so its message decides (always in English: the wheel ships no translations).
+The whole chain of causes is examined, because redis-py wraps the operating system's errors. libpq reports no SQLSTATE
+for a failed connection attempt, so its message is matched. It is in English, because the wheel has no translations.
 """
 
 import json

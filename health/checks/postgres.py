@@ -25,7 +25,7 @@ _connection = PersistentConnection(connect)
 _has_responded = False  # in time, since this process started
 
 
-def describe_endpoint() -> str:
+def postgres_endpoint() -> str:
     """Return the configured endpoint: `host:port,host:port/database`, or a socket directory."""
     parameters = connections["default"].get_connection_params()
     hosts = str(parameters.get("host") or "localhost").split(",")

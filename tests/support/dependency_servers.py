@@ -1,7 +1,7 @@
 """Real servers for tests, from the wheels, on free loopback ports and with passwords.
 
 Tests can start, stop, kill and freeze them. A restart keeps the port and the data. They are killed when the test
-process exits, for whatever reason.
+process exits, even if it crashes.
 """
 
 import ctypes

@@ -65,7 +65,7 @@ SERVERS = pytest.StashKey[Servers]()
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Servers:
-    """The servers that the tested application uses."""
+    """Return the servers that the tested application uses."""
     return request.config.stash[SERVERS]
 
 

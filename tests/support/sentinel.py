@@ -103,7 +103,7 @@ class Group:
 
     @property
     def primary(self) -> Redis:
-        """The server that most of the responding Sentinels consider the primary."""
+        """Return the server that most of the responding Sentinels consider the primary."""
         ports = []
         for sentinel in self.sentinels:
             try:

@@ -49,9 +49,9 @@ class VoiceAssistServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
         self._log = (self.folder / "log").open("w+")
-        ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
+        defaults = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
-        self._environment = {**inherited, **ours, **environment}
+        self._environment = {**inherited, **defaults, **environment}
 
     def __enter__(self) -> "VoiceAssistServer":
         command = ["-m", "gunicorn", "-c", self._config, self._application]

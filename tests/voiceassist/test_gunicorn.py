@@ -366,7 +366,7 @@ def test_configuration_without_start_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", "127.0.0.1:0", "voiceassist.wsgi"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "has to call start() as well" in done.stderr
+    assert "start() was not called" in done.stderr
 
 
 def test_message_that_can_not_be_formatted_is_logged_with_its_place(tmp_path: Path) -> None:

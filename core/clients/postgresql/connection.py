@@ -71,7 +71,7 @@ class Connection(psycopg.Connection[Any]):
 
         All hosts and addresses share the time. The server that was connected to last is tried first. If there are
         several, standbys are skipped unless `target_session_attrs` is set. libpq's own `read-write` is not the default,
-        because PgBouncer answers it from memory, which may be outdated.
+        because PgBouncer reports that state from a cache, which may be stale.
 
         Raises NoAnswer if any server timed out, otherwise the class of the last server's error.
 
