@@ -21,8 +21,9 @@ from tests.support.dependency_servers import Valkey
 from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
-from tests.support.sentinel import QUOTED, Group, Redis, succeeds_within
+from tests.support.sentinel import QUOTED, Group, Redis
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"

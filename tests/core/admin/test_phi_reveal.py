@@ -176,7 +176,7 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     browser.back()
     assert urlsplit(browser.current_url).path == page_url(message)
-    assert CANARY not in browser.page_source  # Chromium asks before it sends the form again
+    assert CANARY not in browser.page_source  # Chromium prompts before it sends the form again
     browser.get(browser.current_url)
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     assert CANARY not in browser.page_source

@@ -142,7 +142,7 @@ def test_password_change_ends_other_sessions(staff_client: Client, user: User) -
 
 @pytest.fixture
 def redis_proxy(servers: Servers, settings: Settings) -> Any:
-    """A proxy between the application and Redis."""
+    """Yield a proxy between the application and Redis."""
     with Proxy(servers.redis.port) as proxy:
         caches: Any = deepcopy(project.CACHES)
         caches["default"]["LOCATION"] = servers.redis.url.replace(f":{servers.redis.port}/", f":{proxy.port}/")

@@ -227,7 +227,7 @@ def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_pa
     pooler = PgBouncer(tmp_path / "pgbouncer", servers.postgres, pool=2)
     pooler.start()
     try:
-        pooled = pooler.before(migrated_database)
+        pooled = pooler.url_for(migrated_database)
         with Migrate(tmp_path, ADD_COLUMN, ADD_INDEX, url=pooled) as migrate:
             with blocker(migrated_database) as pid:
                 assert_names_blocker(migrate.wait_for("blocked by"), pid)

@@ -48,7 +48,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
-    """An environment with a migrated database. pytest-django's test database has another name."""
+    """Return an environment with a migrated database. pytest-django's test database has another name."""
     servers.postgres.execute("CREATE DATABASE migrated")
     environment = {"DATABASE_URL": servers.postgres.url.replace("/tests", "/migrated")}
     subprocess.run(

@@ -23,9 +23,9 @@ from health.status_page import access
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
-from tests.voiceassist.test_gunicorn import succeeds_within
 
 EMAIL, PASSWORD = "admin@example.org", "a long password"
 PAGE, FRAGMENT = "/admin/status/", "/admin/status/part"
@@ -112,7 +112,7 @@ def test_access_ends_with_the_session(staff_client: Client) -> None:
     assert not has_access(copied)
 
 
-def test_automatic_refresh_is_no_activity(staff_client: Client) -> None:
+def test_automatic_refresh_does_not_extend_the_session(staff_client: Client) -> None:
     session = staff_client.session
     session[LAST_SEEN_KEY] -= 10 * 60
     session.save()
@@ -127,7 +127,7 @@ def test_automatic_refresh_is_no_activity(staff_client: Client) -> None:
     assert AuditEvent.objects.filter(action="logoff").count() == 1
 
 
-def test_opening_the_page_is_activity(staff_client: Client) -> None:
+def test_opening_the_page_extends_the_session(staff_client: Client) -> None:
     session = staff_client.session
     session[LAST_SEEN_KEY] -= 10 * 60
     session.save()
@@ -162,7 +162,7 @@ def test_cookie_is_set_only_for_staff(client: Client, superuser: User) -> None:
     assert access.COOKIE not in client.cookies or not client.cookies[access.COOKIE].value
 
 
-def test_cookie_alone_decides_while_the_database_is_down(staff_client: Client, broken_database: Any) -> None:
+def test_only_the_cookie_is_checked_while_the_database_is_down(staff_client: Client, broken_database: Any) -> None:
     without_cookie, without_session = copy_of(staff_client), copy_of(staff_client)
     del without_cookie.cookies[access.COOKIE]
     del without_session.cookies["sessionid"]
@@ -229,7 +229,7 @@ def test_response_is_private_and_safe(staff_client: Client, servers: Servers) ->
         assert Client().get(PAGE)["Location"].startswith("https://")
 
 
-def test_every_admin_page_links_to_it_and_obeys_the_content_security_policy(staff_client: Client) -> None:
+def test_every_admin_page_links_to_status_and_complies_with_csp(staff_client: Client) -> None:
     for path in (PAGE, FRAGMENT, "/admin/", "/admin/core/user/"):
         html = staff_client.get(path).content.decode()
         assert path == FRAGMENT or f'href="{PAGE}"' in html
@@ -243,7 +243,7 @@ def test_every_admin_page_links_to_it_and_obeys_the_content_security_policy(staf
 
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
-    """The URL of a migrated database with a superuser."""
+    """Return the URL of a migrated database with a superuser."""
     return database_with_staff(servers.postgres, "status", EMAIL, PASSWORD)
 
 
@@ -299,7 +299,7 @@ def test_page_works_while_the_database_or_redis_is_down(
             assert succeeds_within(10, lambda: "Not healthy" not in staff.get(FRAGMENT).text)
 
 
-def test_page_shows_every_worker_and_outages_that_dead_ones_saw(database: str, redis: Valkey) -> None:
+def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: Valkey) -> None:
     with (
         VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_MAX_AGE="1") as app,
         closing(log_in(app)) as staff,
@@ -341,7 +341,7 @@ def test_stopped_worker_has_no_heartbeat(database: str) -> None:
 
 
 @needs_chromium
-def test_open_page_refreshes_itself(browser: Chrome, database: str, redis: Valkey) -> None:
+def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis: Valkey) -> None:
     def text(selector: str) -> str:
         return browser.find_element(By.CSS_SELECTOR, selector).text
 

@@ -20,7 +20,7 @@ from tests.support.plugin import Servers
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """A server that accepts connections but never sends a byte, like a host without power."""
+    """Yield a server that accepts connections but never sends a byte, like a host without power."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener

@@ -29,7 +29,7 @@ from tests.support.plugin import Servers
 
 @pytest.fixture(scope="module")
 def primary_without_standby(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A primary that waits for a synchronous standby that does not exist."""
+    """Yield a primary that waits for a synchronous standby that does not exist."""
     server = Postgres(tmp_path_factory.mktemp("postgres"), options=["synchronous_standby_names=absent"])
     server.start()
     yield server
@@ -58,7 +58,7 @@ def test_probe_reports_commit_not_replicated_and_leaves_no_backend(primary_witho
     probe.close()
 
 
-def test_leaves_primary_that_cannot_commit(
+def test_abandons_primary_that_cannot_commit(
     primary_without_standby: Postgres, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its synchronous standby was promoted, and the old primary was not fenced."""
