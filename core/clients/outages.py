@@ -11,7 +11,7 @@ import psycopg
 import redis.exceptions
 from django.db import Error, InterfaceError, OperationalError
 
-from core.clients.postgresql.errors import NoAnswer, ReadOnly
+from core.clients.postgresql.errors import NoResponse, ReadOnly
 
 RETRY_AFTER = "5"  # seconds; a failover takes longer, but retrying early is cheap and only returns the same response
 
@@ -43,7 +43,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 def _is_postgresql_outage(error: BaseException) -> bool:
     cause = _psycopg_error(error)
-    if isinstance(cause, NoAnswer | ReadOnly):
+    if isinstance(cause, NoResponse | ReadOnly):
         return True
     if cause is not None and cause.sqlstate:
         is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(

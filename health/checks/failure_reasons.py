@@ -13,7 +13,7 @@ from http.client import HTTPException
 
 import redis.exceptions
 
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.redis_sentinel import PrimaryDownError, UnknownServiceError
 
 TIMEOUT = "timeout"
@@ -61,7 +61,7 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
-    ((NoAnswer,), TIMEOUT),
+    ((NoResponse,), TIMEOUT),
     (
         (
             redis.exceptions.AuthenticationError,

@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 from tests.core.api.test_envelope import check_envelope
 
 CANARY = "canary of a patient"
@@ -145,8 +145,8 @@ OUTAGES = [
     psycopg.errors.TooManyConnections(CANARY),
     psycopg.errors.DiskFull(CANARY),
     psycopg.errors.SerializationFailure(CANARY),
-    NoAnswer(CANARY),
-    wrapped(NoAnswer(CANARY)),
+    NoResponse(CANARY),
+    wrapped(NoResponse(CANARY)),
     wrapped(psycopg.errors.AdminShutdown(CANARY)),
     wrapped(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
     wrapped(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),

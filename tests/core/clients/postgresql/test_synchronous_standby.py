@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.postgresql.probe import ProbeConnection
 from core.clients.postgresql.servers import preference
 from core.clients.postgresql.time_limit import request_time_limit
@@ -84,9 +84,9 @@ def test_abandons_primary_that_cannot_commit(
 
 def test_probe_of_busy_server_times_out(primary_without_standby: Postgres) -> None:
     probe = connect_probe(primary_without_standby)
-    with pytest.raises(NoAnswer) as raised, probe.time_limit(0.3):
+    with pytest.raises(NoResponse) as raised, probe.time_limit(0.3):
         probe.execute("SELECT pg_sleep(30)")
-    assert type(raised.value) is NoAnswer
+    assert type(raised.value) is NoResponse
     probe.close()
 
 
