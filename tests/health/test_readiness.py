@@ -381,10 +381,8 @@ def test_redis_connection_errors(point_at: PointAt, cache: Valkey) -> None:
         (f"redis://{address}/0", "auth_failed"),
         (f"redis://:{password}@{address}/99", "misconfigured"),
         (f"redis://:{password}@no-such-host.invalid:{cache.port}/0", "dns_failure"),
-        (
-            f"rediss://:{password}@{address}/0",
-            "timeout",
-        ),  # a server without TLS reads the handshake as an unfinished command
+        # A server without TLS reads the handshake as an unfinished command.
+        (f"rediss://:{password}@{address}/0", "timeout"),
         ("unix:///no/such/socket", "connection_refused"),
     ]:
         point_at(cache=url)

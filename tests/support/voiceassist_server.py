@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tests.support.dependency_servers import Postgres, free_port
@@ -93,6 +94,15 @@ class VoiceAssistServer:
             return response.status, dict(response.getheaders()), response.read()
         finally:
             connection.close()
+
+    def log_in(self, email: str, password: str) -> httpx.Client:
+        """Return an HTTP client that is logged in to the admin."""
+        client = httpx.Client(base_url=self.url, timeout=30)
+        client.get("/admin/login/")
+        form = {"username": email, "password": password, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+        assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
+        assert client.get("/admin/").status_code == 200  # also sets the access cookie of the status page
+        return client
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 import trustme
-from django.conf import settings as project
+from django.conf import settings as django_settings
 from django.core.cache import cache as django_cache
 from pytest_django import Settings
 
@@ -56,7 +56,7 @@ def use_url(settings: Settings) -> Iterator[UseUrl]:
     """Yield a function that makes readiness and the cache use a URL, as the environment variable does."""
 
     def set_url(url: str) -> None:
-        caches: Any = deepcopy(project.CACHES)
+        caches: Any = deepcopy(django_settings.CACHES)
         caches["default"]["LOCATION"] = [url]
         settings.CACHES = caches
         settings.REDIS_URL = url

@@ -255,15 +255,6 @@ def redis(tmp_path: Path) -> Iterator[Valkey]:
     server.kill()
 
 
-def log_in(app: VoiceAssistServer) -> httpx.Client:
-    client = httpx.Client(base_url=app.url, timeout=15)
-    client.get("/admin/login/")
-    form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-    assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
-    client.get("/admin/")
-    return client
-
-
 @pytest.mark.parametrize(
     ("database_mode", "redis_hangs"),
     [("silent", True), ("silent", False), ("refuse", True), ("refuse", False), ("pass", True)],
@@ -275,7 +266,7 @@ def test_page_works_while_the_database_or_redis_is_down(
         url = database.replace(f":{servers.postgres.port}", f":{proxy.port}")
         with (
             VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, HEALTH_TIMEOUT="0.5") as app,
-            closing(log_in(app)) as staff,
+            closing(app.log_in(EMAIL, PASSWORD)) as staff,
         ):
             assert "Healthy" in staff.get(PAGE).text
             proxy.mode = database_mode
@@ -302,7 +293,7 @@ def test_page_works_while_the_database_or_redis_is_down(
 def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: Valkey) -> None:
     with (
         VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_MAX_AGE="1") as app,
-        closing(log_in(app)) as staff,
+        closing(app.log_in(EMAIL, PASSWORD)) as staff,
     ):
         redis.kill()
         # Only one worker has the connection. The other one also runs checks, because the page is open.
@@ -317,7 +308,7 @@ def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: 
             return len(pids) == 2 and killed.pid not in pids
 
         assert succeeds_within(10, is_replaced)
-        with closing(log_in(app)) as staff:
+        with closing(app.log_in(EMAIL, PASSWORD)) as staff:
             pids = {str(process.pid) for process in app.workers()}
 
             def shown_pids() -> set[str]:
@@ -333,7 +324,7 @@ def test_stopped_worker_has_no_heartbeat(database: str) -> None:
     with VoiceAssistServer(DATABASE_URL=database, HEALTH_TIMEOUT="0.5") as app:
         stopped = app.workers()[0]
         stopped.suspend()
-        with closing(log_in(app)) as staff:  # on a connection of the other worker
+        with closing(app.log_in(EMAIL, PASSWORD)) as staff:  # on a connection of the other worker
             assert succeeds_within(15, lambda: "No heartbeat" in staff.get(FRAGMENT).text)
             assert "Workers alive: 1 of 2." in staff.get(FRAGMENT).text
             stopped.resume()

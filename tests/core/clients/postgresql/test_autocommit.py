@@ -149,7 +149,7 @@ class Broken(Exception):
 
 
 def break_wait(monkeypatch: pytest.MonkeyPatch, number: int, fault: str) -> None:
-    """Make the exchange with the server fail whose number, counted from now, is `number`."""
+    """Make one exchange with the server fail: the next one if `number` is 1, the one after it if 2, and so on."""
     count = 0
     original = Connection.wait
 
