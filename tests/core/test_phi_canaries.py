@@ -354,7 +354,7 @@ def failing_commands(scenario: Scenario, rows: dict[str, Any]) -> None:
 
 
 def killed_during_a_write(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
-    """End a command's connection, and kill a server process of PostgreSQL, which then restarts completely."""
+    """Terminate a command's connection, and kill a process of PostgreSQL, which then restarts all its processes."""
     user, session = rows["user"], rows["session"]
     program = (
         "from core.conversations import append_message; from core.models import Message;"

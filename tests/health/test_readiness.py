@@ -304,7 +304,7 @@ def test_postgres_without_its_synchronous_standby_is_not_ready(point_at: PointAt
 
 
 def test_reconnects_if_postgres_became_a_standby(point_at: PointAt, database: Postgres) -> None:
-    """The open connection leads to the demoted server. A new one leads to the primary: the address was moved."""
+    """The open connection leads to the demoted server, a new one to the primary, because the address was moved."""
     point_at(database=database.url)
     assert reason("postgres") is None
     persistent = import_module("health.checks.postgres")._connection

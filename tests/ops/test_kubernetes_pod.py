@@ -89,7 +89,7 @@ class Cluster:
 
     @contextmanager
     def play(self, kind: str, name: str) -> Iterator[str]:
-        """Run the object's pod and yield the container's id. Podman 4.3 has no Jobs: run a Job's pod."""
+        """Run the object's pod and yield the container's id. For a Job, which podman 4.3 lacks, run its pod."""
         manifest = find(self._documents, kind, name)
         template = manifest["spec"]["template"]
         template["spec"] = adapt_to_podman(template["spec"], self._folder)

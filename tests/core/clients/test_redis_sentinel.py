@@ -197,7 +197,7 @@ def test_follows_planned_failover(use_url: UseUrl, group: Group) -> None:
 
 
 def test_abandons_demoted_primary_whose_connections_stay_open(use_url: UseUrl, group: Group) -> None:
-    """It rejects writes. In a real failover Sentinel closes the connections if it can reach the server."""
+    """The old primary rejects writes. In a real failover Sentinel closes its connections if it can reach the server."""
     use_url(group.url())
     assert check().healthy
     assert cache.set("key", "value")

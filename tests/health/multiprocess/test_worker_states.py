@@ -192,7 +192,7 @@ def test_disagreeing_workers_are_counted() -> None:
 
 
 def test_outage_of_several_workers_is_one_row() -> None:
-    """Also if one of them has died, and only while the reason is the same."""
+    """This includes workers that have died. A different reason is a different outage."""
     for pid in (1001, 1002):
         add_worker(pid, report("timeout", age=3))
     worker_states.mark_dead(1001)

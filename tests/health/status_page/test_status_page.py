@@ -59,7 +59,7 @@ def copy_of(client: Client) -> Client:
 
 @pytest.fixture
 def broken_database(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function after whose call the user can't be loaded."""
+    """Return a function that makes every later attempt to load the user fail."""
 
     def fail(request: Any) -> None:
         raise OperationalError("server closed the connection unexpectedly")
@@ -105,7 +105,7 @@ def test_access_ends_with_the_session(staff_client: Client) -> None:
         session.save()
         assert not has_access(copied), key
         session[key] = key_before
-        session.save(must_create=True)  # ending it has deleted it
+        session.save(must_create=True)  # the expired session was deleted
         assert has_access(staff_client)
     copied = copy_of(staff_client)
     staff_client.post("/admin/logout/")
@@ -141,7 +141,7 @@ def test_opening_the_page_extends_the_session(staff_client: Client) -> None:
 def test_cookie_is_limited_to_the_page_and_the_login(staff_client: Client) -> None:
     cookie = staff_client.get("/admin/").cookies[access.COOKIE]
     assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == (PAGE, True, "Strict")
-    assert not cookie["max-age"]  # ends with the browser, as that of the session does
+    assert not cookie["max-age"]  # ends with the browser, like the session cookie
     assert staff_client.cookies["sessionid"].value not in cookie.value
     with override_settings(SESSION_COOKIE_SECURE=True):
         assert staff_client.get("/admin/").cookies[access.COOKIE]["secure"]
@@ -317,7 +317,7 @@ def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: 
             assert succeeds_within(10, lambda: shown_pids() == pids)
             html = staff.get(FRAGMENT).text
         assert "2 of 2 alive" in html
-        assert html.count("<td>2 workers</td>") == 1  # the outage, seen by both
+        assert html.count("<td>2 workers</td>") == 1  # the outage, recorded by both
 
 
 def test_stopped_worker_has_no_heartbeat(database: str) -> None:

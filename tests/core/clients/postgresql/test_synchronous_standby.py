@@ -61,7 +61,7 @@ def test_probe_reports_commit_not_replicated_and_leaves_no_backend(primary_witho
 def test_abandons_primary_that_cannot_commit(
     primary_without_standby: Postgres, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its synchronous standby was promoted, and the old primary was not fenced."""
+    """The synchronous standby was promoted, and the old primary was not fenced."""
     monkeypatch.setattr(preference, "last_success", None)
     monkeypatch.setattr(preference, "cannot_commit", None)
     ports = f"{primary_without_standby.port},{servers.postgres.port}"
