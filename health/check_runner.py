@@ -1,4 +1,4 @@
-"""Run checks in parallel under one deadline. This module does not know what it checks.
+"""Run checks in parallel under one deadline. This module does not depend on what is checked.
 
     Check     a name and a function that returns a CheckOutput or raises
     Result    the outcome of one check

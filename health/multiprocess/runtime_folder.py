@@ -39,7 +39,7 @@ def create() -> None:
         _remove_if_unlocked(folder)
     while path is None:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent()))
-        with suppress(OSError):  # a file system without locks: the folder is never removed by another server
+        with suppress(OSError):  # on a file system without locks, no other server removes the folder either
             fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         if folder.exists():  # otherwise a server that is starting removed it before it was locked
             path = folder

@@ -129,7 +129,7 @@ def read_all() -> list[WorkerState]:
     """Return the states of all workers, oldest first. This worker's comes from memory."""
     with _lock:
         workers = [deepcopy(_own)]
-    with suppress(OSError):  # no file descriptor is left: the page then shows this worker only
+    with suppress(OSError):  # without a free file descriptor, the page shows only this worker
         for path in runtime_folder.path.glob("*_*.json") if runtime_folder.path else ():
             with suppress(OSError, ValueError, TypeError, KeyError):  # renamed in the meantime, or damaged
                 worker = _read(path)
@@ -170,7 +170,7 @@ def worker_count() -> int:
 def mark_page_viewed() -> None:
     """Make the background threads of all workers run checks for _MAX_AGE, so that the page shows recent results."""
     if runtime_folder.path:
-        with suppress(OSError):  # a full disk: the page then shows older results of the other workers
+        with suppress(OSError):  # if the disk is full, the page shows older results of the other workers
             (runtime_folder.path / "page_viewed").touch()
 
 

@@ -23,7 +23,7 @@ _SALT = "health.status_page.access"
 def can_view_status(request: HttpRequest) -> bool:
     """Return whether the user is staff, or during an outage of PostgreSQL, whether the cookie is valid.
 
-    Run the readiness checks first: they open the circuit breaker of a hung database, so that this fails at once.
+    Run the readiness checks first. They open the circuit breaker of a hung database, so that this fails at once.
     """
     try:
         return _is_staff(request)

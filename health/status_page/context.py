@@ -1,4 +1,4 @@
-"""The template context of the status page: the states of all workers, merged.
+"""The template context of the status page, merged from the states of all workers.
 
 Workers may disagree, because each has its own connections. The page then shows how many workers report each state.
 """

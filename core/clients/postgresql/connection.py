@@ -27,7 +27,7 @@ from core.clients.postgresql.time_limit import current_time_limit
 
 DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
 WAIT_INTERVAL = 0.1  # seconds between two checks for Ctrl-C
-MIN_TIMEOUT = 0.01  # seconds; lets a call whose time is up still fail with its own error
+MIN_TIMEOUT = 0.01  # seconds, so that a call fails with its own error even if no time is left
 
 
 class _Notices:
