@@ -16,7 +16,7 @@ _MAX_CONTENT_LENGTH_DIGITS = 12
 
 
 class RequestLimitsMiddleware:
-    """Rejects unknown methods and huge bodies, applies DATABASE_TIMEOUT, and puts Django's 405 into the envelope."""
+    """Rejects unknown methods and implausible lengths, sets DATABASE_TIMEOUT, and puts Django's 405 in the envelope."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -149,7 +149,7 @@ class Postgres(Server):
         version = (self.data / "PG_VERSION").read_text().strip()
         if version != "18":
             raise EmbeddedServerError(
-                f"{self.data} was created by PostgreSQL {version}, not 18. Move or remove it, then try again."
+                f"{self.data} was created by PostgreSQL {version}, not 18. Move it elsewhere, then try again."
             )
 
     def _initialise(self, lock: TextIO) -> None:
