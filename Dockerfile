@@ -17,11 +17,11 @@ COPY health health
 # collectstatic needs the production settings, which name static files by their hash. The required variables get dummy
 # values for this command only; it connects to no server.
 RUN VOICEASSIST_ENV=production SECRET_KEY=only-for-collectstatic ALLOWED_HOSTS=localhost \
-    DATABASE_URL=postgres://nobody@localhost/none REDIS_URL=redis://localhost QDRANT_URL=http://localhost:6333 \
+    DATABASE_URL=postgres://localhost/none REDIS_URL=redis://localhost QDRANT_URL=http://localhost:6333 \
     PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python manage.py collectstatic --noinput
-# Bytecode that Python never compares with its source: copying into a layer changes modification times, and a read-only
-# root filesystem would recompile everything at every start. Any user can read the files,
-# regardless of the checkout's umask.
+# Bytecode that Python never compares with its source. Otherwise it would recompile everything at every start, because
+# copying into a layer changes modification times, and a read-only root filesystem can't store the result. Any user can
+# read the files, regardless of the checkout's umask.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/venv /app \
     && chmod -R a+rX /app
 

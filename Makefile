@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 MANAGE := $(PYTHON) manage.py
-# Only options that Renovate knows: it runs the command in the first lines of a lock again.
+# Use only options that Renovate supports, because it reruns the command in the first lines of each lock.
 COMPILE := $(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version=3.11 --generate-hashes
 VALIDATE := .venv-kubernetes/bin/python -m kubernetes_validate --kubernetes-version 1.37 --strict --quiet
 RULE := ops/kubernetes/prometheus-operator/prometheus-rule.yaml

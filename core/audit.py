@@ -66,7 +66,7 @@ def _logged_out(request: HttpRequest, user: User | None, **kwargs: Any) -> None:
         record(AuditEvent.Action.LOGOUT, request, user=user, target=user)
 
 
-def login_failed(action: AuditEvent.Action, request: HttpRequest, credentials: dict[str, Any]) -> None:
+def record_failed_login(action: AuditEvent.Action, request: HttpRequest, credentials: dict[str, Any]) -> None:
     """Record a failed login with the user whose name was submitted, if that user exists.
 
     Submitted values are never recorded, because a user may have typed the password into the wrong field.

@@ -1,4 +1,4 @@
-"""Delete users, sessions and messages with their dependent rows, without loading those.
+"""Delete users, sessions and messages with their dependent rows, which are not loaded.
 
 Each function is one transaction. It deletes in batches, so that each statement stays within the time limit for
 statements of a request, regardless of the number of rows.

@@ -1,4 +1,4 @@
-"""Run checks in parallel under one deadline. This module does not know what it checks.
+"""Run checks in parallel under one deadline. This module does not depend on what is checked.
 
     Check     a name and a function that returns a CheckOutput or raises
     Result    the outcome of one check
@@ -114,12 +114,12 @@ class Runner:
         self._explain = explain
         self._observe = observe
         self._lock = threading.Lock()
-        self._running: dict[str, _Attempt] = {}  # of this round or an earlier one
+        self._running: dict[str, _Attempt] = {}  # by check; started in this round or an earlier one
         self._round: _Round | None = None
         self.latest: Report | None = None
 
     def report(self) -> Report:
-        """Return a report that is at most `max_age` seconds old, within `timeout` seconds whatever the checks do."""
+        """Return a report that is at most `max_age` seconds old, within `timeout` seconds even if checks hang."""
         with self._lock:
             if self.latest and time.monotonic() - self.latest.finished_at < self.max_age:
                 return self.latest
@@ -144,7 +144,7 @@ class Runner:
             thread = threading.Thread(target=self._run, args=(attempt, round_), name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the system refuses another thread
+            except RuntimeError as error:  # the operating system's limit of threads is reached
                 self._finish_check(attempt, attempt.build_result(*self._explain(error)), round_)
         if not new:
             round_.finished.set()

@@ -1,4 +1,4 @@
-"""Probes before all other middleware, and the cookie that keeps the status page open to staff during an outage."""
+"""Respond to probes before other middleware runs, and set the cookie that opens the status page during an outage."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from health.urls import urlpatterns
 class ProbeMiddleware:
     """Pass probes directly to their views.
 
-    The middleware that follows would refuse the address of a pod as host, or redirect to HTTPS, or query the database
-    or Redis for a session.
+    Later middleware would reject a pod's address in the Host header, redirect to HTTPS, or query the database or Redis
+    for a session.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -30,7 +30,7 @@ class ProbeMiddleware:
         request.quiet_success = True  # type: ignore[attr-defined]  # read by core.http.request_logging
         response: HttpResponse = match.func(request)
         if hasattr(response, "render"):
-            response.render()  # Django renders only responses of its own view handling
+            response.render()  # Django renders only the responses of views that it calls
         return response
 
 

@@ -1,4 +1,4 @@
-"""The readiness of this process: the only runner of its checks, and what is logged and recorded of its reports.
+"""Run the readiness checks of this process, and log and record their reports.
 
 No thread is started and no connection is opened before the first call of `runner().report()`.
 """
@@ -78,12 +78,12 @@ def observe(before: Report | None, now: Report) -> None:
         log.log(level, f"{result.name}: {old_state} → {new_state}", detail=result.detail)
 
 
-_failing: set[str] = set()  # what failed when it was last tried
+_failing: set[str] = set()  # names of blocks whose last run failed
 
 
 @contextmanager
 def _logging_failures(name: str) -> Iterator[None]:
-    """Log an exception, once until the block succeeds again. A full disk must not fail a probe."""
+    """Log an exception instead of raising it, because a full disk must not fail a probe. Log repeated failures once."""
     try:
         yield
         _failing.discard(name)
@@ -130,5 +130,5 @@ def _reset_after_fork() -> None:
     worker_states.reset_after_fork()
 
 
-# A child has none of its parent's threads, and a lock of such a thread would stay locked.
+# A forked child has none of its parent's threads, so a lock that one of them held would stay locked.
 os.register_at_fork(after_in_child=_reset_after_fork)

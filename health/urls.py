@@ -1,4 +1,4 @@
-"""URL patterns of the probes and of the status page. health.middleware answers the probes before URL routing."""
+"""URL patterns of the probes and of the status page. health.middleware calls the probes' views before URL routing."""
 
 from django.urls import path
 

@@ -89,7 +89,7 @@ class ReadinessView(ProbeView):
 
 
 class MetricsView(ProbeView):
-    """Return the metrics of all workers in Prometheus' text format. METRICS_TOKEN, if set, is required."""
+    """Return the metrics of all workers in Prometheus' text format. If METRICS_TOKEN is set, it is required."""
 
     @extend_schema(
         operation_id="metrics",

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 UV_LOCK = Path(__file__).with_name("uv.txt")
-# pip's options and uv's environment variables, which is how uv learns of pip.conf and PIP_*: it reads neither.
+# pip's options and the variables that pass them to uv, because uv reads neither pip.conf nor PIP_* variables.
 UV_VARIABLES = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -37,7 +37,7 @@ def install(environment: Path, lock: Path) -> None:
     """
     if environment.is_symlink():
         raise FileExistsError(
-            f"{environment} is a symbolic link. Remove it, then try again: a new environment is created there."
+            f"{environment} is a symbolic link. Remove it and try again, which creates a new environment there."
         )
     python = environment / "bin" / "python"
     markers = list(environment.glob("installed*"))
@@ -88,7 +88,7 @@ def pip_options(pip: list[str]) -> dict[str, str]:
 def uv_environment(options: dict[str, str], environment: dict[str, str]) -> dict[str, str]:
     """Return the environment that makes uv use the same indexes, certificates and proxies as pip."""
     derived = {
-        # pip takes the best version of all indexes. uv would take the first index that knows a package. The hashes
+        # pip selects the best version of all indexes, uv by default the first index that has the package. The hashes
         # in the lock make the order irrelevant for safety.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_SYSTEM_CERTS": "true",  # pip trusts the system's certificates

@@ -17,15 +17,14 @@ collect_ignore = ["failover"]  # takes minutes: `make failover`
 
 @pytest.fixture(autouse=True)
 def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use Argon2id with minimal cost. With production's, each login takes 100 MiB and some tenths of a second."""
+    """Use Argon2id with minimal cost. With the production cost, each login takes 100 MiB and tenths of a second."""
     for parameter, value in (("memory_cost", 64), ("time_cost", 1), ("parallelism", 1)):
         monkeypatch.setattr(Argon2PasswordHasher, parameter, value)
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
-    """Allow TRUNCATE, with which pytest-django empties the tables, and close all connections before it drops the
-    database."""
+    """Allow TRUNCATE, which pytest-django uses, and close all connections before it drops the database."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'audit_is_not_passed'")
         for (table,) in cursor.fetchall():

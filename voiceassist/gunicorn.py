@@ -24,7 +24,7 @@ bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
-preload_app = True  # workers share the memory of the master, and an application that can't be loaded ends the start
+preload_app = True  # workers share the master's memory, and the start fails if the application can't be loaded
 timeout = 30  # seconds without a heartbeat after which a worker is killed
 graceful_timeout = 30  # seconds for requests in flight, after draining
 keepalive = 75  # seconds, above the idle timeout of common load balancers (60)
@@ -42,7 +42,7 @@ class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 def start() -> None:
-    """Change this process into a server: environment, log, runtime folder. A second call, at a reload, does nothing."""
+    """Set the environment, the log and the runtime folder of the master. A second call, at a reload, does nothing."""
     if runtime_folder.path is not None:
         return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker class is imported first
@@ -50,7 +50,7 @@ def start() -> None:
     configure(settings.LOGGING)
     if settings.LOG_FORMAT == "json":
         sys.stderr = StderrToLog()
-    # Not in our log lines: https://docs.python.org/3/howto/logging.html#optimization
+    # Our log lines don't have these fields: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
     runtime_folder.create()
@@ -62,7 +62,7 @@ def _unblock_stop_signals() -> None:
 
 @contextmanager
 def _logging_failures(message: str) -> Iterator[None]:
-    """Log an exception instead of raising it: in a hook it would end the master, and all workers with it."""
+    """Log an exception instead of raising it, because in a hook it would end the master and all workers."""
     try:
         yield
     except Exception:
@@ -76,7 +76,7 @@ def nworkers_changed(server: Any, count: int, before: int | None) -> None:
 
 def on_starting(server: Any) -> None:
     if runtime_folder.path is None:
-        sys.exit("voiceassist: The configuration file imports voiceassist.gunicorn. It has to call start() as well.")
+        sys.exit("voiceassist: voiceassist.gunicorn.start() was not called. Call it in the file that imports it.")
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 
@@ -101,7 +101,7 @@ def when_ready(server: Any) -> None:
     # The garbage collector of a worker must not write to the pages that it shares with the master.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)  # instead of several passes in a request, which creates few reference cycles
+    gc.set_threshold(10_000, 20, 20)  # avoids several collections per request, which creates few reference cycles
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -1,8 +1,8 @@
 """Gunicorn's threaded worker, with separate threads for probes and error responses that never quote the request.
 
-Probes are answered while every other thread waits for a database or a client. Gunicorn gives a connection to a thread
-before the request has arrived. Here the connection waits in the poller until its first bytes have arrived, and these
-select the thread pool.
+The server responds to probes even while every other thread waits for a database or a client. Gunicorn assigns a
+connection to a thread before the request has arrived. Here the connection waits in the poller until its first bytes
+have arrived, which determine the thread pool.
 
 Gunicorn's log line and response for a malformed request quote its path, method or headers, which may contain personal
 data. Ours name only the kind of error.
@@ -65,7 +65,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Also cap connections without a request, which would delay the stop. Gunicorn calls this when it stops."""
+        """Also cap connections without a request, which would delay the shutdown. Gunicorn calls this at shutdown."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)

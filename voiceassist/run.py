@@ -1,7 +1,6 @@
 """`make run`: prepare development's servers and data, then serve.
 
-One process runs the commands, because a start of Django for each of them would take longer than the commands. It then
-becomes gunicorn.
+One process runs all commands, because starting Django takes longer than the commands. gunicorn then replaces it.
 """
 
 import os
@@ -9,7 +8,8 @@ import sys
 
 
 def main() -> None:
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a server's: nothing would merge what the commands write there
+    # Set by gunicorn; a command that inherits it would leave metric files that are never merged.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
     from voiceassist import address, embedded, settings
 

@@ -57,7 +57,7 @@ def instrument() -> None:
     DjangoInstrumentor().instrument(middleware_position=after_probes, request_hook=_add_request_id)
     for instrumentor in (RedisInstrumentor, HTTPXClientInstrumentor):
         instrumentor().instrument()
-    # As PsycopgInstrumentor does, which can only wrap `psycopg.connect`, and the ORM does not call that here.
+    # PsycopgInstrumentor can wrap only `psycopg.connect`, which our database backend does not call.
     attributes = {"database": "info.dbname", "port": "info.port", "host": "info.host", "user": "info.user"}
     dbapi.wrap_connect(
         *(__name__, Connection, "connect", "postgresql", attributes), db_api_integration_factory=DatabaseApiIntegration

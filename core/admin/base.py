@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from core.admin.changelist import ChangeList
 
-MAX_MATCHES = 1000  # of a search whose index is not ordered by time
+MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
 _TIME_LOOKUPS = ("gte", "lt", "year", "month", "day")
 
 
@@ -50,14 +50,14 @@ def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
 
 
 class AuditedModelAdmin(admin.ModelAdmin):
-    """A ModelAdmin whose History page is the audit trail. It doesn't write Django's admin log, which can be changed."""
+    """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         query = {"object_id__exact": object_id}
         return HttpResponseRedirect(reverse("admin:core_auditevent_changelist", query=query))
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
-        """Replace Django's message, which stores typed text from the URL in the session. There is no public hook."""
+        """Replace Django's message, which would store text from the URL in the session. There is no public hook."""
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
 
@@ -140,7 +140,7 @@ class LargeTableAdmin(AuditedModelAdmin):
 
 
 class ReadOnlyAdmin(LargeTableAdmin):
-    """Rows that only the application creates and changes: staff can view and delete them."""
+    """A ModelAdmin for rows that only the application creates and changes. Staff can view and delete them."""
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
         return False

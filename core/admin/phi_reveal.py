@@ -46,7 +46,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         Django renders the TemplateResponse after `AdminSite.admin_view` has committed the audit event, so that PHI is
         never sent without one.
         """
-        if request.method != "POST":  # a login that led back here, or a typed URL
+        if request.method != "POST":  # redirected here after a login, or a typed URL
             return HttpResponseRedirect(reverse(f"admin:{self._url_prefix}_change", args=[object_id]))
         row = self.get_object(request, unquote(object_id))
         if not (request.user.has_perm("core.view_phi") and self.has_view_permission(request, row)):

@@ -18,7 +18,7 @@ from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, l
 from core.admin.filters import TimeFilter
 from core.models import Message, Session, User
 
-MIN_PREFIX_LENGTH = 3  # letters; a shorter prefix matches too many users
+MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
 PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
@@ -34,7 +34,6 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
     )
     list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
-    search_fields = ("id",)
     search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
     ordering = ("-created_at", "-id")
     readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "audit_events_link")

@@ -67,7 +67,7 @@ class EnvelopeRenderer(JSONRenderer):
 
 
 class EnvelopeContentNegotiation(DefaultContentNegotiation):
-    """Ignores `Accept` where the response is an envelope: no 406, no HTML. Other renderers negotiate as usual."""
+    """Ignores `Accept` if the response is an envelope, so that it is never a 406 or HTML. Others negotiate as usual."""
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
         first = renderers[0]

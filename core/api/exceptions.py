@@ -1,9 +1,9 @@
-"""Exceptions of DRF views become envelopes.
+"""Convert exceptions of DRF views to envelopes.
 
 ApiError(code)          raised by our own views
 exception_handler       DRF's EXCEPTION_HANDLER
 
-`core.http.error_handlers` answers what is raised outside of DRF views, and outages of dependencies anywhere.
+`core.http.error_handlers` handles exceptions outside of DRF views, and outages of dependencies anywhere.
 """
 
 from typing import Any

@@ -28,12 +28,12 @@ _EXAMPLE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "timestamp": "2026-0
 
 
 def success_response(data: _Serializer, example: Any) -> OpenApiResponse:
-    """Document a success whose `data` is serialized by `data`. `example` is an object that the view could return."""
+    """Document a success. `data` is the serializer of the envelope's `data`, `example` an object for it."""
     return _response(_success_envelope(data), "SUCCESS", "Success.", envelope.success(data(example).data))
 
 
 def error_response(code: ErrorCode, *, details: _Serializer | None = None, example: Any = None) -> OpenApiResponse:
-    """Document a failure. Its `details` are serialized by `details`; without it they may have any shape."""
+    """Document a failure. `details` is the serializer of the envelope's `details`, which otherwise have any shape."""
     body = envelope.failure(code, details=details(example).data if details else example)
     return _response(_failure_envelope(details), code.name, code.message, body)
 

@@ -86,11 +86,11 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
         """
         was_locked_out = request.axes_locked_out
         if not was_locked_out:
-            audit.login_failed(AuditEvent.Action.LOGIN_FAILED, request, credentials)
+            audit.record_failed_login(AuditEvent.Action.LOGIN_FAILED, request, credentials)
             request.axes_user_agent = request.axes_http_accept = request.axes_path_info = ""
             super().user_login_failed(sender, credentials, request, **kwargs)
         if request.axes_locked_out and not was_locked_out:
-            audit.login_failed(AuditEvent.Action.LOGIN_LOCKED, request, credentials)
+            audit.record_failed_login(AuditEvent.Action.LOGIN_LOCKED, request, credentials)
             log.warning("login locked after repeated failures")
         LOGINS.labels("locked" if request.axes_locked_out else "failure").inc()
 

@@ -23,7 +23,7 @@ _SAVE_INTERVAL = 60  # seconds; saving the session on every request would cost a
 
 
 @receiver(user_logged_in)
-def _start(request: HttpRequest, **kwargs: Any) -> None:
+def _store_login_time(request: HttpRequest, **kwargs: Any) -> None:
     request.session[LOGIN_AT_KEY] = request.session[LAST_SEEN_KEY] = int(time.time())
 
 
@@ -58,7 +58,7 @@ def _touch_or_expire(request: Any, user: Any) -> bool:
     if is_expired(session):
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
         return False
-    # A page that refreshes itself must not keep an unattended login alive.
+    # Automatic refreshes of a page must not extend an unattended login.
     if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL and not getattr(request, "is_automatic_refresh", False):
         session[LAST_SEEN_KEY] = now
         try:

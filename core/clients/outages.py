@@ -1,7 +1,7 @@
 """Distinguish an outage of PostgreSQL, Redis or Qdrant, which is temporary, from a bug in this project.
 
-An outage is answered with 503 and `Retry-After`, and logged in the line of its request only. A bug is answered with 500
-and logged with its stack frames.
+An outage results in a 503 response with `Retry-After`, and is logged only in the line of its request. A bug results in
+a 500 response, and is logged with its stack frames.
 """
 
 import re
@@ -11,7 +11,7 @@ import psycopg
 import redis.exceptions
 from django.db import Error, InterfaceError, OperationalError
 
-from core.clients.postgresql.errors import NoAnswer, ReadOnly
+from core.clients.postgresql.errors import NoResponse, ReadOnly
 
 RETRY_AFTER = "5"  # seconds; a failover takes longer, but retrying early is cheap and only returns the same response
 
@@ -43,7 +43,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 def _is_postgresql_outage(error: BaseException) -> bool:
     cause = _psycopg_error(error)
-    if isinstance(cause, NoAnswer | ReadOnly):
+    if isinstance(cause, NoResponse | ReadOnly):
         return True
     if cause is not None and cause.sqlstate:
         is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(

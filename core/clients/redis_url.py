@@ -44,7 +44,7 @@ class RedisUrl:
     def pool(self, options: dict[str, Any]) -> ConnectionPool:
         """Return a connection pool for the server, or for the current primary of the group, without connecting.
 
-        `options` are this URL's, which the caller may change.
+        `options` are those of this URL, with the caller's changes.
         """
         if not self.sentinels:
             return ConnectionPool(**options)
@@ -63,7 +63,7 @@ class RedisUrl:
 def parse(url: str) -> RedisUrl:
     """Return the parsed URL.
 
-    Raises ValueError with the rest of a sentence that starts with REDIS_URL and that quotes no part of the URL.
+    Raises ValueError. Its message continues a sentence that starts with REDIS_URL, and quotes no part of the URL.
     """
     parts = _URL.fullmatch(url)
     if not parts:

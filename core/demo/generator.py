@@ -19,8 +19,8 @@ _SECOND, _DAY = 10**6, 86400 * 10**6  # all times in this module are microsecond
 _USERS_START, _SESSIONS_START, _SESSIONS_END = (
     int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND for year in (2024, 2025, 2026)
 )
-_BATCH = 1000  # sessions per COPY
-_STEP = 1000  # rows between two progress reports
+_BATCH_SIZE = 1000  # sessions per COPY
+_PROGRESS_STEP = 1000  # rows between two progress reports
 _SPECIALTIES = tuple(vocabulary.SPECIALTIES)
 _MODES = ("text", "voice", "case_workspace")
 
@@ -49,12 +49,12 @@ def write(cursor: Any, *, users: int, sessions: int, messages: int, seed: int) -
     Raises IntegrityError if users of this seed exist.
     """
     random = Random(seed)
-    # Deferred foreign keys would be checked in the commit, which would double the time, without any progress.
+    # Otherwise the commit would check the foreign keys, which doubles the time and reports no progress.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     yield from _copy(cursor, f"users ({USERS})", (_user(seed, number) for number in range(users)))
     turns = {specialty: vocabulary.turns(specialty, random) for specialty in _SPECIALTIES}
     conversations = (_conversation(random, seed, *planned) for planned in _plan(random, users, sessions, messages))
-    while batch := list(islice(conversations, _BATCH)):
+    while batch := list(islice(conversations, _BATCH_SIZE)):
         yield from _copy(cursor, f"sessions ({SESSIONS})", (conversation.row for conversation in batch))
         rows = (row for conversation in batch for row in _messages(random, conversation, turns[conversation.specialty]))
         yield from _copy(cursor, f"messages ({MESSAGES})", rows)
@@ -65,9 +65,9 @@ def _copy(cursor: Any, target: str, rows: Iterable[tuple[Any, ...]]) -> Iterator
     with cursor.copy(f"COPY {target} FROM STDIN") as copy:
         for number, row in enumerate(rows, 1):
             copy.write_row(row)
-            if number % _STEP == 0:
-                yield _STEP
-    yield number % _STEP
+            if number % _PROGRESS_STEP == 0:
+                yield _PROGRESS_STEP
+    yield number % _PROGRESS_STEP
 
 
 def _timestamp(time: int) -> str:
@@ -111,8 +111,8 @@ def _plan(random: Random, users: int, sessions: int, messages: int) -> Iterator[
     long_session = messages // 100
     minimum = min((messages - long_session) // sessions, 1)
     rest = messages - long_session - minimum * sessions
-    for first in range(0, sessions, _BATCH):
-        batch_size = min(_BATCH, sessions - first)
+    for first in range(0, sessions, _BATCH_SIZE):
+        batch_size = min(_BATCH_SIZE, sessions - first)
         batch_start, batch_end = (number * rest // sessions for number in (first, first + batch_size))
         weights = list(accumulate((random.expovariate(1) ** 2 for _ in range(batch_size)), initial=0.0))
         cuts = [int((batch_end - batch_start) * weight / weights[-1]) for weight in weights]

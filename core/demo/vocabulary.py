@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-GIVEN = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kit", "Lena", "Max", "Nora", "Otis")
-MIDDLE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-FAMILY = (
+GIVEN_NAMES = (
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kit", "Lena", "Max", "Nora", "Otis",
+)  # fmt: skip
+INITIALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FAMILY_NAMES = (
     "Alder", "Birch", "Cedar", "Dunnock", "Elm", "Fir", "Grebe", "Hazel", "Ibis", "Jay", "Kestrel", "Larch", "Merlin",
     "Nuthatch", "Oriole", "Pine", "Plover", "Quail", "Rowan", "Siskin", "Snipe", "Teal", "Veery", "Willow", "Wren",
     "Yew",
@@ -25,19 +27,19 @@ class Specialty:
 
 SPECIALTIES = {
     "cardiology": Specialty(
-        ("Chest pain", "New atrial fibrillation", "Heart failure, fluid", "Before the catheter"),
+        ("Chest pain", "New atrial fibrillation", "Heart failure, fluid", "Before catheterisation"),
         (
             "chest pain on exertion",
             "an irregular pulse of 128",
             "swollen ankles",
-            "a pressure of 92/58",
+            "a blood pressure of 92/58",
             "palpitations",
         ),
         ("bisoprolol", "apixaban", "furosemide", "ramipril"),
     ),
     "emergency medicine": Specialty(
-        ("Fall on the stairs", "Fever without a source", "Burn of the hand", "Short of breath"),
-        ("a temperature of 39.4", "a laceration of the forearm", "saturation of 88 %", "confusion since the evening"),
+        ("Fall on the stairs", "Fever without a source", "Burned hand", "Short of breath"),
+        ("a temperature of 39.4", "a laceration of the forearm", "a saturation of 88 %", "confusion since last night"),
         ("paracetamol", "salbutamol", "tetanus vaccine", "ceftriaxone"),
     ),
     "oncology": Specialty(
@@ -47,42 +49,42 @@ SPECIALTIES = {
     ),
     "paediatrics": Specialty(
         ("Croup at night", "Weight below the curve", "Rash after antibiotics", "Vaccines due"),
-        ("a barking cough", "a rash on the trunk", "poor feeding since yesterday", "an ear that hurts"),
+        ("a barking cough", "a rash on the trunk", "poor feeding since yesterday", "ear pain"),
         ("ibuprofen", "dexamethasone", "amoxicillin", "oral rehydration"),
     ),
 }
 _QUESTIONS = (
     "{age} years old, {finding}. Is {drug} still right?",
-    "Bed {bed}: {finding} since {hour}:{minute}. What did we do the last time?",
+    "Bed {bed}: {finding} since {hour}:{minute}. What did we do last time?",
     "Please note for bed {bed}: {drug} given at {hour}:{minute}, {finding} before that.",
-    "What speaks against {drug} with {finding} and a creatinine of {creatinine}?",
+    "Is there a reason not to give {drug} with {finding} and a creatinine of {creatinine}?",
     "Draft the handover for bed {bed}. Main problem: {finding}.",
     "Again, please, and shorter.",
 )
-_ANSWERS = (
-    "For {finding} the local guideline asks first for a full set of vital signs and a look at the list of medicines.",
-    "The record shows {drug} since {hour}:{minute}; no interaction with the other entries is known to me.",
-    "With a creatinine of {creatinine} the dose of {drug} is to be checked by the pharmacist before the next round.",
-    "Last documented: {finding}, seen at {hour}:{minute}, unchanged at the following check.",
-    "I have put {finding} at the top of the handover, then the plan for {drug}, then what the family was told.",
+_RESPONSES = (
+    "For {finding} the local guideline starts with a full set of vital signs and a review of the medication list.",
+    "The record shows {drug} since {hour}:{minute}. I found no interaction with the other entries.",
+    "With a creatinine of {creatinine} the pharmacist should check the dose of {drug} before the next round.",
+    "Last documented: {finding} at {hour}:{minute}, unchanged at the next check.",
+    "The handover starts with {finding}, followed by the plan for {drug} and the conversation with the family.",
     "This is a summary of what was entered. It replaces neither an examination nor your judgement.",
-    "If {finding} gets worse, the escalation plan of the ward applies: call the senior on duty.",
+    "If {finding} gets worse, follow the ward's escalation plan and call the senior physician on duty.",
 )
 _TOOLS = ("find_guideline", "list_medicines", "latest_results")
 
-# Columns of a message that a sentence decides: role, content, model, tokens, tool_calls, tool_results, contains_phi.
+# The columns that depend on the sentence: role, content, model, tokens, tool_calls, tool_results, contains_phi.
 MessageContent = tuple[str, str, str, int | None, str | None, str | None, bool]
 
 
 def name(number: int) -> tuple[str, str, str]:
     """Return a given name, an initial and a family name, unique until all combinations are used."""
-    number, given_index = divmod(number, len(GIVEN))
-    number, family_index = divmod(number, len(FAMILY))
-    return GIVEN[given_index], MIDDLE[number % len(MIDDLE)], FAMILY[family_index]
+    number, given_index = divmod(number, len(GIVEN_NAMES))
+    number, family_index = divmod(number, len(FAMILY_NAMES))
+    return GIVEN_NAMES[given_index], INITIALS[number % len(INITIALS)], FAMILY_NAMES[family_index]
 
 
 def turns(specialty: str, random: Random) -> list[list[MessageContent]]:
-    """Return exchanges of a question, sometimes a tool call with its result, and an answer."""
+    """Return exchanges. Each has a question, sometimes a tool call with its result, and a response."""
     return [_turn(SPECIALTIES[specialty], random) for _ in range(_TURNS_PER_SPECIALTY)]
 
 
@@ -97,7 +99,7 @@ def _turn(specialty: Specialty, random: Random) -> list[MessageContent]:
         "drug": random.choice(specialty.drugs),
     }
     question = random.choice(_QUESTIONS).format(**values)
-    answer = " ".join(random.sample(_ANSWERS, random.randint(1, 5))).format(**values)
+    response = " ".join(random.sample(_RESPONSES, random.randint(1, 5))).format(**values)
     messages: list[MessageContent] = [("user", question, "", None, None, None, True)]
     if random.random() < 0.15:
         tool = random.choice(_TOOLS)
@@ -105,6 +107,6 @@ def _turn(specialty: Specialty, random: Random) -> list[MessageContent]:
         results = json.dumps({"name": tool, "found": random.randint(0, 4), "of": values["finding"]})
         messages.append(("assistant", "", MODEL, 12, calls, None, True))
         messages.append(("tool", "", "", None, None, results, True))
-    # The last column: most answers are marked as PHI.
-    messages.append(("assistant", answer, MODEL, len(answer) // 4, None, None, random.random() < 0.7))
+    contains_phi = random.random() < 0.7
+    messages.append(("assistant", response, MODEL, len(response) // 4, None, None, contains_phi))
     return messages

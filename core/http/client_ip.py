@@ -9,8 +9,8 @@ from django.http import HttpRequest
 def client_address(request: HttpRequest) -> str:
     """Return the client's IP address, or "" if it is unknown, as on a Unix socket.
 
-    With `BEHIND_PROXY` exactly one trusted proxy is in front, so the last address in X-Forwarded-For is the one that
-    the proxy saw. Clients can forge all earlier addresses, and without a proxy the whole header.
+    With `BEHIND_PROXY` exactly one trusted proxy is in front, which appends the client's address to X-Forwarded-For.
+    Clients can forge all earlier addresses, and without a proxy the whole header.
     """
     candidates = [request.META.get("REMOTE_ADDR", "")]
     if settings.BEHIND_PROXY:

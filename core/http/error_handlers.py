@@ -1,6 +1,6 @@
 """Django's error handlers: a page in the admin, the envelope on every other path.
 
-`core.api.exceptions` handles most exceptions of DRF views. Outages and unexpected ones arrive here.
+`core.api.exceptions` handles most exceptions of DRF views. Outages and unexpected exceptions are handled here.
 """
 
 import sys

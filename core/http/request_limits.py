@@ -1,4 +1,4 @@
-"""What every request is limited to: known methods, a plausible body length, and time for database calls."""
+"""Limits of every request: known methods, a plausible body length, and a maximum time for database calls."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _MAX_CONTENT_LENGTH_DIGITS = 12
 
 
 class RequestLimitsMiddleware:
-    """Rejects unknown methods and bodies, applies DATABASE_TIMEOUT, and puts Django's 405 into the envelope."""
+    """Rejects unknown methods and implausible lengths, sets DATABASE_TIMEOUT, and puts Django's 405 in the envelope."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

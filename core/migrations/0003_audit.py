@@ -35,7 +35,7 @@ AUDITED = {
         "updated_at message_count",
     ),
     "messages": (
-        # INSERT is not recorded: the row itself is the record, because its changes and its deletion are audited.
+        # INSERT is not recorded, because the row itself is the record. Its changes and its deletion are audited.
         "UPDATE OR DELETE",
         "id",
         "id created_at session_id role model tokens contains_phi client_message_id",

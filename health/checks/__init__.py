@@ -10,25 +10,22 @@ from django.conf import settings
 
 from health.check_runner import Check
 from health.checks.migrations import migrations
-from health.checks.postgres import describe_endpoint as describe_postgres
-from health.checks.postgres import postgres
-from health.checks.qdrant import describe_endpoint as describe_qdrant
-from health.checks.qdrant import qdrant
-from health.checks.redis import describe_endpoint as describe_redis
-from health.checks.redis import redis
+from health.checks.postgres import postgres, postgres_endpoint
+from health.checks.qdrant import qdrant, qdrant_endpoint
+from health.checks.redis import redis, redis_endpoint
 
 CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations}
 # The configured endpoints, without credentials.
 ENDPOINTS = {
-    "postgres": describe_postgres,
-    "redis": describe_redis,
-    "qdrant": describe_qdrant,
-    "migrations": describe_postgres,
+    "postgres": postgres_endpoint,
+    "redis": redis_endpoint,
+    "qdrant": qdrant_endpoint,
+    "migrations": postgres_endpoint,
 }
 
 
 def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:
-    """Return these checks. Those listed in HEALTH_OPTIONAL are not critical."""
+    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical."""
     return [
         Check(name, run, critical=name not in settings.HEALTH_OPTIONAL) for name, run in CHECKS.items() if name in names
     ]

@@ -1,7 +1,7 @@
 """Map the exception of a failed check to a reason, and a reason to a hint.
 
-All causes of the exception count, because redis-py wraps the operating system's errors. libpq reports no SQLSTATE for
-a failed connection attempt, so its message decides (always in English: the wheel ships no translations).
+The whole chain of causes is examined, because redis-py wraps the operating system's errors. libpq reports no SQLSTATE
+for a failed connection attempt, so its message is matched. It is in English, because the wheel has no translations.
 """
 
 import json
@@ -13,7 +13,7 @@ from http.client import HTTPException
 
 import redis.exceptions
 
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.redis_sentinel import PrimaryDownError, UnknownServiceError
 
 TIMEOUT = "timeout"
@@ -61,7 +61,7 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
-    ((NoAnswer,), TIMEOUT),
+    ((NoResponse,), TIMEOUT),
     (
         (
             redis.exceptions.AuthenticationError,

@@ -38,7 +38,7 @@ _connection = PersistentConnection(connect)
 
 
 def migrations(seconds: float) -> CheckOutput:
-    """Fail if a migration of this code is unapplied. Those of newer code are ignored."""
+    """Fail if a migration of this code is unapplied. Applied migrations of newer code are ignored."""
     known, applied = _on_disk(), _connection.run(_query, seconds)
     pending = sorted(
         f"{app}.{name}"

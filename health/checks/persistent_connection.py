@@ -52,5 +52,5 @@ class PersistentConnection(Generic[C]):
 def _close(connection: Connection) -> None:
     try:
         connection.close()
-    except Exception:  # best-effort: the original exception is the one to report
+    except Exception:  # ignored, because the original exception is the one to report
         return

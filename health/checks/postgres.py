@@ -4,7 +4,7 @@ import psycopg
 from django.db import connections
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse
 from core.clients.postgresql.probe import ProbeConnection
 from health.check_runner import CheckOutput
 from health.checks.persistent_connection import PersistentConnection
@@ -25,7 +25,7 @@ _connection = PersistentConnection(connect)
 _has_responded = False  # in time, since this process started
 
 
-def describe_endpoint() -> str:
+def postgres_endpoint() -> str:
     """Return the configured endpoint: `host:port,host:port/database`, or a socket directory."""
     parameters = connections["default"].get_connection_params()
     hosts = str(parameters.get("host") or "localhost").split(",")
@@ -51,7 +51,7 @@ def postgres(seconds: float) -> CheckOutput:
     except CommitNotReplicated:
         circuit_breaker.open()
         raise
-    except NoAnswer:
+    except NoResponse:
         circuit_breaker.open() if _has_responded else circuit_breaker.suspect()
         raise
     circuit_breaker.close()

@@ -92,7 +92,7 @@ def _query(client: Client, seconds: float) -> str | None:
 _connection = PersistentConnection(_connect)
 
 
-def describe_endpoint() -> str:
+def qdrant_endpoint() -> str:
     """Return the configured endpoint, without credentials."""
     if settings.QDRANT_URL is None:
         return f"{settings.QDRANT_PATH} (local mode)"
@@ -103,7 +103,7 @@ def describe_endpoint() -> str:
 def qdrant(seconds: float) -> CheckOutput:
     if settings.QDRANT_URL is None:
         return _local_mode()
-    return CheckOutput(describe_endpoint(), _connection.run(_query, seconds))
+    return CheckOutput(qdrant_endpoint(), _connection.run(_query, seconds))
 
 
 def _local_mode() -> CheckOutput:
@@ -115,4 +115,4 @@ def _local_mode() -> CheckOutput:
     collections = folder / "meta.json"
     if collections.exists():
         json.loads(collections.read_text())
-    return CheckOutput(describe_endpoint(), version("qdrant-client"))
+    return CheckOutput(qdrant_endpoint(), version("qdrant-client"))

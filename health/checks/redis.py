@@ -1,6 +1,6 @@
 """Check that Redis (or Valkey) accepts our credentials and a write.
 
-With Sentinel, each new connection asks the Sentinels for the primary. A demoted primary refuses the write, and the
+With Sentinel, each new connection queries the Sentinels for the primary. A demoted primary refuses the write, and the
 retry connects to the new one. If all Sentinels are down, only processes that have to reconnect become unready.
 """
 
@@ -67,7 +67,7 @@ def _identify_server(client: Client) -> None:
     if unsupported:
         raise CheckFailed(MISCONFIGURED, unsupported)
     client.version = server.get("valkey_version") or server.get("redis_version")
-    client.endpoint = describe_endpoint()
+    client.endpoint = redis_endpoint()
     if isinstance(client.connection_pool, SentinelConnectionPool):
         client.endpoint = f"{redis_url.join_host_port(*client.connection_pool.master_address)}, {client.endpoint}"
 
@@ -75,7 +75,7 @@ def _identify_server(client: Client) -> None:
 _connection = PersistentConnection(_connect)
 
 
-def describe_endpoint() -> str:
+def redis_endpoint() -> str:
     """Return the configured endpoint, without credentials."""
     return redis_url.location(settings.REDIS_URL)
 

@@ -62,7 +62,7 @@ def _wrap(paragraphs: list[str], width: int) -> list[str]:
     return [line for text in paragraphs for line in textwrap.wrap(text, max(1, width), break_on_hyphens=False)]
 
 
-def _blocks(result: Result) -> bool:
+def _is_critical_failure(result: Result) -> bool:
     return result.critical and not result.healthy
 
 
@@ -74,7 +74,8 @@ def progress(stderr: OutputWrapper) -> Iterator[Callable[[Report, float], None]]
 
     def report_progress(report: Report, seconds_left: float) -> None:
         nonlocal last_failures
-        failures = ", ".join(f"{result.name} ({result.reason})" for result in report.results if _blocks(result))
+        critical_failures = filter(_is_critical_failure, report.results)
+        failures = ", ".join(f"{result.name} ({result.reason})" for result in critical_failures)
         if is_terminal:
             show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
         elif failures != last_failures:

@@ -1,4 +1,4 @@
-"""Whether the server is draining: one byte of memory that the master and all workers share.
+"""The flag that the server is draining, in one byte of memory that the master and all workers share.
 
 `voiceassist.gunicorn` imports this in the master, so that every worker inherits the same page of memory.
 """

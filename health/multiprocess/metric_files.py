@@ -3,11 +3,11 @@
     counter_17.db  histogram_17.db  gauge_livesum_17.db     of process 17, one file of each kind
     counter_merged.db  histogram_merged.db                  of all workers that have died
 
-The master adds the files of a dead worker to the merged ones, otherwise they would pile up. A reader that overlaps a
-merge reads again: a byte in shared memory counts the merges, so that the master never waits for a reader, not even for
-a frozen one.
+The master adds the files of a dead worker to the merged ones, otherwise they would accumulate. A reader that overlaps a
+merge reads again. A byte in shared memory counts the merges, so that the master never waits for a reader, even if it
+hangs.
 
-prometheus_client is imported in functions only, because at its first import the runtime folder must exist.
+prometheus_client is imported in functions only, because the runtime folder must exist at its first import.
 """
 
 import logging
@@ -32,7 +32,7 @@ _merges = mmap.mmap(-1, 1)  # incremented at the start and at the end of a merge
 
 
 def read() -> "Iterable[Metric]":
-    """Return the metrics of all processes, dead ones included. Raise RuntimeError if merges never pause."""
+    """Return the metrics of all processes, including dead ones. Raise RuntimeError if merges never pause."""
     from prometheus_client.multiprocess import MultiProcessCollector
 
     for _ in range(_MAX_READS):
@@ -45,13 +45,13 @@ def read() -> "Iterable[Metric]":
                 if _merges[0] == before:
                     return metrics
         time.sleep(_RETRY_INTERVAL)
-    raise RuntimeError("Could not read a consistent snapshot of the metric files. Workers die too often.")
+    raise RuntimeError("Could not read metrics, because workers exit too often. Find the cause in the log.")
 
 
 def merge(alive: Collection[int]) -> None:
     """Merge the files of processes that are not `alive`. Only the master may call it.
 
-    A file that can't be merged is logged and removed, because it would fail every scrape from now on.
+    A file that can't be merged is logged and removed, because otherwise every later scrape would fail.
     """
     _merges[0] = (_merges[0] + 1) % 256
     try:

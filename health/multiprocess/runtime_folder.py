@@ -1,10 +1,10 @@
 """The private folder of one running server, for the files that its processes share.
 
     counter_17.db, …     metrics of process 17, see health.multiprocess.metric_files
-    state_17.json        readiness as worker 17 sees it, see health.multiprocess.worker_states
+    state_17.json        readiness state of worker 17, see health.multiprocess.worker_states
 
-The folder is in shared memory where the system has that, because on a slow disk every request would wait for its
-metrics. Without gunicorn there is one process and no folder.
+The folder is in shared memory if the system has it, because on a slow disk every request would wait for its metrics.
+Without gunicorn there is one process and no folder.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ def parent() -> Path:
 
 
 def create() -> None:
-    """Create the folder and remove those of servers that were killed. Does nothing if it exists.
+    """Create the folder and remove those of servers that were killed. Do nothing if the folder exists.
 
     The master holds a lock on its folder and every worker inherits it, so that an unlocked folder belongs to no running
     process. The kernel releases the lock when the last of them ends.
@@ -39,7 +39,7 @@ def create() -> None:
         _remove_if_unlocked(folder)
     while path is None:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent()))
-        with suppress(OSError):  # a file system without locks: the folder is never removed by another server
+        with suppress(OSError):  # on a file system without locks, no other server removes the folder either
             fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         if folder.exists():  # otherwise a server that is starting removed it before it was locked
             path = folder

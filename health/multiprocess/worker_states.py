@@ -1,10 +1,10 @@
-"""Readiness as each worker of the server sees it, for the status page, which any of them may render.
+"""The readiness state of each worker, for the status page, which any worker may render.
 
-A probe updates only the worker's own WorkerState, in memory. The worker's background thread writes that to a file of
-the runtime folder regularly, so that the modification time of the file is the worker's heartbeat. The page reads the
-files of all workers.
+A probe updates only the worker's own WorkerState, in memory. The worker's background thread regularly writes it to a
+file in the runtime folder, so that the file's modification time is the worker's heartbeat. The page reads the files of
+all workers.
 
-    state_17.json     worker 17              worker_count     how many workers there should be
+    state_17.json     worker 17              worker_count     configured number of workers
     dead_16.json      worker 16, which died  page_viewed      touched whenever the page is rendered
 
 Without gunicorn there is no runtime folder, and the state of the only process stays in memory.
@@ -38,10 +38,10 @@ Bucket = tuple[int, float, bool]  # number since 1970, slowest check in millisec
 
 @dataclass(frozen=True, slots=True)
 class DependencyState(Result):
-    """The latest result of a dependency, and since when it is healthy or fails for this reason."""
+    """The latest result of a dependency, and the time since which it has been healthy or failed for this reason."""
 
-    since: float = 0.0  # this and all other times are those of time.time()
-    until: float | None = None  # only of an outage that is over
+    since: float = 0.0  # like all times in this module, from time.time()
+    until: float | None = None  # set only for an outage that has ended
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class WorkerState:
 
     @property
     def is_alive(self) -> bool:
-        silence = time.time() - self.heartbeat_at
-        return self.pid == os.getpid() or (not self.is_dead and silence < _HEARTBEAT_TIMEOUT + settings.HEALTH_TIMEOUT)
+        max_age = _HEARTBEAT_TIMEOUT + settings.HEALTH_TIMEOUT
+        return self.pid == os.getpid() or (not self.is_dead and time.time() - self.heartbeat_at < max_age)
 
     @property
     def is_current(self) -> bool:
@@ -82,7 +82,7 @@ def reset_after_fork() -> None:
 
 
 def record(report: Report) -> None:
-    """Add a report to this worker's state, unless that or a later one is there."""
+    """Add a report to this worker's state, unless it or a later one has already been added."""
     global _last_recorded
     with _lock:
         if report.finished_at <= _last_recorded:
@@ -99,7 +99,7 @@ def _record_result(result: Result, now: float) -> None:
     if before and before.reason and not is_same:
         _own.past_outages = [*_own.past_outages, replace(before, until=now)][-_MAX_OUTAGES:]
     state = DependencyState(**asdict(result), since=before.since if before and is_same else now)
-    version = result.version or (before.version if before else None)  # the last known one while it is down
+    version = result.version or (before.version if before else None)  # during an outage, the last known version
     _own.dependencies[result.name] = replace(state, detail=result.detail[:_MAX_DETAIL], version=version)
     buckets = _own.latencies.setdefault(result.name, [])
     number, slowest, has_failed = int(now // BUCKET_SECONDS), result.latency_ms, not result.healthy
@@ -111,7 +111,7 @@ def _record_result(result: Result, now: float) -> None:
 
 
 def publish() -> None:
-    """Write this worker's state for the others. Only the background thread calls it, so that no disk delays a probe."""
+    """Write this worker's state. Only the background thread calls it, so that a slow disk never delays a probe."""
     with _lock:
         state = asdict(_own)
     _write(f"state_{_own.pid}.json", json.dumps(state))
@@ -129,7 +129,7 @@ def read_all() -> list[WorkerState]:
     """Return the states of all workers, oldest first. This worker's comes from memory."""
     with _lock:
         workers = [deepcopy(_own)]
-    with suppress(OSError):  # no file descriptor is left: the page then shows this worker only
+    with suppress(OSError):  # without a free file descriptor, the page shows only this worker
         for path in runtime_folder.path.glob("*_*.json") if runtime_folder.path else ():
             with suppress(OSError, ValueError, TypeError, KeyError):  # renamed in the meantime, or damaged
                 worker = _read(path)
@@ -168,9 +168,9 @@ def worker_count() -> int:
 
 
 def mark_page_viewed() -> None:
-    """Make the background threads of all workers run checks for a while, so that the page shows recent results."""
+    """Make the background threads of all workers run checks for _MAX_AGE, so that the page shows recent results."""
     if runtime_folder.path:
-        with suppress(OSError):  # a full disk: the page then shows older results of the other workers
+        with suppress(OSError):  # if the disk is full, the page shows older results of the other workers
             (runtime_folder.path / "page_viewed").touch()
 
 

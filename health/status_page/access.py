@@ -1,7 +1,7 @@
-"""Access to the status page: staff, as everywhere in the admin, and while the database is down a cookie.
+"""Access to the status page: staff users, or while the database is down, a valid access cookie.
 
-Every admin response to staff sets the cookie. It is signed, sent only to the status page, valid only together with the
-session cookie that it was issued for, and for at most SESSION_COOKIE_AGE after the login. The logout deletes it.
+Every admin response to staff sets the cookie. It is signed, sent only to the status page, and valid only together with
+the session cookie that it was issued for, for at most SESSION_COOKIE_AGE after the login. Logging out deletes it.
 """
 
 import time
@@ -21,9 +21,9 @@ _SALT = "health.status_page.access"
 
 
 def can_view_status(request: HttpRequest) -> bool:
-    """Return whether the user is staff. If PostgreSQL can't answer that, return whether the cookie is valid.
+    """Return whether the user is staff, or during an outage of PostgreSQL, whether the cookie is valid.
 
-    Run the readiness checks first: they open the circuit breaker of a hung database, so that this fails at once.
+    Run the readiness checks first. They open the circuit breaker of a hung database, so that this fails at once.
     """
     try:
         return _is_staff(request)
@@ -40,7 +40,7 @@ def _is_staff(request: HttpRequest) -> bool:
 
 def set_cookie(request: HttpRequest, response: HttpResponse) -> None:
     """Set the cookie on an admin response to staff, and delete it when the user is logged out."""
-    session = getattr(request, "session", None)  # None if an earlier middleware has answered
+    session = getattr(request, "session", None)  # None if SessionMiddleware has not run
     if session is None or not session.accessed or response.status_code >= 500:
         return
     expires_at = session.get(LOGIN_AT_KEY, 0) + settings.SESSION_COOKIE_AGE

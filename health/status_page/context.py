@@ -1,6 +1,6 @@
-"""The template context of the status page: the states of all workers, merged.
+"""The template context of the status page, merged from the states of all workers.
 
-Workers may disagree, because each has its own connections. The page then shows how many report what.
+Workers may disagree, because each has its own connections. The page then shows how many workers report each state.
 """
 
 import platform
@@ -21,9 +21,9 @@ from health.multiprocess.worker_states import WorkerState
 from health.status_page import sparkline
 
 _MAX_OUTAGES = 8
-_SAME_OUTAGE = 15.0  # seconds between the outages that two workers saw, within which they count as one
+_MAX_OUTAGE_GAP = 15.0  # seconds; outages with a shorter gap, recorded by different workers, count as one
 
-# The label, an explanation, and the CSS class, which also decides the icon.
+# The label, an explanation, and the CSS class, which also determines the icon.
 OVERALL_STATUSES = {
     "ready": ("Ready", "All dependencies are healthy.", "ok"),
     "degraded": ("Degraded", "An optional dependency is down. The server works without it.", "warning"),
@@ -34,7 +34,7 @@ OVERALL_STATUSES = {
 
 
 def build(report: Report) -> dict[str, Any]:
-    """Return the context. `report` is the latest of this worker."""
+    """Return the context. `report` is this worker's latest report."""
     worker_states.record(report)  # does nothing, unless another thread made the report and has not recorded it yet
     workers, now = worker_states.read_all(), time.time()
     current = [worker for worker in workers if worker.is_current]
@@ -71,9 +71,9 @@ def _overall_status(current: list[WorkerState]) -> str:
 
 
 def _merge_outages(workers: list[WorkerState], now: float) -> list[dict[str, Any]]:
-    """Return the outages that workers saw, latest first; `until` is `now` while one lasts.
+    """Return the outages that workers recorded, latest first. `until` is `now` for an ongoing outage.
 
-    Outages of one dependency with the same reason at overlapping times are one outage, seen by several workers.
+    Outages of one dependency with the same reason at overlapping times are one outage, recorded by several workers.
     """
     merged: list[dict[str, Any]] = []
     latest: dict[tuple[str, str | None], dict[str, Any]] = {}
@@ -81,10 +81,10 @@ def _merge_outages(workers: list[WorkerState], now: float) -> list[dict[str, Any
     for outage, worker in sorted(states, key=lambda pair: pair[0].since):
         if outage.healthy:
             continue
-        # A worker that no longer checks can't report the recovery: its outage lasts until its last check.
+        # A worker that no longer runs checks can't report the recovery, so its outage ends at its last check.
         until = outage.until or (now if worker.is_current else worker.checked_at)
         row = latest.get((outage.name, outage.reason))
-        if row is None or outage.since > row["until"] + _SAME_OUTAGE:
+        if row is None or outage.since > row["until"] + _MAX_OUTAGE_GAP:
             row = {**asdict(outage), "until": until, "workers": set()}
             latest[outage.name, outage.reason] = row
             merged.append(row)
@@ -96,7 +96,7 @@ def _merge_outages(workers: list[WorkerState], now: float) -> list[dict[str, Any
 def _dependency(
     name: str, workers: list[WorkerState], current: list[WorkerState], outages: list[dict[str, Any]], now: float
 ) -> dict[str, Any]:
-    """Return a row of the table."""
+    """Return a row of the table of dependencies."""
     states = [worker.dependencies[name] for worker in current if name in worker.dependencies]
     failing = [state for state in states if state.reason]
     reasons = Counter(state.reason for state in failing if state.reason)

@@ -1,6 +1,6 @@
-"""A small bar graph of how long a dependency's checks took lately, as SVG paths without a style of their own.
+"""A small bar graph of a dependency's recent latencies, as SVG paths that status.css styles.
 
-A bar is as high as the slowest check of its five seconds. If a check failed, the bar has the full height.
+The height of a bar is the slowest check of its five seconds. If a check failed, the bar has the full height.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from health.multiprocess.worker_states import BUCKET_SECONDS, MAX_BUCKETS, Bucket
 from health.templatetags.times import duration, latency
 
-_WIDTH, _HEIGHT = 240, 36  # as the viewBox in the template
+_WIDTH, _HEIGHT = 240, 36  # the viewBox in status_fragment.html has the same size
 _MAX_BAR_HEIGHT = 30  # of successful checks
 _MIN_BAR_HEIGHT = 1.5
 _MIN_SCALE = 10.0  # milliseconds at full height: smaller variations are noise

@@ -18,7 +18,7 @@ from health.status_page.access import can_view_status
 
 
 def _get_context(request: HttpRequest) -> dict[str, Any] | None:
-    """Return what both templates show, None for a user without access."""
+    """Return the context of both templates, or None for a user without access."""
     report = readiness.runner().report()
     if not can_view_status(request):
         return None

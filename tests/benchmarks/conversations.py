@@ -24,7 +24,7 @@ def appending(table: Table, databases: Databases) -> None:
 
     databases.choose("large")
     session_ids = itertools.cycle(Session.objects.filter(ended_at=None).values_list("pk", flat=True)[:100])
-    content = "Bed 7: swollen ankles since 8:30. What did we do the last time? " * 2
+    content = "Bed 7: swollen ankles since 8:30. What did we do last time? " * 2
     statements: list[tuple[str, Any]] = []
 
     def ours() -> None:

@@ -40,8 +40,8 @@ class Tables:
         self.run(statement)
         return time.perf_counter() - started_at
 
-    def megabytes(self, relation: str, what: str = "pg_relation_size") -> float:
-        return float(self.run(f"SELECT {what}('{relation}') / 1e6")[0][0])
+    def megabytes(self, relation: str, size_function: str = "pg_relation_size") -> float:
+        return float(self.run(f"SELECT {size_function}('{relation}') / 1e6")[0][0])
 
 
 class Storage(Tables):

@@ -9,7 +9,7 @@ from tests.benchmarks.smoke import IS_SMOKE
 
 
 class Table:
-    """Print one row per measurement, with both values, their ratio and the target. `missed` is set if a target is."""
+    """Print one row per measurement, with both values, their ratio and the target. Set `missed` if it is missed."""
 
     missed = False
 

@@ -124,9 +124,7 @@ def test_stores_every_field(session: Session) -> None:
 
 def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
     for _ in range(3):
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
+        with CaptureQueriesContext(connection) as queries:
             append_message(session.pk, role="user", content="x")
         statements = [query["sql"].split()[0] for query in queries]
         assert statements == ["SAVEPOINT", "WITH", "RELEASE"]

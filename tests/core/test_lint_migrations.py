@@ -1,4 +1,4 @@
-"""The linters of `make check` refuse migrations that break running servers, and accept those that do not."""
+"""The linters of `make check` reject migrations that break running servers, and accept those that do not."""
 
 import os
 import subprocess

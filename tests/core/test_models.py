@@ -144,7 +144,7 @@ def test_database_accepts_every_choice(message: Message, model: type[models.Mode
         model._default_manager.update(**{field: value})
 
 
-def test_choices_are_those_of_the_constraints(message: Message) -> None:
+def test_choices_match_the_constraints(message: Message) -> None:
     assert Message.Role.values == ["user", "assistant", "system", "tool"]
     assert Session.Mode.values == ["text", "voice", "case_workspace"]
 

@@ -1,4 +1,4 @@
-"""Sensitive values never leak into logs, metrics, files, process titles or error responses, whatever fails.
+"""Sensitive values never leak into logs, metrics, files, process titles or error responses, even if everything fails.
 
 The scenario stores a unique canary string in each column that the models declare as PHI, PERSONAL or SECRET, and sends
 one in every part of a request. Then it makes everything fail that can: in a server that runs as in production but logs
@@ -304,7 +304,7 @@ def reveal(staff: Client, rows: dict[str, Any]) -> None:
 
 
 def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
-    """PostgreSQL quotes the whole row that a constraint refuses, and the whole of an invalid statement."""
+    """Cause errors for which PostgreSQL quotes a whole row that a constraint refuses, or a whole invalid statement."""
     user, session = rows["user"], rows["session"]
     scenario.sql("ALTER TABLE users ADD CONSTRAINT quotes CHECK (specialty <> 'quote me') NOT VALID")
     scenario.sql("ALTER TABLE sessions ADD CONSTRAINT quotes CHECK (NOT is_archived) NOT VALID")
@@ -354,7 +354,7 @@ def failing_commands(scenario: Scenario, rows: dict[str, Any]) -> None:
 
 
 def killed_during_a_write(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
-    """End a command's connection, and kill a server process of PostgreSQL, which then restarts completely."""
+    """Terminate a command's connection, and kill a process of PostgreSQL, which then restarts all its processes."""
     user, session = rows["user"], rows["session"]
     program = (
         "from core.conversations import append_message; from core.models import Message;"

@@ -18,6 +18,6 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
-def test_anchors_are_those_of_github() -> None:
+def test_anchors_match_github() -> None:
     text = "# What `migrate` does\n\n## A: b, c\n\n```sh\n# no heading\n```\n\n## Twice\n\n## Twice\n"
     assert markdown.anchors(text) == {"what-migrate-does", "a-b-c", "twice", "twice-1"}

@@ -15,7 +15,7 @@ class Agent:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                while node.frozen and not stopped.is_set():
+                while node.is_frozen and not stopped.is_set():
                     time.sleep(0.02)
                 is_primary = self.path == "/primary" and node is cluster.primary and node.is_running
                 self.send_response(200 if is_primary else 503)

@@ -39,7 +39,7 @@ class Node(Postgres):
         super().__init__(folder)
         self.address, self.port, self.agent_port = address, port, agent_port
         self.url = f"postgres://tester:{QUOTED}@{address}:{port}/tests?connect_timeout=3"
-        self.frozen = False
+        self.is_frozen = False
 
     def _initialise(self) -> None:
         """Do nothing, because the data comes from a template or from the other server."""
@@ -48,16 +48,16 @@ class Node(Postgres):
         return [*super().command(), "-c", f"listen_addresses={self.address}"]
 
     def freeze(self) -> None:
-        self.frozen = True
+        self.is_frozen = True
         super().freeze()
 
     def thaw(self) -> None:
         super().thaw()
-        self.frozen = False
+        self.is_frozen = False
 
     def kill(self) -> None:
         super().kill()
-        self.frozen = False
+        self.is_frozen = False
 
     @property
     def is_running(self) -> bool:
@@ -175,7 +175,7 @@ class Cluster:
         self.standby.start()
 
     def rebuild(self) -> None:
-        """Replace the old primary, in whatever state it is, by a synchronous standby of the new one."""
+        """Replace the old primary, whether or not it runs, by a synchronous standby of the new one."""
         self.standby.kill()
         self.standby.restore_from(self.primary)
         self.standby.configure_standby_of(self.primary)

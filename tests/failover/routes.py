@@ -12,7 +12,14 @@ import pytest
 from tests.failover.agent import Agent
 from tests.failover.cluster import Cluster, Node
 from tests.failover.load import CLIENTS
-from tests.support.dependency_servers import PASSWORD, PGBOUNCER, QUOTED, Server, _connects, _not_as_root
+from tests.support.dependency_servers import (
+    PASSWORD,
+    PGBOUNCER,
+    QUOTED,
+    Server,
+    accepts_connections,
+    unprivileged_command,
+)
 from tests.support.haproxy import PROGRAM as HAPROXY
 from tests.support.voiceassist_server import ROOT
 
@@ -30,7 +37,7 @@ class Route:
 
 @contextmanager
 def hosts(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """A URL with both servers."""
+    """Yield a URL with both servers."""
     servers = ",".join(f"{node.address}:{node.port}" for node in cluster.nodes)
     yield Route(f"postgres://tester:{QUOTED}@{servers}/tests")
 
@@ -57,8 +64,8 @@ class HAProxy(Server):
         environment = [f"{name}={value}" for name, value in self._environment.items()]
         return ["env", *environment, HAPROXY, "-db", "-f", str(self.folder / "haproxy.cfg")]
 
-    def ready(self) -> bool:
-        return _connects(self.url)
+    def is_ready(self) -> bool:
+        return accepts_connections(self.url)
 
 
 @contextmanager
@@ -69,7 +76,7 @@ def haproxy(cluster: Cluster, folder: Path) -> Iterator[Route]:
 
 @contextmanager
 def haproxy_retries(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """HAProxy with its default of three retries, which holds each new connection for 3 s if there is no primary.
+    """Use HAProxy's default of three retries, which holds each new connection for 3 s if there is no primary.
 
     That is longer than the timeout of readiness, so PostgreSQL appears to hang. This route has enough threads for
     probes, which may report the hang for a while after the primary is back.
@@ -104,15 +111,15 @@ class Pooler(Server):
 
     def command(self) -> list[str]:
         assert PGBOUNCER
-        return [*_not_as_root(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
+        return [*unprivileged_command(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
 
-    def ready(self) -> bool:
-        return _connects(self.url)
+    def is_ready(self) -> bool:
+        return accepts_connections(self.url)
 
 
 @contextmanager
 def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """PgBouncer in front of HAProxy."""
+    """Use PgBouncer in front of HAProxy."""
     with _started_haproxy(cluster, folder) as upstream:
         pooler = Pooler(folder / "pgbouncer", upstream)
         try:
@@ -124,7 +131,7 @@ def pgbouncer(cluster: Cluster, folder: Path) -> Iterator[Route]:
 
 @contextmanager
 def dns_name(cluster: Cluster, folder: Path) -> Iterator[Route]:
-    """A DNS name that leads to the primary and is moved some seconds after a promotion.
+    """Use a DNS name that leads to the primary and is moved some seconds after a promotion.
 
     The application runs in its own mount namespace with its own hosts file, which needs root.
     """

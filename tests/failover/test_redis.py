@@ -21,8 +21,9 @@ from tests.support.dependency_servers import Valkey
 from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
-from tests.support.sentinel import QUOTED, Group, Redis, succeeds_within
+from tests.support.sentinel import QUOTED, Group, Redis
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "ann@example.org", "a long password"
@@ -47,15 +48,8 @@ class Browsing(Clients):
         self.failed: list[str] = []
         self.slowest = 0.0  # seconds, since the last fault
         self.probes: list[tuple[float, int]] = []
-        staff = [self._login() for _ in range(BROWSERS)]
+        staff = [app.log_in(EMAIL, PASSWORD) for _ in range(BROWSERS)]
         super().__init__(*(partial(self._browse, client) for client in staff), self._probe)
-
-    def _login(self) -> httpx.Client:
-        client = httpx.Client(base_url=self._app.url, timeout=30)
-        client.get("/admin/login/")
-        form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-        assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
-        return client
 
     def _browse(self, client: httpx.Client) -> None:
         with closing(client):

@@ -1,4 +1,4 @@
-"""The runner with artificial checks: deadline, sharing, reuse and recovery, whatever a check does."""
+"""The runner with artificial checks: deadline, sharing, reuse and recovery, even if checks hang or fail."""
 
 import threading
 import time

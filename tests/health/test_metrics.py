@@ -1,4 +1,4 @@
-"""Metrics: summed over all processes, also when workers die. Clients can't create series."""
+"""Metrics are summed over all processes, including dead workers, and clients can't create series."""
 
 import os
 import re
@@ -27,9 +27,9 @@ from core.clients.redis import Client
 from health import metrics
 from tests.support.dependency_servers import free_port
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
-from tests.voiceassist.test_gunicorn import succeeds_within
 
 SESSION = {"Cookie": "sessionid=" + "a" * 32}  # unknown: a request with it queries Redis and PostgreSQL
 
@@ -100,7 +100,7 @@ def send_everywhere(app: VoiceAssistServer, word: str) -> None:
     assert app.get("/", headers={"Content-Length": "9" * (300 + len(word))})[0] == 400
 
 
-def test_clients_can_not_create_series(app: VoiceAssistServer) -> None:
+def test_clients_cannot_create_series(app: VoiceAssistServer) -> None:
     send_everywhere(app, "Xfirst")
     before = set(scrape(app))
     for word in ("XSECOND", "Xthird3", "X-FOURTH"):
@@ -140,7 +140,7 @@ def test_promtool_reports_no_problem(app: VoiceAssistServer) -> None:
 # Several processes
 
 
-def test_counters_survive_dead_workers_and_files_do_not_pile_up(app: VoiceAssistServer) -> None:
+def test_counters_survive_dead_workers_and_files_do_not_accumulate(app: VoiceAssistServer) -> None:
     stop, counts, errors = threading.Event(), [0.0], list[str]()
 
     def keep_scraping() -> None:
@@ -207,7 +207,7 @@ def test_every_gauge_has_a_mode_that_can_be_merged() -> None:
         assert gauge._multiprocess_mode in ("livemax", "livesum", "mostrecent"), gauge
 
 
-def test_file_that_can_not_be_merged_is_logged_and_removed(app: VoiceAssistServer) -> None:
+def test_file_that_cannot_be_merged_is_logged_and_removed(app: VoiceAssistServer) -> None:
     """Otherwise it would fail every scrape, and the files after it would not be merged."""
     app.get("/")
     before = request_count(app)

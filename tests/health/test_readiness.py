@@ -1,4 +1,4 @@
-"""Each dependency with each fault, injected into real connections: the reported reason, in time, and the recovery."""
+"""Each fault of each dependency is reported with its reason in time, and recovery is detected. Connections are real."""
 
 import functools
 import os
@@ -224,7 +224,7 @@ def test_recovers_after_server_is_frozen(name: str, point_at: PointAt, database:
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis"])
-def test_restart_between_two_checks_is_no_outage(
+def test_restart_between_two_checks_is_not_an_outage(
     name: str, point_at: PointAt, database: Postgres, cache: Valkey
 ) -> None:
     point_at(database=database.url, cache=cache.url)
@@ -268,7 +268,7 @@ def test_read_only_postgres_is_not_ready(point_at: PointAt, database: Postgres) 
     assert reason("postgres") is None
 
 
-def test_postgres_whose_first_host_is_silent(
+def test_postgres_with_silent_first_host_is_healthy(
     point_at: PointAt, database: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readiness tries the second host as the ORM does, and connects to it first from then on."""
@@ -304,7 +304,7 @@ def test_postgres_without_its_synchronous_standby_is_not_ready(point_at: PointAt
 
 
 def test_reconnects_if_postgres_became_a_standby(point_at: PointAt, database: Postgres) -> None:
-    """The open connection leads to the demoted server. A new one leads to the primary: the address was moved."""
+    """The open connection leads to the demoted server, a new one to the primary, because the address was moved."""
     point_at(database=database.url)
     assert reason("postgres") is None
     persistent = import_module("health.checks.postgres")._connection
@@ -336,7 +336,7 @@ def context(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture(scope="module")
 def authorities(authority: trustme.CA, folder: Path) -> dict[str, Path]:
-    """Files with the certificate of the authority that issued the servers' certificates, and of another one."""
+    """Return files with the certificate of the authority that issued the servers' certificates, and of another one."""
     files = {"issuer": folder / "issuer.crt", "other": folder / "other.crt"}
     authority.cert_pem.write_to_path(str(files["issuer"]))
     trustme.CA().cert_pem.write_to_path(str(files["other"]))
@@ -381,10 +381,8 @@ def test_redis_connection_errors(point_at: PointAt, cache: Valkey) -> None:
         (f"redis://{address}/0", "auth_failed"),
         (f"redis://:{password}@{address}/99", "misconfigured"),
         (f"redis://:{password}@no-such-host.invalid:{cache.port}/0", "dns_failure"),
-        (
-            f"rediss://:{password}@{address}/0",
-            "timeout",
-        ),  # a server without TLS reads the handshake as an unfinished command
+        # A server without TLS reads the handshake as an unfinished command.
+        (f"rediss://:{password}@{address}/0", "timeout"),
         ("unix:///no/such/socket", "connection_refused"),
     ]:
         point_at(cache=url)
@@ -392,7 +390,7 @@ def test_redis_connection_errors(point_at: PointAt, cache: Valkey) -> None:
         assert result.reason == expected, (url, result)
 
 
-def test_redis_that_refuses_writes_is_not_ready(point_at: PointAt, cache: Valkey, folder: Path) -> None:
+def test_redis_that_rejects_writes_is_not_ready(point_at: PointAt, cache: Valkey, folder: Path) -> None:
     replica = Valkey(folder / "replica", replica_of=cache)
     full = Valkey(folder / "full", options=("--maxmemory", "1", "--maxmemory-policy", "noeviction"))
     without_replica = Valkey(folder / "without-replica", options=("--min-replicas-to-write", "1"))
@@ -420,7 +418,7 @@ def test_redis_cluster_is_misconfigured(point_at: PointAt, folder: Path) -> None
 def test_redis_that_is_loading_is_not_ready(point_at: PointAt, folder: Path) -> None:
     server = Valkey(folder / "loading", options=("--key-load-delay", "20"))  # microseconds
     server.start()
-    server.ask("\r\n".join(f"SET key{number} value" for number in range(60000)))
+    server.send_command("\r\n".join(f"SET key{number} value" for number in range(60000)))
     server.stop()
     point_at(cache=server.url)
     server.launch()

@@ -6,8 +6,7 @@ Needs the image: run `docker compose build` or `podman build -t voiceassist:loca
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from tests.support.dependency_servers import free_port
 from tests.support.kubernetes import find, needs_kubectl, render
 from tests.support.plugin import API_KEY, Servers
+from tests.support.polling import succeeds_within
 
 IMAGE = "voiceassist:local"
 DATABASE = "kubernetes"
@@ -62,7 +62,7 @@ def adapt_to_podman(pod: dict[str, Any], secrets: Path) -> dict[str, Any]:
 
 
 class Cluster:
-    """What the pods share: secrets, configuration and a loopback port."""
+    """The secrets, the configuration and the loopback port that the pods share."""
 
     def __init__(self, folder: Path, servers: Servers) -> None:
         self.port = free_port()
@@ -89,7 +89,7 @@ class Cluster:
 
     @contextmanager
     def play(self, kind: str, name: str) -> Iterator[str]:
-        """Run the object's pod and yield the container's id. Podman 4.3 has no Jobs: run a Job's pod."""
+        """Run the object's pod and yield the container's id. For a Job, which podman 4.3 lacks, run its pod."""
         manifest = find(self._documents, kind, name)
         template = manifest["spec"]["template"]
         template["spec"] = adapt_to_podman(template["spec"], self._folder)
@@ -120,7 +120,7 @@ def test_job_migrates_and_unprivileged_deployment_serves_and_drains(cluster: Clu
         assert_restricted(container)
         assert_configured(cluster, container)
         stopping = subprocess.Popen(["podman", "stop", "--time", "60", container], stdout=subprocess.DEVNULL)
-        wait_until(lambda: readiness(cluster) == (503, "draining"))
+        assert succeeds_within(60, lambda: readiness(cluster) == (503, "draining"))
         assert httpx.get(f"{cluster.url}/health").status_code == 200
         assert stopping.wait(50) == 0
         state = json.loads(podman("inspect", container).stdout)[0]["State"]
@@ -139,14 +139,7 @@ def wait_until_ready(cluster: Cluster, container: str) -> None:
             return readiness(cluster) == (200, "ready")
         return False
 
-    wait_until(is_ready, lambda: podman("logs", container).stdout)
-
-
-def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.1)
+    assert succeeds_within(60, is_ready), podman("logs", container).stdout
 
 
 def assert_restricted(container: str) -> None:

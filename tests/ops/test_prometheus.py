@@ -6,11 +6,10 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPException
 from http.cookiejar import CookieJar
 from math import isnan
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
@@ -41,14 +41,6 @@ User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})
 """
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll `condition` for up to `seconds` and return its last value."""
-    deadline = time.monotonic() + seconds
-    while not (is_met := condition()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return is_met
-
-
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     redis = Valkey(tmp_path_factory.mktemp("redis"))
@@ -68,7 +60,7 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
-    """A server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
+    """Yield a server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
     environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
@@ -94,7 +86,7 @@ def prometheus(app: VoiceAssistServer, tmp_path_factory: pytest.TempPathFactory)
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), target=app.port, token=TOKEN)
     prometheus.start()
     try:
-        assert wait_until(lambda: bool(prometheus.query("up == 1 and voiceassist_ready == 1")), 20), app.log()[-2000:]
+        assert succeeds_within(20, lambda: prometheus.query("up == 1 and voiceassist_ready == 1")), app.log()[-2000:]
         yield prometheus
     finally:
         prometheus.kill()
@@ -127,7 +119,7 @@ def test_outage_fires_alerts_and_recovery_resolves_them(prometheus: Prometheus, 
     assert not OUTAGE & set(prometheus.firing())
     redis.stop()
     try:
-        assert wait_until(lambda: set(prometheus.firing()) >= OUTAGE, 30), prometheus.firing()
+        assert succeeds_within(30, lambda: set(prometheus.firing()) >= OUTAGE), prometheus.firing()
         for alert in OUTAGE:
             labels = prometheus.firing()[alert]
             assert (labels["instance"], labels["job"]) == (prometheus.instance, "voiceassist-server")
@@ -136,7 +128,7 @@ def test_outage_fires_alerts_and_recovery_resolves_them(prometheus: Prometheus, 
         assert not unrelated & set(prometheus.firing())
     finally:
         redis.start()
-    assert wait_until(lambda: not OUTAGE & set(prometheus.firing()), 30), prometheus.firing()
+    assert succeeds_within(30, lambda: not OUTAGE & set(prometheus.firing())), prometheus.firing()
 
 
 def panel_values(prometheus: Prometheus, expression: str) -> list[float]:
@@ -160,10 +152,10 @@ def traffic(prometheus: Prometheus, app: VoiceAssistServer, postgres: Proxy) -> 
         postgres.mode = "refuse"
         try:
             assert visitor.log_in(PASSWORD) == 503
-            assert wait_until(lambda: "connection_refused" in app.get("/ready")[2].decode(), 20)
+            assert succeeds_within(20, lambda: "connection_refused" in app.get("/ready")[2].decode())
         finally:
             postgres.mode = "pass"
-        assert wait_until(lambda: app.get("/ready")[0] == 200, 20)
+        assert succeeds_within(20, lambda: app.get("/ready")[0] == 200)
         assert visitor.log_in(PASSWORD) == 200
         assert visitor.visit("/admin/core/message/") == 200
 
@@ -171,7 +163,7 @@ def traffic(prometheus: Prometheus, app: VoiceAssistServer, postgres: Proxy) -> 
 def test_every_dashboard_query_returns_data(prometheus: Prometheus, traffic: None) -> None:
     queries = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 20
-    wait_until(lambda: all(panel_values(prometheus, query) for query in queries), 10)
+    succeeds_within(10, lambda: all(panel_values(prometheus, query) for query in queries))
     assert [query for query in queries if not panel_values(prometheus, query)] == []
 
 
@@ -189,14 +181,14 @@ def test_every_metric_of_the_alerts_exists(prometheus: Prometheus, traffic: None
     rules = (OPS / "prometheus" / "alerts.yml").read_text()
     names = set(re.findall(r"\bvoiceassist_\w+", rules))
     assert len(names) > 5
-    wait_until(lambda: all(prometheus.query(name) for name in names), 10)
+    succeeds_within(10, lambda: all(prometheus.query(name) for name in names))
     assert {name for name in names if not prometheus.query(name)} == set()
 
 
 def test_histogram_has_buckets_above_the_latency_alert(prometheus: Prometheus, traffic: None) -> None:
     """Otherwise the computed percentile could never exceed the alert's threshold."""
     expression = "count by (le) (voiceassist_http_request_duration_seconds_bucket)"
-    assert wait_until(lambda: bool(prometheus.query(expression)), 10)
+    assert succeeds_within(10, lambda: prometheus.query(expression))
     results = prometheus.query(expression)
     bounds = {float(series["metric"]["le"]) for series in results}
     assert 5 in bounds

@@ -1,4 +1,4 @@
-"""Two servers behind HAProxy: requests survive a rolling restart under load, and pages an outage of a dependency."""
+"""Two servers behind HAProxy: a rolling restart loses no request, and most pages work while none is ready."""
 
 import contextlib
 import http.client
@@ -48,7 +48,7 @@ class Load(Clients):
 
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[HAProxy]:
-    """HAProxy in front of two ports on which nothing listens yet."""
+    """Yield HAProxy in front of two ports on which nothing listens yet."""
     addresses = {f"APP{number}": f"127.0.0.1:{free_port()}" for number in (1, 2)}
     haproxy = HAProxy(tmp_path, "haproxy.cfg", **addresses)
     haproxy.start()

@@ -102,7 +102,7 @@ def test_rejects_a_package_with_another_hash(tmp_path: Path, lock: Path) -> None
 
 
 def test_every_lock_includes_the_smaller_one() -> None:
-    """`make run` installs nothing after `make test`, and the packages of production are those that tests use."""
+    """`make run` must install nothing after `make test`, and tests must use the packages of production."""
 
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^[\w.-]+==\S+", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))

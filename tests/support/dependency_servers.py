@@ -1,7 +1,7 @@
 """Real servers for tests, from the wheels, on free loopback ports and with passwords.
 
 Tests can start, stop, kill and freeze them. A restart keeps the port and the data. They are killed when the test
-process exits, for whatever reason.
+process exits, even if it crashes.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         raise NotImplementedError
 
     def launch(self) -> None:
@@ -65,7 +65,7 @@ class Server:
 
     def start(self) -> None:
         deadline = time.monotonic() + 30
-        while not self.ready():
+        while not self.is_ready():
             if self._process is None or self._process.poll() is not None:
                 # Starting fails while the children of a killed server still hold its shared memory, so try again.
                 self.launch()
@@ -118,13 +118,13 @@ def _has_exited(process: psutil.Process) -> bool:
         return True
 
 
-def _not_as_root(data: Path) -> list[str]:
+def unprivileged_command(data: Path) -> list[str]:
     as_user = as_user_of(data)
     # Changing the user resets the signal that _die_with_parent has set.
     return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
 
 
-def _connects(url: str) -> bool:
+def accepts_connections(url: str) -> bool:
     try:
         psycopg.connect(url, connect_timeout=2).close()
     except psycopg.OperationalError:
@@ -137,7 +137,7 @@ class Postgres(Server):
         super().__init__(folder)
         self.data = folder / "data"
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
-        self._as_user = _not_as_root(self.data)
+        self._as_user = unprivileged_command(self.data)
         self._options = [word for option in options for word in ("-c", option)]
         self._initialise()
 
@@ -156,8 +156,8 @@ class Postgres(Server):
                 "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
                 *self._options]  # fmt: skip
 
-    def ready(self) -> bool:
-        return _connects(self.url)
+    def is_ready(self) -> bool:
+        return accepts_connections(self.url)
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -170,7 +170,7 @@ class PgBouncer(Server):
     def __init__(self, folder: Path, postgres: Postgres, *, pool: int = 2) -> None:
         super().__init__(folder)
         self._postgres_port = postgres.port
-        self.url = self.before(postgres.url)
+        self.url = self.url_for(postgres.url)
         (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
         (folder / "pgbouncer.ini").write_text(f"""
             [databases]
@@ -187,16 +187,16 @@ class PgBouncer(Server):
             ignore_startup_parameters = extra_float_digits,options
         """)
 
-    def before(self, url: str) -> str:
+    def url_for(self, url: str) -> str:
         """Return the URL of the pooler for the database at `url`."""
         return url.replace(f":{self._postgres_port}/", f":{self.port}/")
 
     def command(self) -> list[str]:
         assert PGBOUNCER
-        return [*_not_as_root(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
+        return [*unprivileged_command(self.folder / "no data"), PGBOUNCER, str(self.folder / "pgbouncer.ini")]
 
-    def ready(self) -> bool:
-        return _connects(self.url)
+    def is_ready(self) -> bool:
+        return accepts_connections(self.url)
 
 
 class Valkey(Server):
@@ -213,10 +213,10 @@ class Valkey(Server):
         return [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", self.password,
                 "--dir", str(self.folder), "--save", "", "--appendonly", "yes", *self.options]  # fmt: skip
 
-    def ready(self) -> bool:
-        return b"PONG" in self.ask("PING")
+    def is_ready(self) -> bool:
+        return b"PONG" in self.send_command("PING")
 
-    def ask(self, command: str) -> bytes:
+    def send_command(self, command: str) -> bytes:
         """Return the raw response to one command, b"" if there is no response."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 2) as connection:

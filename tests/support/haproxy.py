@@ -32,7 +32,7 @@ class HAProxy(Server):
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         return ["env", *variables, PROGRAM, "-db", "-f", str(self._config), "-f", str(self._stats_config)]
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), 2).close()
         except OSError:

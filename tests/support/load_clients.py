@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class Clients:
-    """A context manager that runs each client in a thread. Clients have to return when `_stop` is set, at its end."""
+    """A context manager that runs each client in a thread. At its end it sets `_stop`, and clients have to return."""
 
     JOIN_TIMEOUT = 120.0  # seconds that a client may take to return
 

@@ -19,7 +19,7 @@ from tests.support.dependency_servers import Postgres, Valkey
 from tests.support.qdrant_server import QdrantServer
 
 API_KEY = "tests-key"
-CONTRACT = Path(__file__).resolve().parents[2] / ".env.example"
+ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
 
 class Servers:
@@ -33,7 +33,7 @@ class Servers:
         self.postgres.start()
         self.redis.start()
         self.qdrant.__enter__()
-        for line in CONTRACT.read_text().splitlines():
+        for line in ENV_EXAMPLE.read_text().splitlines():
             os.environ.pop(line.lstrip("# ").split("=")[0], None)
         os.environ |= {
             "DATABASE_URL": self.postgres.url,
@@ -65,7 +65,7 @@ SERVERS = pytest.StashKey[Servers]()
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Servers:
-    """The servers that the tested application uses."""
+    """Return the servers that the tested application uses."""
     return request.config.stash[SERVERS]
 
 

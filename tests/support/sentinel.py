@@ -1,8 +1,6 @@
 """A real Redis group under Sentinel, from the wheel: a primary, a replica and three Sentinels."""
 
 import ssl
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.dependency_servers import Server, Valkey
+from tests.support.polling import succeeds_within
 from tests.support.proxy import TlsProxy
 from voiceassist.embedded.programs import valkey_program
 
@@ -20,15 +19,6 @@ DOWN_AFTER = 1.0  # seconds after which Sentinel considers a silent server to be
 # In a URL, "/" and "@" have to be escaped; "," and ":" do not.
 PASSWORD, QUOTED = "re:dis,pa/ss@word", "re:dis,pa%2Fss%40word"
 SENTINEL_PASSWORD, SENTINEL_QUOTED = "sen:ti,nel/pass+word", "sen:ti,nel%2Fpass%2Bword"
-
-
-def succeeds_within(seconds: float, condition: Callable[[], object]) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Redis(Valkey):
@@ -103,7 +93,7 @@ class Group:
 
     @property
     def primary(self) -> Redis:
-        """The server that most of the responding Sentinels consider the primary."""
+        """Return the server that most of the responding Sentinels consider the primary."""
         ports = []
         for sentinel in self.sentinels:
             try:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tests.support.dependency_servers import Postgres, free_port
@@ -49,9 +50,9 @@ class VoiceAssistServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
         self._log = (self.folder / "log").open("w+")
-        ours = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
+        defaults = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
-        self._environment = {**inherited, **ours, **environment}
+        self._environment = {**inherited, **defaults, **environment}
 
     def __enter__(self) -> "VoiceAssistServer":
         command = ["-m", "gunicorn", "-c", self._config, self._application]
@@ -93,6 +94,15 @@ class VoiceAssistServer:
             return response.status, dict(response.getheaders()), response.read()
         finally:
             connection.close()
+
+    def log_in(self, email: str, password: str) -> httpx.Client:
+        """Return an HTTP client that is logged in to the admin."""
+        client = httpx.Client(base_url=self.url, timeout=30)
+        client.get("/admin/login/")
+        form = {"username": email, "password": password, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+        assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
+        assert client.get("/admin/").status_code == 200  # also sets the access cookie of the status page
+        return client
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

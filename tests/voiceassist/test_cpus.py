@@ -42,12 +42,8 @@ def v1(folder: str, quota: int) -> dict[str, str]:
         (3, "0::/\n", {"cpu.max": "400000 100000\n"}, 3),
         (64, "0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "300000 100000\n"}, 3),
         (64, "0::/a.slice/b\n", {"a.slice/b/cpu.max": "max 100000\n", "a.slice/cpu.max": "300000 100000\n"}, 3),
-        (
-            64,
-            f"0::/{POD}\n",
-            {"cpu.max": "300000 100000\n"},
-            3,
-        ),  # no cgroup namespace: only the container's own is mounted
+        # Without a cgroup namespace, only the container's own cgroup is mounted.
+        (64, f"0::/{POD}\n", {"cpu.max": "300000 100000\n"}, 3),
         # Version 1
         (64, f"4:memory:/x\n3:cpu,cpuacct:/{POD}\n", v1("cpu/", -1), 8),
         (64, f"4:memory:/x\n3:cpu,cpuacct:/{POD}\n", v1("cpu/", 250_000), 3),

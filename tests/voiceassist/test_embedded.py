@@ -317,7 +317,7 @@ def test_processes_take_turns_with_local_qdrant(tmp_path: Path) -> None:
 
 
 def test_start_is_cheap_if_the_servers_run(var: Path) -> None:
-    """Every command calls it, so it must not start a process."""
+    """Every command calls `start`, so it must not start a process."""
     start_servers(var)
     before = time.process_time()
     for _ in range(20):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gunicorn.config import Config
 from tests.core.api.test_envelope import check_envelope
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 from voiceassist.gunicorn_worker import Worker
@@ -46,14 +47,6 @@ def dependencies(app: VoiceAssistServer) -> dict[str, Any]:
 
 def messages(app: VoiceAssistServer) -> list[str]:
     return [json.loads(line)["message"] for line in app.log().splitlines()]
-
-
-def succeeds_within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Return whether the condition becomes true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +169,21 @@ def test_requests_fail_fast_while_the_database_hangs(servers: Servers) -> None:
         url = servers.postgres.url.replace(f":{servers.postgres.port}", f":{proxy.port}")
         with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1", WEB_THREADS="3", HEALTH_TIMEOUT="1") as app:
 
-            def ask(_: int, server: VoiceAssistServer = app) -> int:
+            def admin_status(_: int, server: VoiceAssistServer = app) -> int:
                 return server.get("/admin/", headers=web_session, timeout=4)[0]  # shorter than a connection attempt
 
             state(app)
             with ThreadPoolExecutor(6) as clients:
-                list(clients.map(ask, range(12)))  # every thread has connected
+                list(clients.map(admin_status, range(12)))  # every thread has connected
             proxy.mode = "silent"
             assert succeeds_within(5, lambda: dependencies(app)["postgres"]["reason"] == "timeout")
-            assert [ask(number) for number in range(6)] == [503] * 6
+            assert [admin_status(number) for number in range(6)] == [503] * 6
             assert app.get("/health")[0] == 200
             proxy.mode = "pass"  # requests notice the recovery without a probe
-            assert succeeds_within(10, lambda: ask(0) != 503)  # 500, because this database has no tables
+            assert succeeds_within(10, lambda: admin_status(0) != 503)  # 500, because this database has no tables
 
 
-def test_probes_are_answered_while_incomplete_requests_hold_every_thread() -> None:
+def test_probes_respond_while_incomplete_requests_hold_every_thread() -> None:
     unfinished = (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
         b"GET /health HTTP/1.1\r\n",
@@ -360,16 +353,16 @@ def test_import_has_no_side_effects() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
-def test_configuration_without_start_is_refused(tmp_path: Path) -> None:
+def test_configuration_without_start_is_rejected(tmp_path: Path) -> None:
     config = tmp_path / "gunicorn.py"
     config.write_text("from voiceassist.gunicorn import *\n")
     command = [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", "127.0.0.1:0", "voiceassist.wsgi"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "has to call start() as well" in done.stderr
+    assert "start() was not called" in done.stderr
 
 
-def test_message_that_can_not_be_formatted_is_logged_with_its_place(tmp_path: Path) -> None:
+def test_message_that_cannot_be_formatted_is_logged_with_its_place(tmp_path: Path) -> None:
     config = tmp_path / "gunicorn.py"
     config.write_text(
         "import logging\n"

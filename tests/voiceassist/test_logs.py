@@ -1,4 +1,4 @@
-"""Logging: every record is one valid line, and no line of production contains PHI, whatever is logged and fails."""
+"""Logging: every record is one valid line, and no log call and no failure writes PHI in production."""
 
 import io
 import json
@@ -24,8 +24,8 @@ from django.test.utils import CaptureQueriesContext, override_settings
 
 from core.models import Message, Session, User
 from core.trace_id import clear_trace_id, set_trace_id
+from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_gunicorn import succeeds_within
 from tests.voiceassist.test_settings import PRODUCTION, run
 from voiceassist.logs.config import StderrToLog, logging_config
 
@@ -104,7 +104,7 @@ CONTROL_CHARACTERS = "a\n{}\r\x1b[2J\x1b[31m\x85\u2028\u202e\x00\udc80"
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_input_can_not_split_or_forge_a_line(style: str) -> None:
+def test_input_cannot_split_or_forge_a_line(style: str) -> None:
     stream = capture_log(style)
     logging.getLogger("app").info("first %s", CONTROL_CHARACTERS)
     structlog.stdlib.get_logger("app").info(
@@ -121,7 +121,7 @@ def test_input_can_not_split_or_forge_a_line(style: str) -> None:
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-def test_callers_can_not_override_standard_fields(lines: Read) -> None:
+def test_callers_cannot_override_standard_fields(lines: Read) -> None:
     forged = dict.fromkeys(("timestamp", "level", "service", "logger", "message", "trace_id"), "forged")
     set_trace_id("current")
     structlog.stdlib.get_logger("app").warning("event", **forged)

@@ -70,7 +70,7 @@ def test_prepares_the_database_and_serves(servers: Servers, tmp_path: Path) -> N
     ("bind", "error"),
     [("127.0.0.1:{}", "(Address already in use). Stop the program"), ("192.0.2.1:{}", "Set BIND to another address.")],
 )
-def test_reports_why_it_can_not_listen(tmp_path: Path, bind: str, error: str) -> None:
+def test_reports_why_it_cannot_listen(tmp_path: Path, bind: str, error: str) -> None:
     with create_server(("127.0.0.1", 0)) as server:
         process = start(tmp_path, BIND=bind.format(server.getsockname()[1]))
         output, _ = process.communicate(timeout=30)

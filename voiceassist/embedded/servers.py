@@ -100,8 +100,8 @@ class Server:
         for stale_file in (self.pid_file, self.socket, self.folder / f"{self.socket_name}.lock"):
             stale_file.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            # A new session, and no inherited file but the lock: the server survives the command and its terminal, and
-            # does not hold its pipes open.
+            # With a new session and no inherited file except the lock, the server survives the command and its
+            # terminal, and does not hold the command's pipes open.
             return subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.var, umask=0o077,
                 env=clean_environment(), start_new_session=True, pass_fds=[lock.fileno()],
@@ -149,7 +149,7 @@ class Postgres(Server):
         version = (self.data / "PG_VERSION").read_text().strip()
         if version != "18":
             raise EmbeddedServerError(
-                f"{self.data} was created by PostgreSQL {version}, not 18. Move it away, then try again."
+                f"{self.data} was created by PostgreSQL {version}, not 18. Move it elsewhere, then try again."
             )
 
     def _initialise(self, lock: TextIO) -> None:

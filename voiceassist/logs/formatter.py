@@ -43,7 +43,7 @@ class Formatter(ProcessorFormatter):
         super().__init__(processors=[self._safe_event, self._standard_fields, render])
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line. Never raises: `logging` would print the raw record, values included, to stderr."""
+        """Return the line. Never raises, because `logging` would print the raw record, including values, to stderr."""
         try:
             line = super().format(record)
             problem = f"it is longer than {MAX_LINE} characters" if len(line) > MAX_LINE else None
@@ -143,7 +143,7 @@ def _strip_request_details(logger: str, event: EventDict) -> None:
 
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
-    """Return the value as JSON types of bounded size. Unknown objects become their type: a `repr()` may contain PHI."""
+    """Return the value as JSON types of bounded size. Other objects become their type, as `repr()` may contain PHI."""
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}… ({len(value)} characters)"
     if value is None or isinstance(value, bool | int):

@@ -13,7 +13,7 @@ from django_prometheus.db.backends.postgresql import base as prometheus
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import Connection
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 from core.clients.postgresql.probe import ProbeConnection
 from core.clients.postgresql.time_limit import request_time_left
 from core.metrics import DATABASE_CONNECTIONS
@@ -94,7 +94,7 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         if self._in_use:
             return
         if not circuit_breaker.allows(self._probe, request_time_left()):
-            raise OperationalError("PostgreSQL is not responding. Retry in a few seconds.") from NoAnswer()
+            raise OperationalError("PostgreSQL is not responding. Retry in a few seconds.") from NoResponse()
         self._in_use = True
         _IN_USE.inc()
 

@@ -18,7 +18,7 @@ from enum import Enum
 
 import psycopg
 
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 
 RETRY_INTERVAL = 2.0  # seconds
 
@@ -55,7 +55,7 @@ class CircuitBreaker:
     def allows(self, probe: Callable[[], None], seconds: float = math.inf) -> bool:
         """Return whether the caller may use PostgreSQL. Wait at most `seconds` for another caller's probe.
 
-        May call `probe`, which has to raise NoAnswer if PostgreSQL does not respond.
+        May call `probe`, which has to raise NoResponse if PostgreSQL does not respond.
         """
         if self.is_in(State.CLOSED):
             return True
@@ -73,7 +73,7 @@ class CircuitBreaker:
     def _probe(self, probe: Callable[[], None]) -> None:
         try:
             probe()
-        except NoAnswer:
+        except NoResponse:
             self.open()
         except psycopg.Error:
             self.close()  # PostgreSQL fails at once, so calls need no protection and raise the error themselves

@@ -21,13 +21,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import Diagnostic, _WaitTimeout
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.postgresql.servers import Address, address_of, preference, resolve
 from core.clients.postgresql.time_limit import current_time_limit
 
 DEFAULT_CONNECT_TIMEOUT = 5.0  # seconds
 WAIT_INTERVAL = 0.1  # seconds between two checks for Ctrl-C
-MIN_TIMEOUT = 0.01  # seconds; lets a call whose time is up still fail with its own error
+MIN_TIMEOUT = 0.01  # seconds, so that a call fails with its own error even if no time is left
 
 
 class _Notices:
@@ -44,7 +44,7 @@ class _Notices:
 class Connection(psycopg.Connection[Any]):
     """A connection whose calls have a time limit.
 
-    A call that times out raises NoAnswer and closes the connection. It does not cancel the statement, because
+    A call that times out raises NoResponse and closes the connection. It does not cancel the statement, because
     cancelling a commit that waits for a synchronous standby makes it visible without replicating it. PostgreSQL ends
     other statements when it notices the closed socket (`client_connection_check_interval` in voiceassist.settings).
     """
@@ -71,9 +71,9 @@ class Connection(psycopg.Connection[Any]):
 
         All hosts and addresses share the time. The server that was connected to last is tried first. If there are
         several, standbys are skipped unless `target_session_attrs` is set. libpq's own `read-write` is not the default,
-        because PgBouncer answers it from memory, which may be outdated.
+        because PgBouncer reports that state from a cache, which may be stale.
 
-        Raises NoAnswer if any server timed out, otherwise the class of the last server's error.
+        Raises NoResponse if any server timed out, otherwise the class of the last server's error.
 
         This replaces `psycopg.connect`, which gives each address at least two seconds, as libpq does.
         """
@@ -114,14 +114,14 @@ class Connection(psycopg.Connection[Any]):
             except _WaitTimeout:
                 circuit_breaker.suspect()
                 host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
-                errors.append(NoAnswer(f'connection to server at "{host}", port {port} timed out'))
+                errors.append(NoResponse(f'connection to server at "{host}", port {port} timed out'))
             except psycopg.Error as error:
                 errors.append(error)
             else:
                 preference.last_success = address_of(attempt)
                 connection.add_notice_handler(connection._notices.add)
                 return connection
-        timeouts = [error for error in errors if isinstance(error, NoAnswer)]
+        timeouts = [error for error in errors if isinstance(error, NoResponse)]
         error_class = type((timeouts or errors)[-1])
         raise error_class("; ".join(str(error).strip() for error in errors))
 
@@ -149,8 +149,9 @@ class Connection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[Any], interval: float = WAIT_INTERVAL, timeout: float | None = None) -> Any:
         """Run one exchange with the server. Every call of psycopg goes through this method.
 
-        Raises NoAnswer if it takes longer than `self.timeout` or the time limit of the request, and CommitNotReplicated
-        if an operator cancelled the wait for the synchronous standby, which PostgreSQL reports as a success.
+        Raises NoResponse if it takes longer than `self.timeout` or the time limit of the request. Raises
+        CommitNotReplicated if an operator cancelled the wait for the synchronous standby, which PostgreSQL reports as a
+        success.
         """
         if timeout is not None:  # psycopg's own call, for which the timeout is not an error
             return super().wait(gen, interval, timeout)
@@ -164,7 +165,7 @@ class Connection(psycopg.Connection[Any]):
             if limit is not None and seconds is not None:
                 limit.use(seconds)
             self._handle_timeout(gen)
-            raise NoAnswer("PostgreSQL did not respond in time.") from None
+            raise NoResponse("PostgreSQL did not respond in time.") from None
         if limit is not None:
             limit.reset()
         if self._notices.has_cancelled_replication:

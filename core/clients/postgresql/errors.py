@@ -3,11 +3,11 @@
 import psycopg
 
 
-class NoAnswer(psycopg.OperationalError):
+class NoResponse(psycopg.OperationalError):
     """PostgreSQL did not respond in time. The statement may or may not have been executed."""
 
 
-class CommitNotReplicated(NoAnswer):
+class CommitNotReplicated(NoResponse):
     """PostgreSQL responds, but the synchronous standby did not confirm a commit."""
 
 

@@ -135,9 +135,8 @@ def reported_blockers(connection: "psycopg.Connection[Any]", write: Write) -> It
 
 
 def _blockers(connection: "psycopg.Connection[Any]") -> list[str]:
-    connection.execute(
-        "SELECT pg_stat_clear_snapshot()"
-    )  # otherwise the transaction would see the same sessions until its end
+    # Otherwise the transaction would see the same sessions until its end.
+    connection.execute("SELECT pg_stat_clear_snapshot()")
     return [_describe(*row) for row in connection.execute(_BLOCKERS)]
 
 

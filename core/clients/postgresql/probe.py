@@ -27,7 +27,7 @@ class ProbeConnection(Connection):
     def check_writable(self, seconds: float) -> None:
         """Commit one small WAL record within `seconds`.
 
-        Raises ReadOnly, CommitNotReplicated, NoAnswer or another psycopg.Error.
+        Raises ReadOnly, CommitNotReplicated, NoResponse or another psycopg.Error.
         """
         with self.time_limit(seconds * 0.8):  # the rest is for cancelling
             row = self.execute(_CHECK_WRITABLE).fetchone()

@@ -8,7 +8,7 @@ from psycopg.abc import ConnDict
 from psycopg.conninfo import conninfo_attempts
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 
 Address = tuple[Any, Any, Any]  # host, hostaddr, port
 
@@ -73,7 +73,7 @@ _lock = threading.Lock()
 def resolve(params: ConnDict, seconds: float) -> list[ConnDict]:
     """Return the connection parameters of each host and each of its addresses, within `seconds`.
 
-    At most one thread resolves the same names at a time, however many connections wait for it. Raises NoAnswer if DNS
+    At most one thread resolves the same names at a time, however many connections wait for it. Raises NoResponse if DNS
     does not respond in time, and psycopg.OperationalError for an unknown name.
     """
     if not any(_is_name(host) for host in str(params.get("host") or "").split(",")):
@@ -87,7 +87,7 @@ def resolve(params: ConnDict, seconds: float) -> list[ConnDict]:
     lookup.join(seconds)
     if lookup.is_alive():
         circuit_breaker.suspect()
-        raise NoAnswer("The name server did not respond in time.")
+        raise NoResponse("The name server did not respond in time.")
     if lookup.error is not None:
         raise lookup.error
     return lookup.attempts

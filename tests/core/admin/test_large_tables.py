@@ -122,7 +122,7 @@ def test_lists_read_a_bounded_number_of_rows(admin_client: Client) -> None:
     user = User.objects.get(email="user1@example.org")
     session = Session.objects.filter(user=user).latest("created_at")
     keys = {"user": user.pk, "session": session.pk, "message": Message.objects.filter(session=session)[0].pk}
-    offenders = []
+    violations = []
     for model, queries in LISTS.items():
         for query in queries:
             page = f"/admin/core/{model}/?{query.format(**keys)}"
@@ -138,8 +138,8 @@ def test_lists_read_a_bounded_number_of_rows(admin_client: Client) -> None:
                     plan = json.loads(plan) if isinstance(plan, str) else plan
                     rows, step = max(plan_steps(plan[0]["Plan"]))
                     if rows > MAX_ROWS_PER_STEP or "COUNT(" in sql:
-                        offenders.append((page, rows, step, sql))
-    assert not offenders, "\n".join(map(str, offenders))
+                        violations.append((page, rows, step, sql))
+    assert not violations, "\n".join(map(str, violations))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_pages_link_users_sessions_and_messages(admin_client: Client, pages: dic
 
 @pytest.mark.parametrize("key", ["typed-text", "0198c000-0000-7000-8000-000000000000"])
 def test_missing_object_is_reported_without_quoting_the_url(admin_client: Client, key: str) -> None:
-    """Fails if Django renames `_get_obj_does_not_exist_redirect`: its own message quotes the id."""
+    """Fails if Django renames `_get_obj_does_not_exist_redirect`, because its own message quotes the id."""
     for page in (f"/admin/core/message/{key}/change/", f"/admin/core/message/{key}/delete/"):
         text = admin_client.get(page, follow=True).content.decode()
         assert "This message does not exist. It may have been deleted." in text

@@ -11,13 +11,12 @@ from pytest_django.live_server_helper import LiveServer
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from core.conversations import append_message
-from core.models import AuditEvent, Message, Session, User
+from core.models import AuditEvent, Message, User
+from tests.core.admin.conftest import CANARY
 from tests.support.browser import needs_chromium
 
 pytestmark = pytest.mark.django_db
 
-CANARY = "canary-of-a-patient"
 PASSWORD = "correct horse battery"
 OTHER_PERMISSIONS = ("view_user", "view_session", "view_message", "view_auditevent", "delete_message")
 
@@ -26,12 +25,6 @@ def create_staff(email: str, *permissions: str) -> User:
     user = User.objects.create_user(email, PASSWORD, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return user
-
-
-@pytest.fixture
-def message() -> Message:
-    session = Session.objects.create(user=User.objects.create_user("ann@example.org"), title=f"{CANARY}-title")
-    return append_message(session.pk, role="user", content=CANARY, metadata={"patient": CANARY})
 
 
 @pytest.fixture
@@ -156,17 +149,17 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     browser.find_element(By.ID, "logout-form")
 
     # HTML markup, and a character that reverses the text direction.
-    hostile = f"<script>document.title = 'run'</script> \u202e{CANARY}"
-    Message.objects.update(content=hostile)
+    content = f"<script>document.title = 'run'</script> \u202e{CANARY}"
+    Message.objects.update(content=content)
     browser.get(live_server.url + page_url(message, "change"))
     assert CANARY not in browser.page_source
     browser.find_element(By.XPATH, "//button[text()='Reveal PHI']").click()
-    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
+    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == content
     assert browser.title.startswith("PHI of message")
     assert len(reveal_events()) == 1
 
     browser.refresh()  # sends the form again, which is recorded again
-    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == hostile
+    assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == content
     assert len(reveal_events()) == 2
 
     # A browser that caches the page in spite of `no-store` caches it masked.
@@ -176,7 +169,7 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     browser.back()
     assert urlsplit(browser.current_url).path == page_url(message)
-    assert CANARY not in browser.page_source  # Chromium asks before it sends the form again
+    assert CANARY not in browser.page_source  # Chromium prompts before it sends the form again
     browser.get(browser.current_url)
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     assert CANARY not in browser.page_source

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 import pytest
 from django.db import connection
 from django.test import Client
 
-from core.models import Message, Session, User
+from core.models import Message, Session
+from tests.core.admin.conftest import CANARY
+from tests.core.clients.postgresql.connections import separate_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)  # real commits
 
-CANARY = "canary-of-a-patient"
 CREATE_FUNCTION = """
     CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF TG_ARGV[0] = 'lost' THEN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(10); END IF;
@@ -27,12 +27,6 @@ AT_COMMIT = "CREATE CONSTRAINT TRIGGER broken AFTER INSERT"
 
 
 @pytest.fixture
-def message() -> Message:
-    session = Session.objects.create(user=User.objects.create_user("ann@example.org"), title=CANARY)
-    return Message.objects.create(session=session, role="user", content=CANARY, metadata={"patient": CANARY})
-
-
-@pytest.fixture
 def reviewer(admin_client: Client) -> Client:
     admin_client.raise_request_exception = False
     return admin_client
@@ -40,13 +34,6 @@ def reviewer(admin_client: Client) -> Client:
 
 def reveal(client: Client, row: Message | Session, method: str = "post") -> Any:
     return getattr(client, method)(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
-
-
-def separate_connection() -> psycopg.Connection:
-    """Return a connection that sees committed rows only."""
-    parameters = connection.get_connection_params()
-    names = ("host", "port", "user", "password", "dbname")
-    return psycopg.connect(**{name: parameters[name] for name in names}, autocommit=True)
 
 
 def count_reveal_events(row: Message | Session) -> int:

@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 from tests.core.api.test_envelope import check_envelope
 
 CANARY = "canary of a patient"
@@ -145,8 +145,8 @@ OUTAGES = [
     psycopg.errors.TooManyConnections(CANARY),
     psycopg.errors.DiskFull(CANARY),
     psycopg.errors.SerializationFailure(CANARY),
-    NoAnswer(CANARY),
-    wrapped(NoAnswer(CANARY)),
+    NoResponse(CANARY),
+    wrapped(NoResponse(CANARY)),
     wrapped(psycopg.errors.AdminShutdown(CANARY)),
     wrapped(psycopg.errors.ReadOnlySqlTransaction(CANARY)),
     wrapped(psycopg.errors.IdleInTransactionSessionTimeout(CANARY)),
@@ -159,9 +159,7 @@ OUTAGES = [
 
 @pytest.mark.parametrize("path", ["/drf", "/django"])
 @pytest.mark.parametrize("exception", OUTAGES, ids=lambda error: type(error).__name__)
-def test_outage_is_answered_with_503(
-    client: Client, exception: Exception, path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_outage_returns_503(client: Client, exception: Exception, path: str, caplog: pytest.LogCaptureFixture) -> None:
     EXCEPTIONS.append(exception)
     response = client.get(path)
     assert response.status_code == 503
@@ -186,7 +184,7 @@ def test_outage_is_answered_with_503(
     ],
     ids=lambda error: type(error.__cause__ or error).__name__,
 )
-def test_bug_is_answered_with_500(client: Client, exception: Exception) -> None:
+def test_bug_returns_500(client: Client, exception: Exception) -> None:
     EXCEPTIONS.append(exception)
     assert client.get("/django").status_code == 500
 

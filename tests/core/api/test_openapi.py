@@ -95,9 +95,8 @@ def test_every_response_has_a_valid_example(schema: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[VoiceAssistServer]:
-    with VoiceAssistServer(
-        HEALTH_OPTIONAL="migrations"
-    ) as app:  # the test database has another name, so this server's is not migrated
+    # The server's database is not migrated, because Django's test database has another name.
+    with VoiceAssistServer(HEALTH_OPTIONAL="migrations") as app:
         yield app
 
 

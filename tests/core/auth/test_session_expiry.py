@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from django.conf import settings as project
+from django.conf import settings as django_settings
 from django.contrib.sessions.backends.cached_db import SessionStore
 from django.contrib.sessions.models import Session as WebSession
 from django.db import connection
@@ -58,14 +58,14 @@ def test_session_cookie_attributes(staff_client: Client) -> None:
 
 
 def test_login_creates_new_session_key(client: Client, user: User) -> None:
-    planted = SessionStore()
-    planted["owner"] = "attacker"
-    planted.save()
-    client.cookies[COOKIE] = str(planted.session_key)
+    attacker_session = SessionStore()
+    attacker_session["owner"] = "attacker"
+    attacker_session.save()
+    client.cookies[COOKIE] = str(attacker_session.session_key)
     client.post("/admin/login/", FORM)
-    assert client.cookies[COOKIE].value != planted.session_key
+    assert client.cookies[COOKIE].value != attacker_session.session_key
     assert is_logged_in(client)
-    client.cookies[COOKIE] = str(planted.session_key)
+    client.cookies[COOKIE] = str(attacker_session.session_key)
     assert not is_logged_in(client)
 
 
@@ -142,9 +142,9 @@ def test_password_change_ends_other_sessions(staff_client: Client, user: User) -
 
 @pytest.fixture
 def redis_proxy(servers: Servers, settings: Settings) -> Any:
-    """A proxy between the application and Redis."""
+    """Yield a proxy between the application and Redis."""
     with Proxy(servers.redis.port) as proxy:
-        caches: Any = deepcopy(project.CACHES)
+        caches: Any = deepcopy(django_settings.CACHES)
         caches["default"]["LOCATION"] = servers.redis.url.replace(f":{servers.redis.port}/", f":{proxy.port}/")
         caches["default"]["OPTIONS"]["SOCKET_TIMEOUT"] = 0.2
         settings.CACHES = caches

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 import trustme
-from django.conf import settings as project
+from django.conf import settings as django_settings
 from django.core.cache import cache as django_cache
 from pytest_django import Settings
 
@@ -25,7 +25,8 @@ from health import readiness
 from health.check_runner import Result, Runner
 from health.checks import checks
 from tests.support.plugin import drop_readiness_connections
-from tests.support.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group, succeeds_within
+from tests.support.polling import succeeds_within
+from tests.support.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group
 from tests.support.voiceassist_server import ROOT
 
 TIMEOUT = 1.0
@@ -39,7 +40,7 @@ cache: Any = django_cache  # django-redis' methods return more than Django's
 
 @pytest.fixture(scope="module")
 def shared_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
-    """A group for tests that do not change it."""
+    """Yield a group for tests that do not change it."""
     with Group(tmp_path_factory.mktemp("shared_group")) as group:
         yield group
 
@@ -52,10 +53,10 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 @pytest.fixture
 def use_url(settings: Settings) -> Iterator[UseUrl]:
-    """A function that makes readiness and the cache use a URL, as the environment variable does."""
+    """Yield a function that makes readiness and the cache use a URL, as the environment variable does."""
 
     def set_url(url: str) -> None:
-        caches: Any = deepcopy(project.CACHES)
+        caches: Any = deepcopy(django_settings.CACHES)
         caches["default"]["LOCATION"] = [url]
         settings.CACHES = caches
         settings.REDIS_URL = url
@@ -189,33 +190,33 @@ def test_follows_planned_failover(use_url: UseUrl, group: Group) -> None:
     assert cache.set("key", "value")
     old = group.primary
     new = next(node for node in group.nodes if node is not old)
-    assert b"OK" in group.sentinels[0].ask(f"SENTINEL FAILOVER {SERVICE}")
+    assert b"OK" in group.sentinels[0].send_command(f"SENTINEL FAILOVER {SERVICE}")
     assert succeeds_within(MAX_FAILOVER, lambda: f":{new.port}," in check().detail)
     assert cache.set("key", "other")
     assert cache.get("key") == "other"
 
 
-def test_leaves_demoted_primary_whose_connections_stay_open(use_url: UseUrl, group: Group) -> None:
-    """It rejects writes. In a real failover Sentinel closes the connections if it can reach the server."""
+def test_abandons_demoted_primary_whose_connections_stay_open(use_url: UseUrl, group: Group) -> None:
+    """The old primary rejects writes. In a real failover Sentinel closes its connections if it can reach the server."""
     use_url(group.url())
     assert check().healthy
     assert cache.set("key", "value")
     old = group.primary
     new = next(node for node in group.nodes if node is not old)
     for sentinel in group.sentinels:
-        sentinel.ask(
+        sentinel.send_command(
             f"SENTINEL REMOVE {SERVICE}\r\nSENTINEL MONITOR {SERVICE} 127.0.0.1 {new.port} 2"
             f"\r\nSENTINEL SET {SERVICE} auth-pass {PASSWORD}"
         )
-    new.ask("REPLICAOF NO ONE")
-    old.ask(f"REPLICAOF 127.0.0.1 {new.port}")
+    new.send_command("REPLICAOF NO ONE")
+    old.send_command(f"REPLICAOF 127.0.0.1 {new.port}")
     result = check()
     assert result.healthy, result
     assert f":{new.port}," in result.detail
     cache.set("key", "refused")
     assert cache.set("key", "other")
     assert cache.get("key") == "other"
-    assert new.ask("DBSIZE").endswith(b":2\r\n")
+    assert new.send_command("DBSIZE").endswith(b":2\r\n")
 
 
 def test_failures_leak_no_descriptors(use_url: UseUrl, shared_group: Group) -> None:

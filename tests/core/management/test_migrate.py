@@ -35,7 +35,7 @@ def run_command(*arguments: str, database: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def empty_database(servers: Servers, request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database."""
+    """Return the URL of an empty database."""
     name = f"fresh_{abs(hash(request.node.name))}"
     servers.postgres.execute(f"CREATE DATABASE {name}")
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -146,7 +146,7 @@ def test_unprivileged_role_sees_only_part_of_the_blocker(servers: Servers, tmp_p
 
 
 def test_concurrent_index_waits_without_a_limit(migrated_database: str, tmp_path: Path) -> None:
-    """It blocks no statement, but must wait for every open transaction. The connection's limits do not apply to it."""
+    """CREATE INDEX CONCURRENTLY blocks nothing, but waits for all transactions, so the connection's limits are off."""
     limits = f"{migrated_database}?options=-c%20lock_timeout%3D100%20-c%20statement_timeout%3D1000"
     with Migrate(tmp_path, ADD_INDEX, url=limits) as migrate:
         with blocker(migrated_database) as pid:
@@ -227,7 +227,7 @@ def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_pa
     pooler = PgBouncer(tmp_path / "pgbouncer", servers.postgres, pool=2)
     pooler.start()
     try:
-        pooled = pooler.before(migrated_database)
+        pooled = pooler.url_for(migrated_database)
         with Migrate(tmp_path, ADD_COLUMN, ADD_INDEX, url=pooled) as migrate:
             with blocker(migrated_database) as pid:
                 assert_names_blocker(migrate.wait_for("blocked by"), pid)

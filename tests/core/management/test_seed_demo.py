@@ -180,7 +180,7 @@ def test_wrong_usage_exits_with_2(argument: str) -> None:
 
 @pytest.fixture
 def separate_database(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """A migrated database that commands of the test can commit to."""
+    """Create a migrated database that the test's commands can commit to, and set DATABASE_URL."""
     name = "demo_" + request.node.name.partition("[")[0][-40:]
     servers.postgres.execute(f"CREATE DATABASE {name}")
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))

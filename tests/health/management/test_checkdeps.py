@@ -48,7 +48,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
-    """An environment with a migrated database. pytest-django's test database has another name."""
+    """Return an environment with a migrated database. pytest-django's test database has another name."""
     servers.postgres.execute("CREATE DATABASE migrated")
     environment = {"DATABASE_URL": servers.postgres.url.replace("/tests", "/migrated")}
     subprocess.run(
@@ -144,17 +144,17 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 
 @pytest.fixture
-def late(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "late")
+def stopped_redis(tmp_path: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path / "stopped_redis")
     yield server
     server.kill()
 
 
-def test_wait_until_dependency_is_healthy(migrated: dict[str, str], late: Valkey) -> None:
-    with start("--wait", "30", "--format", "json", **migrated, REDIS_URL=late.url) as process:
+def test_wait_until_dependency_is_healthy(migrated: dict[str, str], stopped_redis: Valkey) -> None:
+    with start("--wait", "30", "--format", "json", **migrated, REDIS_URL=stopped_redis.url) as process:
         assert process.stderr
         assert process.stderr.readline() == "waiting for redis (connection_refused)\n"
-        late.start()
+        stopped_redis.start()
         output, _ = process.communicate(timeout=40)
     assert process.returncode == 0
     assert json.loads(output)["status"] == "ready"
@@ -174,7 +174,7 @@ def test_wait_ignores_optional_dependencies(migrated: dict[str, str]) -> None:
 
 
 def test_exits_promptly_while_a_check_hangs(tmp_path: Path) -> None:
-    """Measured from the last line of the output to the exit, so that the start of the process does not count."""
+    """Measure from the last line of the output to the exit, so that the start of the process does not count."""
     frozen = Postgres(tmp_path / "frozen")
     frozen.start()
     frozen.freeze()

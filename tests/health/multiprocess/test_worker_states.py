@@ -128,7 +128,7 @@ def test_state_is_in_memory_without_a_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert context.build(report("timeout"))["overall"]["label"] == "Not ready"
 
 
-def test_page_is_open_until_it_was_not_viewed_for_a_while(folder: Path) -> None:
+def test_page_is_open_for_a_while_after_its_last_view(folder: Path) -> None:
     assert not worker_states.is_page_open()
     worker_states.mark_page_viewed()
     assert worker_states.is_page_open()
@@ -151,7 +151,7 @@ def test_outages_and_latencies_are_bounded() -> None:
     assert path.stat().st_size < 32 * 1024
 
 
-def test_state_has_its_start_and_past_outages_their_end() -> None:
+def test_records_start_of_states_and_end_of_outages() -> None:
     worker_states.record(report(age=50))
     worker_states.record(report("timeout", age=40))
     worker_states.record(report("timeout", age=30))
@@ -192,7 +192,7 @@ def test_disagreeing_workers_are_counted() -> None:
 
 
 def test_outage_of_several_workers_is_one_row() -> None:
-    """Also if one of them has died, and only while the reason is the same."""
+    """This includes workers that have died. A different reason is a different outage."""
     for pid in (1001, 1002):
         add_worker(pid, report("timeout", age=3))
     worker_states.mark_dead(1001)
@@ -205,7 +205,7 @@ def test_outage_of_several_workers_is_one_row() -> None:
     ]  # fmt: skip
 
 
-def test_dead_worker_ends_its_outage_and_leaves_the_workers() -> None:
+def test_dead_worker_ends_its_outage_and_is_not_listed() -> None:
     add_worker(1001, report("timeout", age=100))
     worker_states.mark_dead(1001)
     shown = context.build(report())
@@ -215,7 +215,7 @@ def test_dead_worker_ends_its_outage_and_leaves_the_workers() -> None:
     assert shown["dependencies"][1]["label"] == "Healthy"
 
 
-def test_state_of_a_replaced_worker_gives_the_start_of_the_present_state() -> None:
+def test_start_of_the_current_state_includes_replaced_workers() -> None:
     add_worker(1001, report(age=100))
     worker_states.mark_dead(1001)
     shown = context.build(report())
@@ -229,7 +229,7 @@ def test_outdated_results_do_not_count() -> None:
     assert shown["dependencies"][1]["since"] == pytest.approx(time.time(), abs=5)
 
 
-def test_reused_report_counts_whatever_its_age() -> None:
+def test_reused_report_counts_at_any_age() -> None:
     assert context.build(report("timeout", age=3600))["overall"]["label"] == "Not ready"
 
 
@@ -257,7 +257,7 @@ def failures_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
         (worker_states, "record", "recording a report failed"),
     ],
 )
-def test_probe_succeeds_when_its_report_can_not_be_recorded(
+def test_probe_succeeds_when_its_report_cannot_be_recorded(
     module: object, name: str, message: str, client: Client, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

@@ -23,9 +23,9 @@ from health.status_page import access
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
-from tests.voiceassist.test_gunicorn import succeeds_within
 
 EMAIL, PASSWORD = "admin@example.org", "a long password"
 PAGE, FRAGMENT = "/admin/status/", "/admin/status/part"
@@ -59,7 +59,7 @@ def copy_of(client: Client) -> Client:
 
 @pytest.fixture
 def broken_database(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function after whose call the user can't be loaded."""
+    """Return a function that makes every later attempt to load the user fail."""
 
     def fail(request: Any) -> None:
         raise OperationalError("server closed the connection unexpectedly")
@@ -105,14 +105,14 @@ def test_access_ends_with_the_session(staff_client: Client) -> None:
         session.save()
         assert not has_access(copied), key
         session[key] = key_before
-        session.save(must_create=True)  # ending it has deleted it
+        session.save(must_create=True)  # the expired session was deleted
         assert has_access(staff_client)
     copied = copy_of(staff_client)
     staff_client.post("/admin/logout/")
     assert not has_access(copied)
 
 
-def test_automatic_refresh_is_no_activity(staff_client: Client) -> None:
+def test_automatic_refresh_does_not_extend_the_session(staff_client: Client) -> None:
     session = staff_client.session
     session[LAST_SEEN_KEY] -= 10 * 60
     session.save()
@@ -127,7 +127,7 @@ def test_automatic_refresh_is_no_activity(staff_client: Client) -> None:
     assert AuditEvent.objects.filter(action="logoff").count() == 1
 
 
-def test_opening_the_page_is_activity(staff_client: Client) -> None:
+def test_opening_the_page_extends_the_session(staff_client: Client) -> None:
     session = staff_client.session
     session[LAST_SEEN_KEY] -= 10 * 60
     session.save()
@@ -141,7 +141,7 @@ def test_opening_the_page_is_activity(staff_client: Client) -> None:
 def test_cookie_is_limited_to_the_page_and_the_login(staff_client: Client) -> None:
     cookie = staff_client.get("/admin/").cookies[access.COOKIE]
     assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == (PAGE, True, "Strict")
-    assert not cookie["max-age"]  # ends with the browser, as that of the session does
+    assert not cookie["max-age"]  # ends with the browser, like the session cookie
     assert staff_client.cookies["sessionid"].value not in cookie.value
     with override_settings(SESSION_COOKIE_SECURE=True):
         assert staff_client.get("/admin/").cookies[access.COOKIE]["secure"]
@@ -162,7 +162,7 @@ def test_cookie_is_set_only_for_staff(client: Client, superuser: User) -> None:
     assert access.COOKIE not in client.cookies or not client.cookies[access.COOKIE].value
 
 
-def test_cookie_alone_decides_while_the_database_is_down(staff_client: Client, broken_database: Any) -> None:
+def test_only_the_cookie_is_checked_while_the_database_is_down(staff_client: Client, broken_database: Any) -> None:
     without_cookie, without_session = copy_of(staff_client), copy_of(staff_client)
     del without_cookie.cookies[access.COOKIE]
     del without_session.cookies["sessionid"]
@@ -229,7 +229,7 @@ def test_response_is_private_and_safe(staff_client: Client, servers: Servers) ->
         assert Client().get(PAGE)["Location"].startswith("https://")
 
 
-def test_every_admin_page_links_to_it_and_obeys_the_content_security_policy(staff_client: Client) -> None:
+def test_every_admin_page_links_to_status_and_complies_with_csp(staff_client: Client) -> None:
     for path in (PAGE, FRAGMENT, "/admin/", "/admin/core/user/"):
         html = staff_client.get(path).content.decode()
         assert path == FRAGMENT or f'href="{PAGE}"' in html
@@ -243,7 +243,7 @@ def test_every_admin_page_links_to_it_and_obeys_the_content_security_policy(staf
 
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
-    """The URL of a migrated database with a superuser."""
+    """Return the URL of a migrated database with a superuser."""
     return database_with_staff(servers.postgres, "status", EMAIL, PASSWORD)
 
 
@@ -253,15 +253,6 @@ def redis(tmp_path: Path) -> Iterator[Valkey]:
     server.start()
     yield server
     server.kill()
-
-
-def log_in(app: VoiceAssistServer) -> httpx.Client:
-    client = httpx.Client(base_url=app.url, timeout=15)
-    client.get("/admin/login/")
-    form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-    assert client.post("/admin/login/?next=/admin/", data=form).status_code == 302
-    client.get("/admin/")
-    return client
 
 
 @pytest.mark.parametrize(
@@ -275,7 +266,7 @@ def test_page_works_while_the_database_or_redis_is_down(
         url = database.replace(f":{servers.postgres.port}", f":{proxy.port}")
         with (
             VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, HEALTH_TIMEOUT="0.5") as app,
-            closing(log_in(app)) as staff,
+            closing(app.log_in(EMAIL, PASSWORD)) as staff,
         ):
             assert "Healthy" in staff.get(PAGE).text
             proxy.mode = database_mode
@@ -299,10 +290,10 @@ def test_page_works_while_the_database_or_redis_is_down(
             assert succeeds_within(10, lambda: "Not healthy" not in staff.get(FRAGMENT).text)
 
 
-def test_page_shows_every_worker_and_outages_that_dead_ones_saw(database: str, redis: Valkey) -> None:
+def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: Valkey) -> None:
     with (
         VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_MAX_AGE="1") as app,
-        closing(log_in(app)) as staff,
+        closing(app.log_in(EMAIL, PASSWORD)) as staff,
     ):
         redis.kill()
         # Only one worker has the connection. The other one also runs checks, because the page is open.
@@ -317,7 +308,7 @@ def test_page_shows_every_worker_and_outages_that_dead_ones_saw(database: str, r
             return len(pids) == 2 and killed.pid not in pids
 
         assert succeeds_within(10, is_replaced)
-        with closing(log_in(app)) as staff:
+        with closing(app.log_in(EMAIL, PASSWORD)) as staff:
             pids = {str(process.pid) for process in app.workers()}
 
             def shown_pids() -> set[str]:
@@ -326,14 +317,14 @@ def test_page_shows_every_worker_and_outages_that_dead_ones_saw(database: str, r
             assert succeeds_within(10, lambda: shown_pids() == pids)
             html = staff.get(FRAGMENT).text
         assert "2 of 2 alive" in html
-        assert html.count("<td>2 workers</td>") == 1  # the outage, seen by both
+        assert html.count("<td>2 workers</td>") == 1  # the outage, recorded by both
 
 
 def test_stopped_worker_has_no_heartbeat(database: str) -> None:
     with VoiceAssistServer(DATABASE_URL=database, HEALTH_TIMEOUT="0.5") as app:
         stopped = app.workers()[0]
         stopped.suspend()
-        with closing(log_in(app)) as staff:  # on a connection of the other worker
+        with closing(app.log_in(EMAIL, PASSWORD)) as staff:  # on a connection of the other worker
             assert succeeds_within(15, lambda: "No heartbeat" in staff.get(FRAGMENT).text)
             assert "Workers alive: 1 of 2." in staff.get(FRAGMENT).text
             stopped.resume()
@@ -341,7 +332,7 @@ def test_stopped_worker_has_no_heartbeat(database: str) -> None:
 
 
 @needs_chromium
-def test_open_page_refreshes_itself(browser: Chrome, database: str, redis: Valkey) -> None:
+def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis: Valkey) -> None:
     def text(selector: str) -> str:
         return browser.find_element(By.CSS_SELECTOR, selector).text
 

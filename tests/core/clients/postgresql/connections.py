@@ -18,7 +18,7 @@ requires_real_transactions = pytest.mark.django_db(transaction=True)
 
 @contextlib.contextmanager
 def separate_connection() -> Iterator[psycopg.Connection]:
-    """A psycopg connection to the same database, independent of the ORM's."""
+    """Yield a psycopg connection to the same database. Unlike the ORM's, it sees only committed rows."""
     with psycopg.connect(**connection_parameters(), autocommit=True) as other:
         yield other
 

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import Connection
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 from core.conversations import append_message
 from core.models import Session
 from tests.core.clients.postgresql.connections import requires_real_transactions, separate_connection, stored_ids
@@ -149,7 +149,7 @@ class Broken(Exception):
 
 
 def break_wait(monkeypatch: pytest.MonkeyPatch, number: int, fault: str) -> None:
-    """Make the exchange with the server fail whose number, counted from now, is `number`."""
+    """Make one exchange with the server fail: the next one if `number` is 1, the one after it if 2, and so on."""
     count = 0
     original = Connection.wait
 
@@ -159,7 +159,7 @@ def break_wait(monkeypatch: pytest.MonkeyPatch, number: int, fault: str) -> None
         if count == number:
             if fault == "timeout":
                 self._handle_timeout(args[0])
-                raise NoAnswer("timeout")
+                raise NoResponse("timeout")
             if fault == "connection lost":
                 self.pgconn.finish()
                 raise psycopg.OperationalError("connection lost")

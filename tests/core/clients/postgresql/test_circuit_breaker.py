@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg
 
 from core.clients.postgresql.circuit_breaker import CircuitBreaker, State
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 
 
 def failing_probe(error: Exception) -> Callable[[], None]:
@@ -25,7 +25,7 @@ def test_suspected_outage_makes_next_caller_probe() -> None:
     assert breaker.allows(lambda: None)
     assert breaker.is_in(State.CLOSED)
     breaker.suspect()
-    assert not breaker.allows(failing_probe(NoAnswer()))
+    assert not breaker.allows(failing_probe(NoResponse()))
     assert breaker.is_in(State.OPEN)
 
 
@@ -34,7 +34,7 @@ def test_open_breaker_rejects_until_retry_interval_is_over() -> None:
     breaker.open()
     assert not breaker.allows(failing_probe(AssertionError()))
     breaker._next_probe = time.monotonic() - 1
-    assert not breaker.allows(failing_probe(NoAnswer()))
+    assert not breaker.allows(failing_probe(NoResponse()))
     assert not breaker.allows(failing_probe(AssertionError()))
     breaker._next_probe = time.monotonic() - 1
     assert breaker.allows(lambda: None)
@@ -62,7 +62,7 @@ def test_callers_wait_for_first_probe_and_are_rejected_during_later_ones() -> No
     def slow_probe() -> None:
         probing.set()
         proceed.wait(10)
-        raise NoAnswer
+        raise NoResponse
 
     results: list[bool] = []
     callers = [threading.Thread(target=lambda: results.append(breaker.allows(slow_probe))) for _ in range(3)]

@@ -25,7 +25,7 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture
 def proxied(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy between the ORM and PostgreSQL."""
+    """Yield a proxy between the ORM and PostgreSQL."""
     with Proxy(servers.postgres.port) as proxy:
         connection.close()
         monkeypatch.setitem(connection.settings_dict, "PORT", str(proxy.port))

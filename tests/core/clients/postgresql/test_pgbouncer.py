@@ -23,11 +23,11 @@ USERS = 12  # added in the admin
 
 @pytest.fixture(scope="module")
 def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty database behind PgBouncer. A migration needs both connections, one of them for its lock."""
+    """Yield the URL of an empty database behind PgBouncer. `migrate` needs both connections, one of them for a lock."""
     servers.postgres.execute(f"CREATE DATABASE {DATABASE}")
     pooler = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), servers.postgres, pool=2)
     pooler.start()
-    yield pooler.before(servers.postgres.url).replace("/tests", f"/{DATABASE}")
+    yield pooler.url_for(servers.postgres.url).replace("/tests", f"/{DATABASE}")
     pooler.kill()
     servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from core.clients.postgresql.circuit_breaker import State, circuit_breaker
-from core.clients.postgresql.errors import NoAnswer
+from core.clients.postgresql.errors import NoResponse
 from core.clients.postgresql.servers import preference
 from tests.core.clients.postgresql.connections import TOLERANCE, connect, requires_real_transactions, select
 from tests.support.plugin import Servers
@@ -20,7 +20,7 @@ from tests.support.plugin import Servers
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """A server that accepts connections but never sends a byte, like a host without power."""
+    """Yield a server that accepts connections but never sends a byte, like a host without power."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
@@ -71,7 +71,7 @@ def test_hung_dns_blocks_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     started_at = time.monotonic()
     for _ in range(3):
-        with pytest.raises(NoAnswer, match="name server"):
+        with pytest.raises(NoResponse, match="name server"):
             connect(0.2, host="database.example.org")
     assert time.monotonic() - started_at < 0.6 + TOLERANCE
     assert lookups == ["database.example.org"]
@@ -96,7 +96,7 @@ def test_tries_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_error_names_every_host(silent_server: socket.socket) -> None:
     port = silent_server.getsockname()[1]
-    with pytest.raises(NoAnswer) as raised:
+    with pytest.raises(NoResponse) as raised:
         connect(0.4, host="127.0.0.1,127.0.0.1", port=f"{port},1")
     assert f"port {port} timed out" in str(raised.value)
     assert "refused" in str(raised.value)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
-from core.clients.postgresql.errors import CommitNotReplicated, NoAnswer, ReadOnly
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.postgresql.probe import ProbeConnection
 from core.clients.postgresql.servers import preference
 from core.clients.postgresql.time_limit import request_time_limit
@@ -29,7 +29,7 @@ from tests.support.plugin import Servers
 
 @pytest.fixture(scope="module")
 def primary_without_standby(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A primary that waits for a synchronous standby that does not exist."""
+    """Yield a primary that waits for a synchronous standby that does not exist."""
     server = Postgres(tmp_path_factory.mktemp("postgres"), options=["synchronous_standby_names=absent"])
     server.start()
     yield server
@@ -58,10 +58,10 @@ def test_probe_reports_commit_not_replicated_and_leaves_no_backend(primary_witho
     probe.close()
 
 
-def test_leaves_primary_that_cannot_commit(
+def test_abandons_primary_that_cannot_commit(
     primary_without_standby: Postgres, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its synchronous standby was promoted, and the old primary was not fenced."""
+    """The synchronous standby was promoted, and the old primary was not fenced."""
     monkeypatch.setattr(preference, "last_success", None)
     monkeypatch.setattr(preference, "cannot_commit", None)
     ports = f"{primary_without_standby.port},{servers.postgres.port}"
@@ -84,9 +84,9 @@ def test_leaves_primary_that_cannot_commit(
 
 def test_probe_of_busy_server_times_out(primary_without_standby: Postgres) -> None:
     probe = connect_probe(primary_without_standby)
-    with pytest.raises(NoAnswer) as raised, probe.time_limit(0.3):
+    with pytest.raises(NoResponse) as raised, probe.time_limit(0.3):
         probe.execute("SELECT pg_sleep(30)")
-    assert type(raised.value) is NoAnswer
+    assert type(raised.value) is NoResponse
     probe.close()
 
 
