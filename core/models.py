@@ -176,7 +176,10 @@ class Message(BaseModel):
     # Assume PHI until a message has been classified.
     contains_phi = models.BooleanField("contains PHI", default=True)
     client_message_id = models.CharField(
-        max_length=128, null=True, blank=True, help_text="The client's own id: sent again, stored once."
+        max_length=128,
+        null=True,
+        blank=True,
+        help_text="Set by the client. A message that is sent again with the same id is stored once.",
     )
 
     class Meta:

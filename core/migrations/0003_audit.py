@@ -87,7 +87,7 @@ BEGIN
     );
     RETURN NULL;
 END $$;
--- Else who makes a temporary table of this name would have the trail written there.
+-- Otherwise the trail would be written to a temporary table of the same name.
 DO $$ BEGIN EXECUTE format('ALTER FUNCTION audit_row() SET search_path = %I, pg_temp', current_schema()); END $$;
 
 CREATE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -103,7 +103,7 @@ END $$;
 
 CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE ON audit_events
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_kept();
--- Also for who sets session_replication_role.
+-- ALWAYS: otherwise session_replication_role = replica would disable it.
 ALTER TABLE audit_events ENABLE ALWAYS TRIGGER audit_is_kept;
 """
 

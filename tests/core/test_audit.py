@@ -196,7 +196,7 @@ def test_every_editable_column_of_a_session_fires_the_trigger() -> None:
 )
 def test_sql_cannot_change_events(session: Session, statement: str) -> None:
     before = list(AuditEvent.objects.values())
-    with pytest.raises(DatabaseError, match="can only be added to"):
+    with pytest.raises(DatabaseError, match="Only INSERT is allowed on audit_events"):
         sql(statement)
     assert list(AuditEvent.objects.values()) == before
 
@@ -206,7 +206,7 @@ def test_truncate_is_refused(table: str) -> None:
     # tests/conftest.py disables this trigger, because pytest-django empties tables by TRUNCATE.
     sql("SET CONSTRAINTS ALL IMMEDIATE")
     sql(f"ALTER TABLE {table} ENABLE TRIGGER audit_is_not_passed")
-    with pytest.raises(DatabaseError, match="can not be truncated"):
+    with pytest.raises(DatabaseError, match="TRUNCATE is not allowed"):
         sql(f"TRUNCATE {table} CASCADE")
 
 
