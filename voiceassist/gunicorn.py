@@ -148,5 +148,5 @@ def on_exit(server: Any) -> None:
     runtime_folder.remove()
 
 
-if __name__ == "__config__":  # executed by gunicorn
+if __name__ == "__config__":  # the undocumented name under which gunicorn executes its configuration file
     start()
