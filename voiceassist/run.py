@@ -5,10 +5,13 @@ becomes gunicorn.
 """
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
+    # Ctrl-C ends this process at once. Python's KeyboardInterrupt is lost if it is raised in a destructor.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # a server's: nothing would merge what the commands write there
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
     from voiceassist import address, embedded, settings
@@ -44,7 +47,4 @@ def _report(step: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT
+    main()
