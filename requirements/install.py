@@ -52,7 +52,7 @@ def install(environment: Path, lock: Path) -> None:
         options = pip_options(python)
         no_index = ["--no-index"] if "no-index" in options else []
         sync = ["pip", "sync", "--quiet", "--require-hashes", *no_index, "--python", str(python), str(lock)]
-        run(python, "-m", "uv", *sync, env=uv_environment(options, dict(os.environ)))
+        run(python, "-I", "-m", "uv", *sync, env=uv_environment(options, dict(os.environ)))
     except subprocess.CalledProcessError:
         report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
         pip_install(python, lock)
@@ -60,7 +60,8 @@ def install(environment: Path, lock: Path) -> None:
 
 
 def pip_install(python: Path, lock: Path, *options: str) -> None:
-    command = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--require-hashes"]
+    # Without -I, pip skips packages that it finds on PYTHONPATH. It refuses PIP_USER=1 without --no-user.
+    command = ["-I", "-m", "pip", "install", "-qq", "--no-user", "--disable-pip-version-check", "--require-hashes"]
     run(python, *command, *options, "--requirement", lock)
 
 

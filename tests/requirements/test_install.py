@@ -92,6 +92,18 @@ def test_replaces_an_incomplete_environment_and_falls_back_to_pip(tmp_path: Path
     subprocess.run([environment / "bin" / "python", "-c", "import example"], check=True)
 
 
+def test_ignores_packages_and_options_of_the_user(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "example-1.0-py3-none-any.whl") as archive:
+        archive.extractall(tmp_path / "outside")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "outside"))
+    monkeypatch.setenv("PIP_USER", "1")
+    process = install(tmp_path / "venv", lock, tmp_path)
+    assert process.returncode == 0, process.stderr
+    subprocess.run([tmp_path / "venv" / "bin" / "python", "-I", "-c", "import example"], check=True)
+
+
 def test_rejects_a_package_with_another_hash(tmp_path: Path, lock: Path) -> None:
     environment = tmp_path / "venv"
     lock.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", lock.read_text()))
