@@ -104,5 +104,4 @@ format: .venv/installed-dev ## fix and format the code
 
 # dev.txt includes embedded.txt, so `make run` has nothing to install afterwards.
 .venv/installed-dev: requirements/dev.txt requirements/uv.txt
-	@$(INSTALL) .venv requirements/dev.txt
-	@touch .venv/installed-embedded
+	@$(INSTALL) .venv requirements/dev.txt requirements/embedded.txt

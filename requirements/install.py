@@ -10,9 +10,11 @@ file it is created again, so that an interrupted installation leaves no incomple
 """
 
 import ast
+import fcntl
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,8 +31,10 @@ UV_VARIABLES = {
 }
 
 
-def install(environment: Path, lock: Path) -> None:
+def install(environment: Path, lock: Path, *included: Path) -> None:
     """Create the environment if necessary and install exactly the packages of the lock.
+
+    Does nothing if another process has installed it, or a lock that includes it, in the meantime.
 
     Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if the environment is a symbolic
     link.
@@ -39,28 +43,44 @@ def install(environment: Path, lock: Path) -> None:
         raise FileExistsError(
             f"{environment} is a symbolic link. Remove it and try again, which creates a new environment there."
         )
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(os.open(UV_LOCK.parent, os.O_RDONLY), fcntl.LOCK_EX)  # until this process exits
+    if is_installed(environment, lock):
+        return
     python = environment / "bin" / "python"
     markers = list(environment.glob("installed*"))
     if not markers or not python.exists():
         report(f"Creating {environment} with Python {sys.version.split()[0]}")
         run(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
-    for marker in markers:
-        marker.unlink(missing_ok=True)
+    for stale in markers:
+        stale.unlink(missing_ok=True)
     count = sum("==" in line for line in lock.read_text().splitlines())
     pip = pip_command(python)
-    pip_install = [*pip, "install", "-qq", "--disable-pip-version-check", "--require-hashes", "--requirement"]
+    options = ["-qq", "--no-user", "--disable-pip-version-check", "--require-hashes"]
+    pip_install = [*pip, "install", *options, "--requirement"]
     try:
         report("Installing uv")
         run(*pip_install, UV_LOCK, "--only-binary=:all:")
         report(f"Installing {count} packages of {lock}")
-        options = pip_options(pip)
-        no_index = ["--no-index"] if "no-index" in options else []
+        configured = pip_options(pip)
+        no_index = ["--no-index"] if "no-index" in configured else []
         sync = ["pip", "sync", "--quiet", "--require-hashes", *no_index, "--python", str(python), str(lock)]
-        run(python, "-m", "uv", *sync, env=uv_environment(options, dict(os.environ)))
+        run(python, "-m", "uv", *sync, env=uv_environment(configured, dict(os.environ)))
     except subprocess.CalledProcessError:
         report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
         run(*pip_install, lock)
-    (environment / f"installed-{lock.stem}").touch()
+    for installed in (lock, *included):
+        marker(environment, installed).touch()
+
+
+def marker(environment: Path, lock: Path) -> Path:
+    return environment / f"installed-{lock.stem}"
+
+
+def is_installed(environment: Path, lock: Path) -> bool:
+    """Return whether the marker is as new as the locks, as `make` compares them."""
+    changed_at = max(path.stat().st_mtime for path in (lock, UV_LOCK))
+    return marker(environment, lock).exists() and marker(environment, lock).stat().st_mtime >= changed_at
 
 
 def pip_command(python: Path) -> list[str]:
@@ -110,8 +130,9 @@ def report(step: str) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONPATH", None)  # pip would count packages there as installed
     try:
-        install(Path(sys.argv[1]), Path(sys.argv[2]))
+        install(*map(Path, sys.argv[1:]))
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"Installation failed. {error}")
     except KeyboardInterrupt:

@@ -4,10 +4,13 @@ One process runs all commands, because starting Django takes longer than the com
 """
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
+    # Ctrl-C ends this process at once. Python's KeyboardInterrupt is lost if it is raised in a destructor.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Set by gunicorn; a command that inherits it would leave metric files that are never merged.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
@@ -44,7 +47,4 @@ def _report(step: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT
+    main()

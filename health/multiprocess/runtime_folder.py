@@ -15,15 +15,20 @@ from contextlib import suppress
 from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")
+_MIN_FREE_SPACE = 16 * 1024**2  # bytes; the files of one process take less than 1 MiB
 _PREFIX = "voiceassist-runtime-"
 
 path: Path | None = None  # None outside of gunicorn
 
 
 def parent() -> Path:
-    """Return the directory for runtime folders: shared memory if it is writable, otherwise the temp directory."""
+    """Return the directory for runtime folders: shared memory if usable, otherwise the temp directory.
+
+    Shared memory must be writable and have free space. A write to a mapped file kills the process if there is none.
+    """
     is_writable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
-    return _SHARED_MEMORY if is_writable else Path(tempfile.gettempdir())
+    is_usable = is_writable and shutil.disk_usage(_SHARED_MEMORY).free >= _MIN_FREE_SPACE
+    return _SHARED_MEMORY if is_usable else Path(tempfile.gettempdir())
 
 
 def create() -> None:

@@ -59,12 +59,16 @@ class WorkerState:
     @property
     def is_alive(self) -> bool:
         max_age = _HEARTBEAT_TIMEOUT + settings.HEALTH_TIMEOUT
-        return self.pid == os.getpid() or (not self.is_dead and time.time() - self.heartbeat_at < max_age)
+        return self._is_own or (not self.is_dead and time.time() - self.heartbeat_at < max_age)
 
     @property
     def is_current(self) -> bool:
         max_age = _MAX_AGE + settings.HEALTH_TIMEOUT + settings.HEALTH_MAX_AGE
-        return self.pid == os.getpid() or (self.is_alive and time.time() - self.checked_at < max_age)
+        return self._is_own or (self.is_alive and time.time() - self.checked_at < max_age)
+
+    @property
+    def _is_own(self) -> bool:
+        return self.pid == os.getpid() and not self.is_dead  # a dead worker may have had the same pid
 
     @property
     def summary(self) -> str:

@@ -1,12 +1,15 @@
 """The installer of the virtual environments, without a network: packages come from a folder of wheels."""
 
+import fcntl
 import hashlib
 import os
 import re
 import runpy
 import subprocess
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,9 @@ REQUIREMENTS = ROOT / "requirements"
 INSTALL: dict[str, Any] = runpy.run_path(str(REQUIREMENTS / "install.py"))
 
 
-def install(environment: Path, lock: Path, wheels: Path) -> "subprocess.CompletedProcess[str]":
+def install(environment: Path, lock: Path, wheels: Path, *included: Path) -> "subprocess.CompletedProcess[str]":
     variables = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
-    command: list[str | Path] = [sys.executable, REQUIREMENTS / "install.py", environment, lock]
+    command: list[str | Path] = [sys.executable, REQUIREMENTS / "install.py", environment, lock, *included]
     return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
 
 
@@ -90,6 +93,36 @@ def test_replaces_an_incomplete_environment_and_falls_back_to_pip(tmp_path: Path
     assert not (environment / "lib" / "incomplete").exists()
     assert (environment / "installed-example").exists()
     subprocess.run([environment / "bin" / "python", "-c", "import example"], check=True)
+
+
+def test_ignores_packages_and_options_of_the_user(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "example-1.0-py3-none-any.whl") as archive:
+        archive.extractall(tmp_path / "outside")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "outside"))
+    monkeypatch.setenv("PIP_USER", "1")
+    process = install(tmp_path / "venv", lock, tmp_path)
+    assert process.returncode == 0, process.stderr
+    subprocess.run([tmp_path / "venv" / "bin" / "python", "-I", "-c", "import example"], check=True)
+
+
+def test_concurrent_installations_wait_and_keep_the_larger_lock(tmp_path: Path, lock: Path) -> None:
+    environment = tmp_path / "venv"
+    larger = tmp_path / "larger.txt"
+    larger.write_text(lock.read_text())
+    descriptor = os.open(REQUIREMENTS, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another installation does
+        with ThreadPoolExecutor() as executor:
+            future = executor.submit(install, environment, larger, tmp_path, lock)
+            time.sleep(1)
+            assert not environment.exists()
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            assert future.result().returncode == 0
+    finally:
+        os.close(descriptor)
+    process = install(environment, lock, tmp_path)
+    assert (process.returncode, process.stdout) == (0, "")
+    assert (environment / "installed-larger").exists()
 
 
 def test_rejects_a_package_with_another_hash(tmp_path: Path, lock: Path) -> None:

@@ -154,6 +154,8 @@ class Postgres(Server):
     def command(self) -> list[str]:
         return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),
                 "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off",
+                # A killed server leaves its segments behind. With the default they fill /dev/shm.
+                "-c", "dynamic_shared_memory_type=mmap",
                 *self._options]  # fmt: skip
 
     def is_ready(self) -> bool:

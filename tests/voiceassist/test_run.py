@@ -78,3 +78,24 @@ def test_reports_why_it_cannot_listen(tmp_path: Path, bind: str, error: str) -> 
     assert output.startswith("make run: can't listen on ")
     assert error in output
     assert len(output.splitlines()) == 1
+
+
+def test_interrupt_in_a_destructor_stops_the_start() -> None:
+    program = (
+        "import signal\n"
+        "from voiceassist import run\n"
+        "class Interrupted:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "run._prepare = Interrupted\n"
+        "run.main()\n"
+    )
+    environment = {**os.environ, "BIND": f"127.0.0.1:{free_port()}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT
+    assert "Serving" not in output

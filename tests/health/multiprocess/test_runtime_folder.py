@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +40,13 @@ def test_folder_is_in_the_temp_directory_without_shared_memory(
     assert runtime_folder.parent() == Path(tempfile.gettempdir())
     monkeypatch.setattr(runtime_folder, "_SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert runtime_folder.parent() == Path(tempfile.gettempdir())
+
+
+def test_folder_is_not_in_full_shared_memory(shared_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime_folder.parent() == shared_memory
+    usage = SimpleNamespace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert runtime_folder.parent() == Path(tempfile.gettempdir())
 
 

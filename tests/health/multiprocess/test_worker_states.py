@@ -215,6 +215,15 @@ def test_dead_worker_ends_its_outage_and_is_not_listed() -> None:
     assert shown["dependencies"][1]["label"] == "Healthy"
 
 
+def test_dead_worker_with_the_pid_of_this_worker_is_dead(folder: Path) -> None:
+    add_worker(os.getpid(), report("timeout", age=100))
+    worker_states.mark_dead(os.getpid())
+    worker_states.set_worker_count(2)
+    shown = context.build(report())
+    assert shown["overall"]["label"] == "Ready"
+    assert shown["alive"] == 1
+
+
 def test_start_of_the_current_state_includes_replaced_workers() -> None:
     add_worker(1001, report(age=100))
     worker_states.mark_dead(1001)
