@@ -1,13 +1,9 @@
-"""The address in BIND, such as 127.0.0.1:8000 or [::]:8000.
-
-`python -m voiceassist.address health ready` checks that the server can listen on it and prints the URLs of the paths.
-"""
+"""The address in BIND, such as 127.0.0.1:8000 or [::]:8000."""
 
 import errno
 import ipaddress
 import re
 import socket
-import sys
 from collections.abc import Iterable
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
@@ -55,10 +51,3 @@ def require_available(address: str) -> None:
 def print_urls(address: str, paths: Iterable[str]) -> None:
     for path in paths:
         print(f"  {url(address)}/{path}")
-
-
-if __name__ == "__main__":
-    from voiceassist.settings import BIND
-
-    require_available(BIND)
-    print_urls(BIND, sys.argv[1:])
