@@ -46,25 +46,22 @@ def existing() -> set[str]:
     return {*files, *folders, *names_for_django, *_CREATED_BY_READERS}
 
 
-def test_every_path_exists(existing: set[str]) -> None:
-    missing = [
+def _missing(pattern: re.Pattern[str], names: set[str]) -> list[str]:
+    """Return the matches of the pattern that are not in `names`, with path and line."""
+    return [
         f"{path}:{number}: {name}"
         for path, number, line in _texts()
-        for name in _PATH.findall(line)
-        if name not in existing
+        for name in pattern.findall(line)
+        if name not in names
     ]
-    assert missing == []
+
+
+def test_every_path_exists(existing: set[str]) -> None:
+    assert _missing(_PATH, existing) == []
 
 
 def test_every_file_name_exists(existing: set[str]) -> None:
-    names = {Path(path).name for path in existing}
-    missing = [
-        f"{path}:{number}: {name}"
-        for path, number, line in _texts()
-        for name in _FILE.findall(line)
-        if name not in names
-    ]
-    assert missing == []
+    assert _missing(_FILE, {Path(path).name for path in existing}) == []
 
 
 def test_every_module_can_be_imported() -> None:
