@@ -54,6 +54,7 @@ def start() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
     runtime_folder.create()
+    metric_files.start()
 
 
 def _unblock_stop_signals() -> None:

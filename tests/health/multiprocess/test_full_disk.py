@@ -1,0 +1,157 @@
+"""The server on full, small and read-only file systems, which it either tolerates or refuses in one line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.full_disk import fill, needs_mounts, with_mounts
+from tests.support.polling import succeeds_within
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
+
+pytestmark = needs_mounts
+
+READ_ONLY_SHM = "mount -t tmpfs -o ro none /dev/shm"
+READ_ONLY_ROOT = "mount -o bind,remount,ro /"
+SPACE = "mount -t tmpfs -o size=2m none"
+
+
+def run_with_mounts(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the folder as TMPDIR. In the script, it is called $T."""
+    environment = {**os.environ, "T": str(folder), "TMPDIR": str(folder), "LOG_FORMAT": "console"}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    command = with_mounts(script, sys.executable, *arguments)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("script", "parent"),
+    [
+        (READ_ONLY_SHM, "$T"),
+        ("mount -t tmpfs -o size=1m none /dev/shm", "$T"),  # too small
+        ("mount -t tmpfs -o size=20m none /dev/shm; head -c 6M /dev/zero >/dev/shm/fill", "$T"),
+        (f"{READ_ONLY_SHM}; export TMPDIR=/missing", "/tmp"),
+        ("mount -t tmpfs -o size=20m none /dev/shm; mount -t tmpfs -o ro none $T", "/dev/shm"),
+        (f"mount -t tmpfs -o size=20m none /dev/shm; {READ_ONLY_ROOT}", "/dev/shm"),
+        (f"{READ_ONLY_SHM}; {READ_ONLY_ROOT}; {SPACE} $T", "$T"),
+    ],
+)
+def test_runtime_folder_is_where_there_is_space(script: str, parent: str, tmp_path: Path) -> None:
+    program = (
+        "from health.multiprocess import runtime_folder\n"
+        "runtime_folder.create(); print(runtime_folder.path.parent); runtime_folder.remove()"
+    )
+    done = run_with_mounts(script, tmp_path, "-c", program)
+    assert (done.stdout.strip(), done.stderr) == (parent.replace("$T", str(tmp_path)), "")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            f"{READ_ONLY_SHM}; mount -t tmpfs -o size=500k none $T",
+            "voiceassist: Can't write the files that workers share to $T (No space left on device). "
+            "Free space there, or set TMPDIR to another directory.",
+        ),
+        (
+            f"{READ_ONLY_SHM}; {READ_ONLY_ROOT}; {SPACE} $T; head -c 4M /dev/zero 2>/dev/null >$T/fill || true",
+            "voiceassist: /dev/shm has no 16 MiB of free, writable space. No usable temporary directory found in "
+            "['$T', ",
+        ),
+    ],
+)
+def test_start_without_space_is_refused_in_one_line(script: str, message: str, tmp_path: Path) -> None:
+    gunicorn = ("-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:application")
+    done = run_with_mounts(script, tmp_path, *gunicorn)
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).startswith(message.replace("$T", str(tmp_path)))
+    assert len((done.stdout + done.stderr).splitlines()) == 1, done.stdout + done.stderr
+
+
+# A file system that fills up while the server runs
+
+
+@pytest.fixture(params=["shared memory", "temp folder"])
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VoiceAssistServer]:
+    small_shm = f"{READ_ONLY_SHM}; " if request.param == "temp folder" else ""
+    target = "$TMPDIR" if small_shm else "/dev/shm"
+    python = tmp_path / "python"
+    command = with_mounts(f"{small_shm}mount -t tmpfs -o size=20m none {target}", sys.executable)
+    quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
+    python.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
+    python.chmod(0o700)
+    with VoiceAssistServer(python=python, HEALTH_OPTIONAL="migrations") as app:
+        yield app
+
+
+def shared_folder(app: VoiceAssistServer) -> Path:
+    """Return the server's mount as this process can reach it."""
+    root = Path(f"/proc/{app.process.pid}/root")
+    (folder,) = [
+        folder
+        for parent in ("dev/shm", str(app.folder)[1:])
+        for folder in (root / parent).glob(f"voiceassist-runtime-{app.process.pid}-*")
+    ]
+    return folder.parent
+
+
+def request_count(app: VoiceAssistServer) -> float:
+    series = 'voiceassist_http_request_duration_seconds_count{method="GET",route="/",status="200"} '
+    status, _, body = app.get("/metrics")
+    assert status == 200
+    return next((float(line[len(series) :]) for line in body.decode().splitlines() if line.startswith(series)), 0)
+
+
+def kill_a_worker(app: VoiceAssistServer) -> None:
+    before = app.workers()
+    before[0].kill()
+    assert succeeds_within(10, lambda: len(set(app.workers()) - set(before)) == 1)
+
+
+def test_server_survives_a_full_file_system(app: VoiceAssistServer) -> None:
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        assert app.get("/")[0] == 200
+        sent += 1
+
+    assert succeeds_within(10, lambda: len(app.workers()) == 2)
+    workers = app.workers()
+    for _ in range(10):
+        send()
+    assert request_count(app) == sent
+    filler = fill(shared_folder(app))
+    for path, status in (("/health", 200), ("/ready", 200), ("/admin/", 302), ("/admin/login/", 200), ("/none", 404)):
+        for _ in range(5):
+            assert app.get(path)[0] == status
+    for _ in range(10):
+        send()
+    assert app.workers() == workers  # none was killed
+    counted = request_count(app)
+    kill_a_worker(app)
+    for _ in range(30):
+        send()
+    assert request_count(app) >= counted
+    log = app.log()
+    assert "SIGBUS" not in log
+    assert 1 <= log.count("metrics are incomplete") <= 4  # once in each process
+
+    filler.unlink()
+    counted = request_count(app)
+
+    def values_are_written() -> bool:
+        send()
+        return request_count(app) >= counted + 30
+
+    assert succeeds_within(20, values_are_written)
+    kill_a_worker(app)
+    assert request_count(app) >= counted + 30
+    assert {path.stem.rpartition("_")[2] for path in shared_folder(app).glob("*/*.db")} <= {
+        "merged", str(app.process.pid), *(str(worker.pid) for worker in app.workers())
+    }  # fmt: skip
+    app.terminate()
+    assert app.process.wait(30) == 0
