@@ -21,6 +21,7 @@ log = logging.getLogger("voiceassist.metrics")
 _MAX_OVERHEAD = 32  # bytes of an entry besides its key: length, padding, value and timestamp
 _RETRY_INTERVAL = 1.0  # seconds between attempts to extend a file, because each attempt delays a request
 
+_write_value = mmap_dict.MmapedDict.write_value
 _is_failing = False  # whether a file could not be extended, and none has been since
 
 
@@ -43,7 +44,7 @@ class MappedFile(mmap_dict.MmapedDict):
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
         try:
-            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+            _write_value(self, key, value, timestamp)  # type: ignore[no-untyped-call]  # faster than `super()`
         except Exception as error:
             self._log_once(error)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import values
+from prometheus_client import mmap_dict, values
 
 from health.multiprocess import mapped_file, runtime_folder
 from health.multiprocess.mapped_file import MappedFile
@@ -125,7 +125,7 @@ def test_missing_folder_fails_no_request(tmp_path: Path) -> None:
 
 
 def test_prometheus_client_uses_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "MmapedDict", values.MmapedDict)  # restored after the test
+    monkeypatch.setattr(values, "MmapedDict", mmap_dict.MmapedDict)  # restored after the test
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     mapped_file.install()
     create = values.MultiProcessValue(lambda: 17)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(path: Path, **values: float) -> None:
     file = MappedFile(str(path))
     for route, value in values.items():
-        key = mmap_key("requests", "requests_total", ["route"], [route], "")  # type: ignore[no-untyped-call]
+        key = mmap_key("requests", "requests_total", ["route"], [route], "")
         file.write_value(key, value, 0.0)
     file.close()  # type: ignore[no-untyped-call]
 
