@@ -1,8 +1,8 @@
 """The files into which prometheus_client writes the metrics of a process, allocated before they are mapped.
 
 prometheus_client maps sparse files. On a full disk, a write to such a page ends the process by SIGBUS, which Python
-can't catch. Here the blocks of a file are allocated first. If that fails, values stay in memory: scrapes lack them, and
-a change of such a value tries to write it again.
+can't catch. Here the blocks of a file are allocated first. If that fails, new values stay in memory, and scrapes lack
+them, until a later change of one of them finds space.
 
 Import this module after the runtime folder exists, because prometheus_client reads its name at the first import.
 """
@@ -33,6 +33,7 @@ class MappedFile(mmap_dict.MmapedDict):
         self._f = self._m = None  # type: ignore[assignment]
         self._capacity = self._used = 0
         self._positions: dict[str, int] = {}
+        self._unwritten: dict[str, tuple[float, float]] = {}  # values and timestamps for which there was no space
         self._retry_at = 0.0  # time.monotonic() before which no attempt to extend the file is made
 
     def read_value(self, key: str) -> tuple[float, float]:
@@ -40,12 +41,13 @@ class MappedFile(mmap_dict.MmapedDict):
             return super().read_value(key)  # type: ignore[no-untyped-call, no-any-return]
         except Exception as error:
             self._log_once(error)
-            return 0.0, 0.0
+            return self._unwritten.setdefault(key, (0.0, 0.0))
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
         try:
             _write_value(self, key, value, timestamp)  # type: ignore[no-untyped-call]  # faster than `super()`
         except Exception as error:
+            self._unwritten[key] = value, timestamp
             self._log_once(error)
 
     def reserve(self, key: str) -> None:
@@ -62,6 +64,9 @@ class MappedFile(mmap_dict.MmapedDict):
                 self._extend(2 * self._capacity)
             super()._init_value(key)  # type: ignore[no-untyped-call]
         self._retry_at = 0.0
+        unwritten, self._unwritten = self._unwritten, {}
+        for other, (value, timestamp) in unwritten.items():
+            self.write_value(other, value, timestamp)
 
     _init_value = reserve  # prometheus_client calls it for an unknown key
 

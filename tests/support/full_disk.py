@@ -4,8 +4,9 @@ import os
 import resource
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,26 @@ needs_mounts = pytest.mark.skipif(
 )
 
 
-def fill(folder: Path) -> Path:
-    """Write to a new file in the folder until there is no space, and return its path."""
-    path = folder / "fill"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return path
+@contextmanager
+def no_space_left(folder: Path) -> Iterator[None]:
+    """Fill the file system of the folder, and take whatever others free there, until the block ends."""
+    stop, is_full = threading.Event(), threading.Event()
+
+    def fill() -> None:
+        with (folder / "fill").open("wb", buffering=0) as file:
+            while not stop.is_set():
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    is_full.set()
+                    stop.wait(0.001)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        assert is_full.wait(20)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        (folder / "fill").unlink()
