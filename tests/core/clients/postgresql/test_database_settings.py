@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.test import Client
 
 from core.conversations import append_message, end_session, read_messages
@@ -210,6 +210,22 @@ def test_date_style_is_not_shared_through_pgbouncer(
                 cursor.execute("SELECT now()")
                 assert isinstance(cursor.fetchone()[0], datetime)
             assert other.execute("SHOW datestyle").fetchone() == ("German, DMY",)
+
+
+@needs_pgbouncer
+def test_migrates_through_a_pooler_that_refuses_options(
+    use_database: Use, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_database()
+    pooler = PgBouncer(tmp_path, servers.postgres)
+    configuration = tmp_path / "pgbouncer.ini"
+    configuration.write_text(configuration.read_text().replace(",options", ""))
+    with started(pooler, monkeypatch):
+        with pytest.raises(OperationalError, match="unsupported startup parameter"):
+            migrate()
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "options", "")
+        migrate()
+        CHECKS["migrations"](10)
 
 
 @contextmanager
