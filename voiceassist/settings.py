@@ -80,16 +80,20 @@ _server_defaults = {
     "idle_in_transaction_session_timeout": "60s",
     # Cancel the statement of a client that has disconnected.
     "client_connection_check_interval": "2s",
+    # Acknowledge a commit only when it is durable, whatever the default of the role, the database or the server.
+    "synchronous_commit": "on",
 }
+# Also for statements outside of transactions. At a stricter level, concurrent appends to a session would fail.
+_ISOLATION = r"-c default_transaction_isolation=read\ committed"
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
-# The last value of an option wins, so those of the URL come last. An empty `?options=` sends no options at all, for
-# poolers that reject them.
+# The last value of an option wins, so those of the URL override all except the isolation level. An empty `?options=`
+# sends no options at all, for poolers that reject them.
 _options = _url_options.get("options")
 DATABASES["default"]["OPTIONS"] = {
     **_database_defaults,
     **_url_options,
-    "options": "" if _options == "" else f"{_server_options} {_options or ''}".rstrip(),
+    "options": "" if _options == "" else f"{_server_options} {_options or ''} {_ISOLATION}",
     # Parameters are sent separately, because values inside a statement appear in pg_stat_activity and server logs.
     "server_side_binding": True,
 }

@@ -35,7 +35,7 @@ HINTS = {
     DNS_FAILURE: "the host name cannot be resolved; correct the URL or check DNS",
     TLS_FAILURE: "check the certificate, and that both sides use TLS",
     AUTH_FAILED: "correct the user, password or API key",
-    MISCONFIGURED: "correct the URL; the server has no such database or service, or is of another kind",
+    MISCONFIGURED: "do what the detail says, or correct the URL; the server lacks the database or is of another kind",
     BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
     NOT_READY: "the server is running but cannot serve requests yet; wait, or check its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",

@@ -244,13 +244,15 @@ def test_empty_options_in_the_url_send_no_server_options() -> None:
     assert show("repr(s.DATABASES['default']['OPTIONS']['options'])", {**PRODUCTION, "DATABASE_URL": url}) == "''"
 
 
-def test_options_of_the_url_override_the_defaults() -> None:
-    url = "postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&options=-c%20lock_timeout%3D1s"
+def test_options_of_the_url_override_the_defaults_except_isolation() -> None:
+    options = "-c%20lock_timeout%3D1s%20-c%20default_transaction_isolation%3Dserializable"
+    url = f"postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&options={options}"
     shown = show("s.DATABASES['default']['OPTIONS']", {**PRODUCTION, "DATABASE_URL": url, "DATABASE_TIMEOUT": "6"})
     assert "'keepalives_idle': '7', 'keepalives_interval': 5" in shown
     assert "'tcp_user_timeout': '9'" in shown
     assert "-c lock_timeout=4000ms" in shown
     assert shown.index("lock_timeout=4000ms") < shown.index("lock_timeout=1s")  # the last value wins
+    assert shown.index("isolation=serializable") < shown.index("isolation=read")
 
 
 def test_url_replaces_the_embedded_server() -> None:
