@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import trustme
 from django.db import OperationalError, connection
 
 from core.clients import outages
+from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import Connection
+from core.clients.postgresql.errors import NoResponse
 from health.checks import failure_reasons
 from tests.support.dependency_servers import PgBouncer, Postgres, needs_pgbouncer
 from tests.support.polling import succeeds_within
@@ -94,13 +97,27 @@ def test_first_of_two_attempts_counts() -> None:
             assert "no encryption" in detail
 
 
-@pytest.mark.parametrize("hosts", ["refused first", "refused last"])
-def test_answer_of_one_host_tells_more_than_a_lost_one(hosts: str) -> None:
+def both_orders(*ports: int) -> list[dict[str, Any]]:
+    orders = (ports, ports[::-1])
+    return [{"host": "127.0.0.1,127.0.0.1", "port": ",".join(map(str, order))} for order in orders]
+
+
+def test_answer_of_one_host_tells_more_than_a_lost_one() -> None:
     with RefusingPostgres(Refusal("28P01", TRANSLATED["28P01"][1])) as server:
-        ports = [1, server.port] if hosts == "refused first" else [server.port, 1]
-        reason, sqlstate, detail = refusal(host="127.0.0.1,127.0.0.1", port=",".join(map(str, ports)))
-    assert (reason, sqlstate) == ("auth_failed", "28P01")
-    assert "Connection refused" in detail
+        for hosts in both_orders(server.port, 1):
+            reason, sqlstate, detail = refusal(**hosts)
+            assert (reason, sqlstate) == ("auth_failed", "28P01")
+            assert "Connection refused" in detail
+
+
+def test_answer_of_one_host_tells_more_than_a_silent_one() -> None:
+    """The error is still a NoResponse, so that the circuit breaker opens."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, RefusingPostgres(Refusal("57P03", "…")) as server:
+        for hosts in both_orders(server.port, silent.getsockname()[1]):
+            with pytest.raises(NoResponse) as raised:
+                Connection.connect(**hosts, user="tester", dbname="tests", connect_timeout=0.4)
+            assert failure_reasons.explain(raised.value)[0] == "not_ready"
+    circuit_breaker.close()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -149,19 +166,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 def test_real_refusals(server: Postgres) -> None:
     tester = conninfo(server.url)
     right = {"password": "right", "port": server.port}
-    socket = {"host": str(server.data)}
+    folder = {"host": str(server.data)}
     for params, expected in [
         ({**tester, "password": "wrong"}, ("auth_failed", "28P01")),
-        ({**tester, **socket, "password": "wrong"}, ("auth_failed", "28P01")),
+        ({**tester, **folder, "password": "wrong"}, ("auth_failed", "28P01")),
         ({**tester, "password": ""}, ("auth_failed", None)),
-        ({**tester, "user": "unknown", "host": socket["host"]}, ("auth_failed", "28P01")),
+        ({**tester, "user": "unknown", "host": folder["host"]}, ("auth_failed", "28P01")),
         ({**right, "user": "by_md5", "password": "wrong"}, ("auth_failed", "28P01")),
         ({**right, "user": "by_cleartext", "password": "wrong"}, ("auth_failed", "28P01")),
         ({**right, "user": "no_login"}, ("auth_failed", "28000")),
         ({**right, "user": "no_entry"}, ("auth_failed", "28000")),
         ({**right, "user": "by_md5", "dbname": "private"}, ("auth_failed", "42501")),
         ({**tester, "dbname": "missing"}, ("misconfigured", "3D000")),
-        ({**tester, **socket, "dbname": "missing"}, ("misconfigured", "3D000")),
+        ({**tester, **folder, "dbname": "missing"}, ("misconfigured", "3D000")),
         ({**tester, "options": "-c no_such_setting=1"}, ("misconfigured", "42704")),
         ({**tester, "options": "-c datestyle=quark"}, ("misconfigured", "22023")),
         ({**tester, "options": "quark"}, ("misconfigured", "42601")),
@@ -173,7 +190,7 @@ def test_real_refusals(server: Postgres) -> None:
         # libpq refuses the server
         ({**tester, "require_auth": "md5"}, ("auth_failed", None)),
         ({**tester, "channel_binding": "require"}, ("auth_failed", None)),
-        ({**tester, **socket, "requirepeer": "quark"}, ("auth_failed", None)),
+        ({**tester, **folder, "requirepeer": "quark"}, ("auth_failed", None)),
         ({**tester, "sslmode": "require"}, ("tls_failure", None)),
         # libpq or psycopg refuses an option
         ({**tester, "sslmode": "quark"}, ("misconfigured", None)),
@@ -219,6 +236,12 @@ def test_tls_refusals(server: Postgres, tmp_path: Path) -> None:
         for params, expected in rows:
             reason, sqlstate, detail = refusal(**(tester | {"port": front.port} | params))
             assert (reason, sqlstate) == expected, detail
+
+
+def test_standby_tells_more_than_a_lost_primary(server: Postgres) -> None:
+    for hosts in both_orders(server.port, 1):
+        params = conninfo(server.url) | hosts | {"options": "-c default_transaction_read_only=on"}
+        assert refusal(**params)[:2] == ("not_ready", None)
 
 
 def test_names_do_not_determine_the_reason() -> None:
