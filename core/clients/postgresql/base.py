@@ -96,7 +96,8 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         params = self.get_connection_params()
         for orm_parameter in ("cursor_factory", "context", "prepare_threshold"):
             params.pop(orm_parameter, None)
-        params |= {"connect_timeout": seconds, "application_name": f"{settings.SERVICE} readiness"}
+        name = params.get("application_name", settings.SERVICE)
+        params |= {"connect_timeout": seconds, "application_name": f"{name} readiness"}
         connection = ProbeConnection.connect(**params, autocommit=True)
         connection.timeout = seconds
         return connection
