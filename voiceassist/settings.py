@@ -232,10 +232,14 @@ AXES_VERBOSE = False
 # --- HTTPS and security headers -------------------------------------------------------------------
 
 HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
+HSTS_PRELOAD = env.flag("HSTS_PRELOAD", False)
 BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS_ONLY
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
+SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD
+# The check warns of a missing preload. It is a choice of the domain's owner, because it takes months to undo.
+SILENCED_SYSTEM_CHECKS = [] if HSTS_PRELOAD else ["security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 X_FRAME_OPTIONS = "DENY"
 _SELF, _NONE = "'self'", "'none'"

@@ -109,6 +109,7 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         ("HEALTH_OPTIONAL", f"redis,{SECRET}", "postgres, redis, qdrant, migrations"),
         ("HTTPS_ONLY", "ture", "true or false"),
         ("BEHIND_PROXY", "maybe", "true or false"),
+        ("HSTS_PRELOAD", "1 year", "true or false"),
         ("DEBUG", "express:*", "true or false"),
         ("DEBUG", "true", "Must not be true in production."),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO"),

@@ -62,7 +62,7 @@ def test_empty_variable_counts_as_unset() -> None:
 
 def test_defaults() -> None:
     common = {"HEALTH_TIMEOUT": 2.0, "HEALTH_MAX_AGE": 1.0, "DRAIN_SECONDS": 5.0, "WEB_THREADS": 4, "DEBUG": False,
-              "BEHIND_PROXY": False, "LOG_LEVEL": "INFO"}  # fmt: skip
+              "BEHIND_PROXY": False, "HSTS_PRELOAD": False, "LOG_LEVEL": "INFO"}  # fmt: skip
     development = {
         "BIND": "127.0.0.1:8000",
         "HTTPS_ONLY": False,
@@ -81,6 +81,14 @@ def test_https_only_sets_redirect_cookies_and_hsts() -> None:
         settings = load_settings({**PRODUCTION, "HTTPS_ONLY": value})
         assert {settings[name] for name in names} == {expected}
         assert settings["SECURE_HSTS_SECONDS"] == hsts
+        assert settings["SECURE_HSTS_PRELOAD"] is False
+
+
+def test_hsts_preload_is_a_separate_choice() -> None:
+    settings = load_settings({**PRODUCTION, "HSTS_PRELOAD": "true"})
+    assert settings["SECURE_HSTS_PRELOAD"] is True
+    assert settings["SILENCED_SYSTEM_CHECKS"] == []
+    assert load_settings(PRODUCTION)["SILENCED_SYSTEM_CHECKS"] == ["security.W021"]
 
 
 @pytest.mark.parametrize(
