@@ -5,7 +5,8 @@ redis-py has URLs for single servers only. For Sentinel we use the form of other
     redis+sentinel://[user:password@]sentinel1[:26379],sentinel2[:26379]/service[/database][?options]
 
 `rediss+sentinel` means TLS to Redis and to the Sentinels. `user` and `password` log in to Redis; the options
-`sentinel_username` and `sentinel_password` log in to the Sentinels. All other options are redis-py's.
+`sentinel_username` and `sentinel_password` log in to the Sentinels. All other options are redis-py's
+(core.clients.redis_options).
 """
 
 import re
@@ -18,6 +19,7 @@ from redis.connection import ConnectionPool, parse_url
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
+from core.clients import redis_options
 from core.clients.redis_sentinel import Sentinel
 
 _SERVER, _SENTINEL = ("redis", "rediss", "unix"), ("redis+sentinel", "rediss+sentinel")
@@ -27,9 +29,10 @@ SENTINEL_PORT = 26379
 _EXAMPLE = "redis+sentinel://sentinel1:26379,sentinel2:26379/service/0"
 # The password may contain any character but "/", "?" and "#", so the last "@" ends it.
 _URL = re.compile(
-    r"(?P<scheme>[a-z+]+)://((?P<login>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
+    r"(?P<scheme>[a-z+]+)://((?P<login>[^/?#]*)@)?(?P<hosts>[\w.,:%\[\]-]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
 )
 _SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+_NO_PORT = re.compile(":0*$")  # redis-py would use the default port
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,12 @@ def parse(url: str) -> RedisUrl:
             f"or a group that Redis Sentinel monitors ({_EXAMPLE})."
         )
     if parts["scheme"] not in SCHEMES:
-        raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}")
+        raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}.")
+    redis_options.check_text(parts["query"] or "")
     parsed = _parse_sentinel(parts) if parts["scheme"] in _SENTINEL else _parse_server(url, parts)
     try:
         parsed.pool(parsed.options).make_connection()  # does not connect, but validates the options
+        redis_options.check_tls(parsed.options)
     except Exception:  # TypeError, ValueError or redis-py's own; some messages quote the value
         raise ValueError("has an option that redis-py does not accept. Remove it or correct its value.") from None
     return parsed
@@ -92,6 +97,8 @@ def _parse_server(url: str, parts: re.Match[str]) -> RedisUrl:
         raise ValueError(f"has several hosts. Use one, or the Sentinels that monitor them ({_EXAMPLE}).")
     elif not parts["hosts"] and not path.strip("/"):
         raise ValueError("has no host. Use the form redis://host:6379/0")
+    elif _NO_PORT.search(parts["hosts"]):
+        raise ValueError("has an invalid port. Use a number from 1 to 65535.")
     else:
         _database(path.removeprefix("/"))
     return RedisUrl(_redis_py_options(url))
@@ -119,14 +126,14 @@ def _address(text: str) -> tuple[str, int]:
         host, port = unquote(parts.hostname or ""), parts.port
     except ValueError:
         host, port = "", None
-    if not host:
+    if not host or _NO_PORT.search(text):
         raise ValueError(f"has an invalid Sentinel address. Use the form {_EXAMPLE}")
     return host, port or SENTINEL_PORT
 
 
 def _database(text: str) -> str:
     """Return the text if it is a number or empty. redis-py would treat any other text as 0."""
-    if not re.fullmatch("[0-9]*", text):
+    if not re.fullmatch("[0-9]{0,5}", text):
         raise ValueError("has an invalid database number. Use the form redis://host:6379/0")
     return text
 

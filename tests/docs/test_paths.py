@@ -17,8 +17,8 @@ _CREATED_BY_READERS = {"tests/voiceassist/test_views.py"}  # of docs/FIRST_HOUR.
 _PATH = re.compile(r"(?<![\w/.$}{<>-])(?:core|health|voiceassist|tests|ops|docs|requirements|\.ci)/[\w./-]*\w")
 _FILE = re.compile(r"(?<![\w/.*<>$}{\"-])[A-Za-z]\w+\.(?:py|md|html|cfg|ini)\b")
 _MODULE = re.compile(r"`((?:core|health|voiceassist|tests)(?:\.\w+)+)")
-# Permissions, loggers and example settings look like modules.
-_NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|voiceassist\.(?:audit|\w+\.example)")
+# Permissions, loggers, ids of system checks and example settings look like modules.
+_NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|\w+\.[EW]\d+|voiceassist\.(?:audit|\w+\.example)")
 
 
 def _files() -> Iterator[str]:

@@ -190,14 +190,15 @@ class TlsProxy:
                 client.recv(8)
                 client.sendall(b"S")
             if self._allow_plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
-                _relay(client, server)
+                relay(client, server)
                 return
             with self._context.wrap_socket(client, server_side=True) as secure:
                 self.tls_connections += 1
-                _relay(secure, server)
+                relay(secure, server)
 
 
-def _relay(client: socket.socket, server: socket.socket) -> None:
+def relay(client: socket.socket, server: socket.socket) -> None:
+    """Forward data in both directions until one side closes its connection."""
     client.settimeout(0.01)
     server.settimeout(0.01)
     while True:

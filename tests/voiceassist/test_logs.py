@@ -24,9 +24,10 @@ from django.test.utils import CaptureQueriesContext, override_settings
 
 from core.models import Message, Session, User
 from core.trace_id import clear_trace_id, set_trace_id
+from tests.support.load_settings import PRODUCTION
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_settings import PRODUCTION, run
+from tests.voiceassist.test_settings import run
 from voiceassist.logs.config import StderrToLog, logging_config
 
 CANARY = "canary of a patient"

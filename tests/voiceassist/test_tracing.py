@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from core.trace_id import as_w3c_trace_id, clear_trace_id, new_traceparent, set_trace_id
+from tests.support.load_settings import PRODUCTION
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.trace_collector import Collector
 from tests.support.traced_urls import CANARY
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_settings import PRODUCTION, ROOT
+from tests.voiceassist.test_settings import ROOT
 
 SERVER, CLIENT = 2, 3  # opentelemetry.proto.trace.v1.Span.SpanKind
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
