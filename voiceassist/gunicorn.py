@@ -17,13 +17,14 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
-from voiceassist import settings
+from voiceassist import descriptors, settings
 from voiceassist.logs.config import StderrToLog, configure
 
 bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
+worker_connections = descriptors.worker_connections(threads)
 preload_app = True  # workers share the master's memory, and the start fails if the application can't be loaded
 timeout = 30  # seconds without a heartbeat after which a worker is killed
 graceful_timeout = 30  # seconds for requests in flight, after draining
@@ -53,6 +54,7 @@ def start() -> None:
     # Our log lines don't have these fields: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
+    descriptors.raise_limit()
     runtime_folder.create()
 
 
