@@ -34,6 +34,8 @@ control_socket_disable = True  # gunicorn would create it in the home directory,
 secure_scheme_headers: dict[str, str] = {}  # Django reads X-Forwarded-Proto, and only under BEHIND_PROXY
 logconfig_dict = settings.LOGGING
 
+log = logging.getLogger("voiceassist.server")
+
 # Signals that stop a worker.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
@@ -68,7 +70,7 @@ def _logging_failures(message: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        logging.getLogger("voiceassist.server").exception(message)
+        log.exception(message)
 
 
 def nworkers_changed(server: Any, count: int, before: int | None) -> None:
@@ -147,6 +149,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
+    if draining.is_draining():
+        draining.log_result(log, settings.DRAIN_SECONDS, server.cfg.graceful_timeout)
     runtime_folder.remove()
 
 

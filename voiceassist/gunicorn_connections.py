@@ -1,4 +1,4 @@
-"""Our gunicorn worker's handling of connections when no more fit."""
+"""Our gunicorn worker's handling of connections: what happens when no more fit, and when the worker stops."""
 
 import time
 from errno import errorcode
@@ -44,6 +44,25 @@ class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
                 idle[0].timeout = 0
                 close_expired()
                 return
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """When stopping, accept the connections that already wait, then close the listening sockets.
+
+        Gunicorn closes them after the last request, and connections that arrive until then would hang.
+        """
+        if not self.alive:
+            for listener in self.sockets:
+                self._accept_waiting(listener)
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
+    def _accept_waiting(self, listener: Any) -> None:
+        before = -1
+        while before < self.nr_conns < self.worker_connections:
+            before = self.nr_conns
+            self.accept(listener)
 
     def _warn(self, message: str, **fields: Any) -> None:
         """Log a warning, each message at most once a minute."""

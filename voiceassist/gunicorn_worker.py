@@ -27,6 +27,7 @@ from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderNam
 from core.api.envelope import failure
 from core.api.error_codes import ErrorCode
 from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
+from health.multiprocess import draining
 from voiceassist.gunicorn_connections import LimitedWorker
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
@@ -67,6 +68,14 @@ class Worker(LimitedWorker):
         conn.timeout = time.monotonic() + _FIRST_BYTES_TIMEOUT
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """While draining, make clients open their next connection elsewhere, and record when requests came."""
+        if draining.is_draining():
+            req.force_close()
+            if req.path.strip("/").encode() not in _PROBE_THREADS:
+                draining.record_request()
+        return super().handle_request(req, conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Also cap connections without a request, which would delay the shutdown. Gunicorn calls this at shutdown."""

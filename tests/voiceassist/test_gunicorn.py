@@ -273,7 +273,77 @@ def test_requests_in_flight_are_finished(servers: Servers) -> None:
             assert app.process.wait(10) == 0
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def result_of_drain(app: VoiceAssistServer) -> tuple[str, str]:
+    """Return the level and the message of the line about the drain."""
+    (line,) = [line for line in map(json.loads, app.log().splitlines()) if "DRAIN_SECONDS is" in line["message"]]
+    return line["level"], line["message"]
+
+
+def test_late_connection_is_refused_while_requests_are_finished(servers: Servers) -> None:
+    """Otherwise it would hang until the last request ends, because nobody accepts it."""
+    with Proxy(servers.redis.port) as proxy:
+        url = servers.redis.url.replace(f":{servers.redis.port}", f":{proxy.port}")
+        with VoiceAssistServer(DRAIN_SECONDS="0.5", REDIS_URL=url, HEALTH_TIMEOUT="6") as app:
+            state(app)
+            app.terminate()
+            proxy.mode = "silent"
+            with ThreadPoolExecutor(1) as clients:
+                slow = clients.submit(app.get, "/ready", timeout=30)
+                assert succeeds_within(5, lambda: proxy.discarded > 0)
+
+                def is_refused() -> bool:
+                    try:
+                        app.get("/health", timeout=2)
+                    except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
+                        return True
+                    return False
+
+                assert succeeds_within(5, is_refused)
+                assert app.workers()  # still finishing
+                with pytest.raises(ConnectionRefusedError):
+                    app.get("/health")
+                assert not slow.done()
+                assert slow.result(20)[0] == 503
+            assert app.process.wait(10) == 0
+
+
+def test_responses_close_their_connection_while_draining() -> None:
+    """Clients with a kept-alive connection open the next one elsewhere."""
+    with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="3") as app:
+        client = http.client.HTTPConnection("127.0.0.1", app.port, timeout=10)
+        client.request("GET", "/")
+        response = client.getresponse()
+        response.read()
+        assert response.headers["Connection"] == "keep-alive"
+        app.terminate()
+        assert succeeds_within(TOLERANCE, lambda: state(app) == "draining")
+        client.request("GET", "/")
+        response = client.getresponse()
+        response.read()
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+        for path in ("/health", "/ready", "/metrics", "/nothing", "/admin/"):
+            assert app.get(path)[1]["Connection"] == "close", path
+        assert app.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_log_says_whether_the_drain_was_long_enough(path: str) -> None:
+    """Probes don't count, because they never stop."""
+    with VoiceAssistServer(WEB_CONCURRENCY="2", DRAIN_SECONDS="1.5") as app:
+        app.terminate()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                app.get(path)
+        assert app.process.wait(10) == 0
+        level, message = result_of_drain(app)
+        if path == "/":
+            assert level == "warning"
+            assert message.startswith("Requests still came at the end of the drain. Raise DRAIN_SECONDS, or check that")
+        else:
+            assert (level, message) == ("info", "Drained. No request came after SIGTERM; DRAIN_SECONDS is 1.5.")
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal_stops_at_once(second: signal.Signals) -> None:
     with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.terminate()
@@ -282,6 +352,7 @@ def test_second_signal_stops_at_once(second: signal.Signals) -> None:
         app.process.send_signal(second)
         assert app.process.wait(10) == 0
         assert time.monotonic() - started_at < 5
+        assert result_of_drain(app)[1].startswith("Stopped before the drain ended, because a second signal came.")
 
 
 def test_sigint_stops_at_once() -> None:
