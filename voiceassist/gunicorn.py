@@ -17,7 +17,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
-from voiceassist import descriptors, settings
+from voiceassist import descriptors, settings, start_checks
 from voiceassist.logs.config import StderrToLog, configure
 
 bind = settings.BIND
@@ -81,6 +81,7 @@ def nworkers_changed(server: Any, count: int, before: int | None) -> None:
 def on_starting(server: Any) -> None:
     if runtime_folder.path is None:
         sys.exit("voiceassist: voiceassist.gunicorn.start() was not called. Call it in the file that imports it.")
+    start_checks.check(server.cfg.workers, server.cfg.threads)
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 
