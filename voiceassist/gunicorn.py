@@ -11,10 +11,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
+
+if __name__ == "__config__":  # see the end of this file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
 
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
 from voiceassist import descriptors, settings, start_checks
@@ -32,6 +36,8 @@ keepalive = 75  # seconds, above the idle timeout of common load balancers (60)
 worker_tmp_dir = str(runtime_folder.parent())  # of gunicorn's heartbeats, which a slow disk would delay
 control_socket_disable = True  # gunicorn would create it in the home directory, which may be read-only
 secure_scheme_headers: dict[str, str] = {}  # Django reads X-Forwarded-Proto, and only under BEHIND_PROXY
+# Gunicorn would let every client on this machine, such as a proxy, set them. A proxy passes on what its clients send.
+forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO
 logconfig_dict = settings.LOGGING
 
 log = logging.getLogger("voiceassist.server")
@@ -147,6 +153,11 @@ def child_exit(server: Any, worker: Any) -> None:
         worker_states.mark_dead(worker.pid)
     with _logging_failures("the metrics of a dead worker could not be merged"):
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
+
+
+def pre_exec(server: Any) -> None:
+    """Start the new master as a module too (SIGUSR2). As a script, gunicorn's own folder would shadow packages."""
+    server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
 
 
 def on_exit(server: Any) -> None:

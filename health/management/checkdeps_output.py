@@ -1,4 +1,4 @@
-"""The output of `checkdeps`: an aligned table, wrapped on a terminal, one line per dependency in a pipe; warnings."""
+"""The output of `checkdeps`: an aligned table, wrapped on a terminal, one line per dependency in a pipe."""
 
 import os
 import shutil

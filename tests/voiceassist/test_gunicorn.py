@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from gunicorn.config import Config
 
@@ -406,6 +407,41 @@ def test_quit_signal_during_a_submit_does_not_deadlock() -> None:
     assert not worker.alive
     worker.method_queue.close()
     worker.tmp.close()
+
+
+def test_sigusr2_starts_a_new_server_on_the_same_port() -> None:
+    """The old one then drains, while the new one accepts connections."""
+    with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="1", HEALTH_OPTIONAL="migrations") as app:
+        app.process.send_signal(signal.SIGUSR2)
+
+        def new_masters() -> list[psutil.Process]:
+            return [process for process in app.workers() if process.children()]
+
+        assert succeeds_within(20, new_masters)
+        (new,) = new_masters()
+        try:
+            app.terminate()
+            assert app.process.wait(20) == 0
+            assert app.get("/health")[0] == 200
+            assert state(app) == "degraded"
+        finally:
+            new.terminate()  # it drains
+            new.wait(20)
+        assert app.log().count("Drained.") == 2
+
+
+@pytest.mark.parametrize("headers", [{"SCRIPT_NAME": "/admin"}, {"SCRIPT_NAME": "/x"}, {"PATH_INFO": "/metrics"}])
+def test_headers_do_not_change_the_path(app: VoiceAssistServer, headers: dict[str, str]) -> None:
+    """Gunicorn trusts these from clients on this machine, unless `forwarder_headers` is empty."""
+    status, response_headers, _ = app.get("/admin/", headers=headers)
+    assert (status, response_headers["Location"]) == (302, "/admin/login/?next=/admin/")
+
+
+def test_starts_from_another_folder(tmp_path: Path) -> None:
+    """Gunicorn reads its configuration before it applies --chdir."""
+    config = str(ROOT / "voiceassist/gunicorn.py")
+    with VoiceAssistServer("--chdir", str(ROOT), config=config, cwd=tmp_path) as app:
+        assert app.get("/health")[0] == 200
 
 
 def test_import_has_no_side_effects() -> None:
