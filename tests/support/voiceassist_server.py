@@ -42,6 +42,10 @@ def collect_static_files() -> None:
         "VOICEASSIST_ENV": "production",
         "SECRET_KEY": "only-for-collectstatic",
         "ALLOWED_HOSTS": "localhost",
+        # It connects to no server.
+        "DATABASE_URL": "postgres://localhost/none",
+        "REDIS_URL": "redis://localhost",
+        "QDRANT_URL": "http://localhost:6333",
     }
     command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
