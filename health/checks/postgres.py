@@ -47,7 +47,7 @@ _has_responded = False  # in time, since this process started
 def postgres_endpoint() -> str:
     """Return the configured endpoint: `host:port,host:port/database`, or a socket directory."""
     parameters = connections["default"].get_connection_params()
-    hosts = str(parameters.get("host") or "localhost").split(",")
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
     ports = str(parameters.get("port") or 5432).split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     servers = ",".join(_server(host, port) for host, port in zip(hosts, ports, strict=True))

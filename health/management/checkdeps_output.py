@@ -14,7 +14,7 @@ from django.core.management.color import Style, no_style
 from core.clients.postgresql.connection_limit import find_limit, max_connections
 from core.management.progress import show_line
 from health.check_runner import Report, Result
-from health.checks.failure_reasons import HINTS
+from health.checks.failure_reasons import HINTS, CheckFailed
 from health.checks.postgres import connect
 
 MIN_DESCRIPTION_WIDTH = 36  # with less, the description moves below its row
@@ -75,8 +75,8 @@ def warn_of_connection_limit(stderr: OutputWrapper, style: Style, timeout: float
     try:
         with closing(connect(timeout)) as connection:
             limit = find_limit(connection)
-    except psycopg.Error:
-        return  # the checks report outages
+    except (psycopg.Error, CheckFailed):
+        return  # the checks report outages and settings
     count = max_connections(settings.WEB_CONCURRENCY, settings.WEB_THREADS)
     if limit is not None and limit[0] < count:
         stderr.write(
