@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 
 import redis.exceptions
 
@@ -29,12 +29,12 @@ MIGRATIONS_PENDING = "migrations_pending"
 ERROR = "error"
 
 HINTS = {
-    TIMEOUT: "check whether the server is overloaded or hung, or raise HEALTH_TIMEOUT",
+    TIMEOUT: "check whether the server is overloaded or hung, and whether both sides use TLS, or raise HEALTH_TIMEOUT",
     CONNECTION_REFUSED: "nothing is listening at this address; start the server or correct its URL",
-    CONNECTION_LOST: "the server closed the connection; check its log",
+    CONNECTION_LOST: "the server closed the connection; check its log, and that it is the kind of server of the URL",
     DNS_FAILURE: "the host name cannot be resolved; correct the URL or check DNS",
-    TLS_FAILURE: "check the certificate, and that both sides use TLS",
-    AUTH_FAILED: "correct the user, password or API key",
+    TLS_FAILURE: "check the certificate and the files that verify it, and that both sides use TLS",
+    AUTH_FAILED: "correct the user, password or API key, or grant the user the permission",
     MISCONFIGURED: "do what the detail says, or correct the URL; the server lacks the database or is of another kind",
     BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
     NOT_READY: "the server is running but cannot serve requests yet; wait, or check its log",
@@ -75,12 +75,12 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
             redis.exceptions.BusyLoadingError,
             redis.exceptions.ReadOnlyError,
             redis.exceptions.OutOfMemoryError,
-            redis.exceptions.ClusterDownError,
+            redis.exceptions.MasterDownError,
         ),
         NOT_READY,
     ),
     ((ConnectionRefusedError, FileNotFoundError), CONNECTION_REFUSED),
-    ((ConnectionError,), CONNECTION_LOST),
+    ((ConnectionError, IncompleteRead), CONNECTION_LOST),
     ((ssl.SSLError,), TLS_FAILURE),
     ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError, HTTPException), BAD_RESPONSE),
 )
@@ -102,11 +102,13 @@ _MESSAGE_PATTERNS = (
     (TIMEOUT, "timeout expired|timed out"),
     (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
     (AUTH_FAILED, "authentication failed|no password supplied|no pg_hba.conf entry|role .* does not exist"),
-    (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM"),
+    (AUTH_FAILED, "not permitted to log in|permission denied|NOAUTH|WRONGPASS|NOPERM|protected mode"),
     (MISCONFIGURED, "database .* does not exist|DB index is out of range|invalid DB index|unknown command"),
+    (MISCONFIGURED, "not allowed in cluster mode"),
     (NOT_READY, "starting up|shutting down|not yet accepting|recovery|too many (clients|connections)|connection slots"),
     (NOT_READY, "session is (not )?read-only|server is (not )?in hot standby mode"),
-    (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),
+    (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients|busy running a script"),
+    (NOT_READY, "no upstream host|upstream failure"),  # Envoy
     (BAD_RESPONSE, "invalid response to SSL negotiation|expected authentication request|lost synchronization"),
     (BAD_RESPONSE, "unsupported frontend protocol|protocol error|illegal|malformed"),
     (TLS_FAILURE, r"\bSSL\b|\bTLS\b|certificate"),

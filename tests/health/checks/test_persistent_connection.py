@@ -5,7 +5,6 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -97,8 +96,9 @@ def test_readiness_with_tls_after_fork(
         assert proxy.tls_connections == 2
 
 
-def use_cache() -> Any:
-    return cache.set("key", "value") and cache.get("key") == "value"
+def use_cache() -> bool:
+    cache.set("key", "value")
+    return bool(cache.get("key") == "value")
 
 
 def use_qdrant() -> bool:
@@ -108,7 +108,7 @@ def use_qdrant() -> bool:
 
 @pytest.mark.parametrize(("name", "use"), [("redis", use_cache), ("qdrant", use_qdrant)])
 def test_client_after_fork(
-    name: str, use: Callable[[], Any], servers: Servers, monkeypatch: pytest.MonkeyPatch, use_url: RedisUrl
+    name: str, use: Callable[[], bool], servers: Servers, monkeypatch: pytest.MonkeyPatch, use_url: RedisUrl
 ) -> None:
     with Proxy(getattr(servers, name).port) as proxy:
         point_at(name, servers, proxy.port, monkeypatch, use_url)
