@@ -58,8 +58,13 @@ class RedisUrl:
             for name in ("socket_timeout", "socket_connect_timeout")
             if options.get(name)
         }
-        hooks = {name: options[name] for name in ("redis_connect_func",) if name in options}
-        sentinel_options = {**_DEFAULTS, **self.sentinel_options, **timeouts, **hooks, "retry": Retry(NoBackoff(), 0)}
+        sentinel_options = {
+            **_DEFAULTS,
+            **self.sentinel_options,
+            **timeouts,
+            "retry": Retry(NoBackoff(), 0),
+            "redis_connect_func": options.get("redis_connect_func"),
+        }
         sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
         return SentinelConnectionPool(self.service, sentinel, **_DEFAULTS | options)  # type: ignore[no-untyped-call]
 

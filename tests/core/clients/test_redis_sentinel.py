@@ -99,6 +99,18 @@ def test_failure_reasons(use_url: RedisUrl, shared_group: Group) -> None:
         assert result.reason == expected, (wrong_url, result)
 
 
+@pytest.mark.parametrize("options", ["", "&protocol=3"])
+def test_user_of_sentinel_needs_one_permission(use_url: RedisUrl, shared_group: Group, options: str) -> None:
+    for sentinel in shared_group.sentinels:
+        sentinel.send_command("ACL LOG RESET")
+        assert sentinel.send_command("ACL SETUSER observer on >secret -@all +sentinel|masters").endswith(b"+OK\r\n")
+    observer = "sentinel_username=observer&sentinel_password=secret"
+    use_url(shared_group.url(options=options).replace(f"sentinel_password={SENTINEL_QUOTED}", observer))
+    assert check().healthy
+    assert cache.set("key", "value")
+    assert all(sentinel.send_command("ACL LOG").endswith(b"*0\r\n") for sentinel in shared_group.sentinels)
+
+
 def test_frozen_sentinel_causes_no_failure(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url())
     shared_group.sentinels[0].freeze()

@@ -85,7 +85,8 @@ def test_ignores_proxy_variables(
         monkeypatch.setenv(name, f"{'socks5' if kind == 'socks' else 'http'}://127.0.0.1:{port}")
         assert reason(plain.url, monkeypatch) is None
         assert reason(secure.url, monkeypatch) is None
-        assert reason(f"http://qdrant.invalid:{plain.port}", monkeypatch) == "dns_failure"
+        if kind == "http":  # once for each variable, because resolvers may be slow
+            assert reason(f"http://qdrant.invalid:{plain.port}", monkeypatch) == "dns_failure"
         assert proxy.accepted == 0
 
 
