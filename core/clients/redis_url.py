@@ -22,6 +22,9 @@ from redis.sentinel import SentinelConnectionPool
 from core.clients import redis_options
 from core.clients.redis_sentinel import Sentinel
 
+# Connecting sends only AUTH and SELECT. redis-py's defaults also send HELLO and CLIENT, which Redis 5 and proxies do
+# not have, and which a user with minimal permissions may not send.
+_DEFAULTS: dict[str, Any] = {"protocol": 2, "driver_info": None}
 _SERVER, _SENTINEL = ("redis", "rediss", "unix"), ("redis+sentinel", "rediss+sentinel")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
 SCHEMES = (*_SERVER, *_SENTINEL)
@@ -50,7 +53,7 @@ class RedisUrl:
         `options` are those of this URL, with the caller's changes.
         """
         if not self.sentinels:
-            return ConnectionPool(**options)
+            return ConnectionPool(**_DEFAULTS | options)
         # Sentinels are queried one after the other, so they share the timeout of one call. Without retries, because
         # redis-py's default of ten takes a minute if a Sentinel hangs.
         timeouts = {
@@ -58,9 +61,15 @@ class RedisUrl:
             for name in ("socket_timeout", "socket_connect_timeout")
             if options.get(name)
         }
-        sentinel_options = {**self.sentinel_options, **timeouts, "retry": Retry(NoBackoff(), 0)}
+        sentinel_options = {
+            **_DEFAULTS,
+            **self.sentinel_options,
+            **timeouts,
+            "retry": Retry(NoBackoff(), 0),
+            "redis_connect_func": options.get("redis_connect_func"),
+        }
         sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        return SentinelConnectionPool(self.service, sentinel, **options)  # type: ignore[no-untyped-call]
+        return SentinelConnectionPool(self.service, sentinel, **_DEFAULTS | options)  # type: ignore[no-untyped-call]
 
 
 def parse(url: str) -> RedisUrl:
@@ -115,7 +124,7 @@ def _parse_sentinel(parts: re.Match[str]) -> RedisUrl:
     options = _redis_py_options(f"{scheme}://{parts['login'] or ''}@/{_database(database)}?{redis_query}")
     if options.pop("connection_class", None):
         options["ssl"] = True
-    shared = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
+    shared = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_", "protocol"))}
     credentials = {_SENTINEL_OPTIONS[name]: value for name, value in query if name in _SENTINEL_OPTIONS and value}
     return RedisUrl(options, sentinels, unquote(service), {**shared, **credentials})
 

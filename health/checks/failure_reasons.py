@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 
 import psycopg
 import redis.exceptions
@@ -32,9 +32,9 @@ MIGRATIONS_PENDING = "migrations_pending"
 ERROR = "error"
 
 HINTS = {
-    TIMEOUT: "check whether the server is overloaded or hung, or raise HEALTH_TIMEOUT",
+    TIMEOUT: "check whether the server is overloaded or hung, and whether both sides use TLS, or raise HEALTH_TIMEOUT",
     CONNECTION_REFUSED: "nothing is listening at this address; start the server or correct its URL",
-    CONNECTION_LOST: "the server closed the connection; check its log",
+    CONNECTION_LOST: "the server closed the connection; check its log, and that it is the kind of server of the URL",
     DNS_FAILURE: "the host name cannot be resolved; correct the URL or check DNS",
     TLS_FAILURE: "check the certificates and the paths of their files, and that both sides use TLS",
     AUTH_FAILED: "correct the user, password or API key, or grant the missing right on the server",
@@ -79,12 +79,12 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
             redis.exceptions.BusyLoadingError,
             redis.exceptions.ReadOnlyError,
             redis.exceptions.OutOfMemoryError,
-            redis.exceptions.ClusterDownError,
+            redis.exceptions.MasterDownError,
         ),
         NOT_READY,
     ),
     ((ConnectionRefusedError, FileNotFoundError), CONNECTION_REFUSED),
-    ((ConnectionError,), CONNECTION_LOST),
+    ((ConnectionError, IncompleteRead), CONNECTION_LOST),
     ((ssl.SSLError,), TLS_FAILURE),
     ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError, HTTPException), BAD_RESPONSE),
 )
@@ -118,10 +118,11 @@ _MESSAGE_PATTERNS = (
     (TIMEOUT, "timeout expired|timed out"),
     (CONNECTION_REFUSED, "connection refused|no such file or directory|network is unreachable|no route to host"),
     (AUTH_FAILED, "authentication method|channel binding|requirepeer|GSSAPI|no password supplied|permission denied"),
-    (AUTH_FAILED, "NOAUTH|WRONGPASS|NOPERM"),
-    (MISCONFIGURED, "DB index is out of range|invalid DB index|unknown command"),
+    (AUTH_FAILED, "NOAUTH|WRONGPASS|NOPERM|protected mode"),
+    (MISCONFIGURED, "DB index is out of range|invalid DB index|unknown command|not allowed in cluster mode"),
     (NOT_READY, "session is (not )?read-only|server is (not )?in hot standby mode"),
-    (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients"),
+    (NOT_READY, "MISCONF|NOREPLICAS|MASTERDOWN|max number of clients|busy running a script"),
+    (NOT_READY, "no upstream host|upstream failure"),  # Envoy
     # PgBouncer, which before 1.20 also forwards the server's messages without their codes
     (AUTH_FAILED, "authentication failed|no such user|login rejected|wrong password type"),
     (AUTH_FAILED, "role .* does not exist|no pg_hba.conf entry|not permitted to log in"),
