@@ -214,9 +214,19 @@ def test_success_statuses(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type"), [("{", "application/json"), ("<a/>", "application/xml"), ("a=1", "text/plain")]
+    ("body", "content_type"),
+    [
+        ("{", "application/json"),
+        ("[" * 100_000, "application/json"),
+        ('{"a":' * 100_000, "application/json"),
+        ("9" * 5_000, "application/json"),
+        ("NaN", "application/json"),
+        (b"\xff", "application/json"),
+        ("<a/>", "application/xml"),
+        ("a=1", "text/plain"),
+    ],
 )
-def test_rejects_invalid_body(client: Client, body: str, content_type: str) -> None:
+def test_rejects_invalid_body(client: Client, body: str | bytes, content_type: str) -> None:
     response = client.post("/drf", body, content_type=content_type)
     assert response.status_code == 400
     check_envelope(response.json(), 400)
