@@ -18,6 +18,7 @@ from django.utils.log import CallbackFilter
 from structlog.stdlib import ProcessorFormatter
 
 from voiceassist.logs.formatter import Formatter
+from voiceassist.logs.refused_requests import RefusedRequestHandler
 
 log = structlog.stdlib.get_logger("voiceassist.python")
 
@@ -46,6 +47,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
         },
         "handlers": {
             "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
+            "refused_requests": {"()": RefusedRequestHandler},
         },
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
@@ -53,7 +55,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
             # Only exceptions, because core.http.request_logging logs every request.
             "django.request": {"filters": ["defects"]},
             "django.server": {"handlers": [], "propagate": True, **silenced},
-            "django.security": silenced,
+            "django.security": {"handlers": ["refused_requests"], "level": "WARNING", "propagate": False},
             "django.db": quiet,
             "django.template": quiet,
             # DEBUG would log the path of each request.
@@ -68,7 +70,8 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
 def _is_defect(record: logging.LogRecord) -> bool:
     from core.clients.outages import is_outage  # imported late, because the settings import this module
 
-    return bool(record.exc_info and not is_outage(record.exc_info[1]))
+    # Django also passes the exceptions of 400 and 403, as warnings.
+    return bool(record.levelno >= logging.ERROR and record.exc_info and not is_outage(record.exc_info[1]))
 
 
 def configure(config: dict[str, Any]) -> None:
