@@ -24,9 +24,9 @@ class RequestLoggingMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         started_at = time.perf_counter()
-        headers = request.META
-        trace_id = trace_id_from_headers(headers.get("HTTP_TRACEPARENT", ""), headers.get("HTTP_X_REQUEST_ID", ""))
-        set_trace_id(trace_id)
+        traceparent = request.META.get("HTTP_TRACEPARENT", "")
+        trace_id = trace_id_from_headers(traceparent, request.META.get("HTTP_X_REQUEST_ID", ""))
+        set_trace_id(trace_id, traceparent)
         try:
             response = self.get_response(request)
             response["X-Request-ID"] = trace_id
