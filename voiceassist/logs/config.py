@@ -11,13 +11,13 @@ import sys
 import threading
 import warnings
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from django.utils.log import CallbackFilter
 from structlog.stdlib import ProcessorFormatter
 
-from voiceassist.logs.formatter import Formatter
+from voiceassist.logs.formatter import MAX_TEXT, Formatter
 from voiceassist.logs.refused_requests import RefusedRequestHandler
 
 log = structlog.stdlib.get_logger("voiceassist.python")
@@ -119,11 +119,24 @@ def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     log.error("unraisable exception", exc_info=args.exc_value)
 
 
+class _PartialLine:
+    """What one thread has written since its last line break. It is logged at the latest when the thread ends."""
+
+    text = ""
+
+    def log(self) -> None:
+        text, self.text = self.text.strip(), ""
+        if text:
+            log.error(text)
+
+    __del__ = log
+
+
 class StderrToLog(io.TextIOBase):
     """A replacement for `sys.stderr` that logs each line."""
 
     def __init__(self) -> None:
-        self._partial_lines = threading.local()  # otherwise lines of two threads are merged
+        self._thread = threading.local()  # otherwise lines of two threads are merged
 
     def writable(self) -> bool:
         return True
@@ -133,9 +146,18 @@ class StderrToLog(io.TextIOBase):
         return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
 
     def write(self, text: str) -> int:
-        *lines, rest = (getattr(self._partial_lines, "text", "") + text).split("\n")
-        self._partial_lines.text = rest
-        for line in lines:
-            if line.strip():
-                log.error(line.strip())
+        partial_line = self._partial_line()
+        for line in text.splitlines(keepends=True):
+            partial_line.text += line
+            if line.endswith("\n") or len(partial_line.text) > MAX_TEXT:
+                partial_line.log()
         return len(text)
+
+    def flush(self) -> None:
+        """Log what the current thread has written since its last line break. Python calls this at exit."""
+        self._partial_line().log()
+
+    def _partial_line(self) -> _PartialLine:
+        if not hasattr(self._thread, "partial_line"):
+            self._thread.partial_line = _PartialLine()
+        return cast(_PartialLine, self._thread.partial_line)
