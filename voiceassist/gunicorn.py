@@ -19,6 +19,7 @@ from gunicorn.glogging import Logger
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
 from voiceassist import settings
 from voiceassist.logs.config import StderrToLog, configure
+from voiceassist.logs.streams import open_closed_streams
 
 bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
@@ -46,6 +47,10 @@ def start() -> None:
     if runtime_folder.path is not None:
         return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker class is imported first
+    if sys.stdout is None and sys.stderr is not None:  # stdout is closed, so log to stderr
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    open_closed_streams()
     settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # a command needs stdout for its own output
     configure(settings.LOGGING)
     if settings.LOG_FORMAT == "json":

@@ -38,7 +38,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
                 "()": Formatter,
                 "service": service,
                 "style": style,
-                "colors": sys.stdout.isatty() and sys.stderr.isatty(),
+                "colors": all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)),  # None if closed
                 "full_tracebacks": full_tracebacks,
             },
         },
@@ -102,7 +102,7 @@ def _show_warning(
 
 
 def _uncaught(exc_type: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         sys.__excepthook__(exc_type, error, frames)
     else:
         log.critical("uncaught exception", exc_info=error)
