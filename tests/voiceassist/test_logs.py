@@ -388,7 +388,7 @@ def test_server_logs_whole_lines() -> None:
             assert [message for message in messages if message.startswith(f"thread {name}")] == expected
         assert {"left by a thread", "flushed"} <= set(messages)
         (dropped,) = [message for message in messages if message.startswith("Log record dropped")]
-        assert re.search(r" \(TypeError\)\. Fix the log call at \S*tests/support/logging_urls\.py:\d+\.$", dropped)
+        assert re.search(r" \(TypeError\)\. Fix the log call at \S+/logging_urls\.py:\d+\.$", dropped)
         assert CANARY.replace(" ", "-") not in app.log()
 
 
