@@ -37,7 +37,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (">&-", NOT_READY, False),
         ("2>&-", READY, True),
         ("<&- >&- 2>&-", READY, False),
-        ("2>/dev/full", NOT_READY, True),
+        ("--wait 0.3 2>/dev/full", NOT_READY, True),
     ],
 )
 def test_command_with_closed_streams(redirection: str, code: int, has_output: bool) -> None:
