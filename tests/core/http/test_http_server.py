@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPResponse
 from typing import Any
 
@@ -77,17 +78,28 @@ def test_logs_a_refused_host_and_origin_without_their_values(app: VoiceAssistSer
     assert CANARY not in app.log()
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_response_without_content_has_no_length(app: VoiceAssistServer, method: str) -> None:
+    path = "/static/admin/css/base.css"
+    status, headers, body = app.get(path, method=method)
+    assert (status, len(body)) == (200, int(headers["Content-Length"]) if method == "GET" else 0)
+    unchanged = {"If-Modified-Since": headers["Last-Modified"]}
+    status, headers, body = app.get(path, method=method, headers=unchanged)
+    assert (status, body, headers.keys() & {"Content-Length", "Transfer-Encoding"}) == (304, b"", set())
+
+
 def send(app: VoiceAssistServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send the bytes of one request and return the response."""
     with socket.create_connection(("127.0.0.1", app.port), 30) as client:
         client.sendall(request)
-        response = HTTPResponse(client)
-        response.begin()
-        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        with HTTPResponse(client) as response:
+            response.begin()
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
 def test_odd_requests_never_fail(app: VoiceAssistServer) -> None:
-    cookies = {name: value.encode() for name, value in app.log_in(EMAIL, PASSWORD).cookies.items()}
+    with closing(app.log_in(EMAIL, PASSWORD)) as client:
+        cookies = {name: value.encode() for name, value in client.cookies.items()}
     for request in odd_requests(cookies["sessionid"], cookies["csrftoken"]):
         status, headers, body = send(app, request)
         assert status < 500, (status, request[:500])
