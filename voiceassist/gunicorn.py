@@ -23,6 +23,7 @@ if __name__ == "__config__":  # see the end of this file
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
 from voiceassist import descriptors, settings, start_checks
 from voiceassist.logs.config import StderrToLog, configure
+from voiceassist.logs.streams import open_closed_streams
 
 bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
@@ -55,6 +56,10 @@ def start() -> None:
     if runtime_folder.path is not None:
         return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker class is imported first
+    if sys.stdout is None and sys.stderr is not None:  # stdout is closed, so log to stderr
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    open_closed_streams()
     settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # a command needs stdout for its own output
     configure(settings.LOGGING)
     if settings.LOG_FORMAT == "json":

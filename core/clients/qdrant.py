@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 
 from core.metrics import QDRANT_CALLS
-from core.trace_id import new_traceparent
+from core.trace_id import outgoing_traceparent
 
 if TYPE_CHECKING:
     from httpx import Request, Response
@@ -111,7 +111,7 @@ os.register_at_fork(after_in_child=_reset_after_fork)
 
 def _traced_and_measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
     """Send one request to Qdrant with the current trace id, and record its duration and outcome."""
-    request.headers["traceparent"] = new_traceparent()
+    request.headers["traceparent"] = outgoing_traceparent()
     outcome = "error"
     started_at = time.perf_counter()
     try:

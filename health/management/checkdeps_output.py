@@ -4,7 +4,7 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import psycopg
 from django.conf import settings
@@ -96,10 +96,11 @@ def progress(stderr: OutputWrapper) -> Iterator[Callable[[Report, float], None]]
         nonlocal last_failures
         critical_failures = filter(_is_critical_failure, report.results)
         failures = ", ".join(f"{result.name} ({result.reason})" for result in critical_failures)
-        if is_terminal:
-            show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
-        elif failures != last_failures:
-            stderr.write(f"waiting for {failures}")
+        with suppress(OSError):  # a full disk behind stderr must not end the wait
+            if is_terminal:
+                show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
+            elif failures != last_failures:
+                stderr.write(f"waiting for {failures}")
         last_failures = failures
 
     try:

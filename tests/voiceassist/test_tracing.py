@@ -73,6 +73,16 @@ def test_request_span_has_child_spans_for_its_calls(
     assert servers.qdrant.traceparents[-1] == f"00-{TRACE}-{calls[-1].span_id.hex()}-01"
 
 
+def test_request_that_the_client_does_not_sample_is_not_traced(
+    app: VoiceAssistServer, collector: Collector, servers: Servers
+) -> None:
+    assert app.get("/touch/x/", headers={"traceparent": f"00-{'d' * 32}-{PARENT}-00"})[0] == 200
+    assert re.fullmatch(rf"00-{'d' * 32}-[0-9a-f]{{16}}-00", servers.qdrant.traceparents[-1])
+    app.get("/", headers={"traceparent": f"00-{'e' * 32}-{PARENT}-01"})
+    collector.trace("e" * 32)
+    assert not [span for span in collector.spans if span.trace_id.hex() == "d" * 32]
+
+
 def test_exception_event_has_only_the_type(app: VoiceAssistServer, collector: Collector) -> None:
     assert app.get(f"/fail/{CANARY}/", headers={**HEADERS, "traceparent": f"00-{'a' * 32}-{PARENT}-01"})[0] == 500
     *_, call, request = collector.trace("a" * 32)
