@@ -1,0 +1,51 @@
+"""Read values of a row as the text that PostgreSQL stores.
+
+Python can't load every JSON value that PostgreSQL accepts. It raises RecursionError for 990 nested levels, and
+ValueError for an integer of more than 4,300 digits. `append_message` refuses such values, but other code may have
+stored them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from django.db.models import Expression, JSONField, Model, TextField, Value
+from django.db.models.functions import Cast, Length, NullIf
+
+# Longer JSON is not indented, because each line is indented by its depth: 2 MB at depth 100 would become 200 MB.
+_MAX_INDENTED_CHARACTERS = 50_000
+
+
+def stored_texts(row: Model, names: Sequence[str]) -> dict[str, str]:
+    """Return the values of fields as text, "" for an empty value, by the names of the fields."""
+    return {name: text or "" for name, text in _evaluate(row, {name: _as_text(row, name) for name in names})}
+
+
+def stored_lengths(row: Model, names: Sequence[str]) -> dict[str, int]:
+    """Return the lengths of the texts that `stored_texts` would return, without loading them."""
+    return {name: length or 0 for name, length in _evaluate(row, {name: Length(_as_text(row, name)) for name in names})}
+
+
+def indented(text: str) -> str:
+    """Return JSON with one line per value. Return JSON that is too long or too deep, and any other text, unchanged."""
+    if len(text) > _MAX_INDENTED_CHARACTERS:
+        return text
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _as_text(row: Model, name: str) -> Expression:
+    text: Expression = Cast(name, TextField())
+    if isinstance(row._meta.get_field(name), JSONField):
+        for empty in ("{}", "[]"):
+            text = NullIf(text, Value(empty, TextField()))
+    return text
+
+
+def _evaluate(row: Model, expressions: dict[str, Expression]) -> Iterable[tuple[str, Any]]:
+    """Return the values of expressions, or None for each if the row has been deleted."""
+    values = type(row)._default_manager.filter(pk=row.pk).values_list(*expressions.values()).first()
+    return zip_longest(expressions, values or ())
