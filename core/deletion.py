@@ -24,7 +24,7 @@ def delete_sessions(sessions: QuerySet[Session]) -> None:
     while batch:
         keys = [session.pk for session in batch]
         _delete_in_batches(Message.objects.filter(session__in=keys))
-        Session.objects.filter(pk__in=keys).delete()
+        Session.objects.filter(pk__in=keys).only("pk").delete()  # otherwise Django loads the contexts
         after_batch = after_cursor(Session, cursor_of(batch[-1]), newest_first=False)
         batch = list(rows.filter(after_batch)[:_MAX_SESSIONS])
 

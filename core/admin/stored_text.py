@@ -7,6 +7,7 @@ stored them.
 
 import json
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import zip_longest
 from typing import Any
 
@@ -28,13 +29,20 @@ def stored_lengths(row: Model, names: Sequence[str]) -> dict[str, int]:
 
 
 def indented(text: str) -> str:
-    """Return JSON with one line per value. Return JSON that is too long or too deep, and any other text, unchanged."""
+    """Return JSON with one line per value, or unchanged if it is too long or Python can't load it exactly."""
     if len(text) > _MAX_INDENTED_CHARACTERS:
         return text
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        return json.dumps(json.loads(text, parse_float=_exact_float), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return text
+
+
+def _exact_float(text: str) -> float:
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise ValueError("The number has more digits than a float.")
+    return number
 
 
 def _as_text(row: Model, name: str) -> Expression:
