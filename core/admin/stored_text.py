@@ -14,6 +14,8 @@ from typing import Any
 from django.db.models import Expression, JSONField, Model, TextField, Value
 from django.db.models.functions import Cast, Length, NullIf
 
+from core.models.fields import MAX_JSON_DEPTH, is_deeper_than
+
 # Longer JSON is not indented, because each line is indented by its depth: 2 MB at depth 100 would become 200 MB.
 _MAX_INDENTED_CHARACTERS = 50_000
 
@@ -29,13 +31,14 @@ def stored_lengths(row: Model, names: Sequence[str]) -> dict[str, int]:
 
 
 def indented(text: str) -> str:
-    """Return JSON with one line per value, or unchanged if it is too long or Python can't load it exactly."""
+    """Return JSON with one line per value, or unchanged if it is too long, too deep or not exact in Python."""
     if len(text) > _MAX_INDENTED_CHARACTERS:
         return text
     try:
-        return json.dumps(json.loads(text, parse_float=_exact_float), indent=2, ensure_ascii=False)
+        value = json.loads(text, parse_float=_exact_float)
     except (ValueError, RecursionError):
         return text
+    return text if is_deeper_than(MAX_JSON_DEPTH, value) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _exact_float(text: str) -> float:

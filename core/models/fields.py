@@ -1,14 +1,15 @@
 """Fields that restrict what Django's fields accept."""
 
-from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
 
-# Far below the depth at which a reader fails. Python 3.11 can't parse 990 levels or format 900, and PostgreSQL refuses
-# between 10,000 and 20,000 with its default max_stack_depth. MySQL and Ruby have the same limit.
+# Far below the depth at which a reader fails. Python 3.11 can't parse 990 levels, and PostgreSQL refuses between 10,000
+# and 20,000 with its default max_stack_depth. MySQL and Ruby have the same limit.
 MAX_JSON_DEPTH = 100  # nested arrays and objects
+_CONTAINERS = (dict, list, tuple)
 
 
 class DepthLimitedJSONField(models.JSONField):
@@ -17,7 +18,7 @@ class DepthLimitedJSONField(models.JSONField):
     default_error_messages = {"too_deep": f"JSON nested too deeply. Use at most {MAX_JSON_DEPTH} levels."}
 
     def validate(self, value: Any, model_instance: models.Model | None) -> None:
-        if _is_deeper_than(MAX_JSON_DEPTH, value):
+        if is_deeper_than(MAX_JSON_DEPTH, value):
             raise ValidationError(self.error_messages["too_deep"], code="too_deep")
         try:
             super().validate(value, model_instance)
@@ -25,23 +26,18 @@ class DepthLimitedJSONField(models.JSONField):
             raise ValidationError(self.error_messages["invalid"], code="invalid") from None
 
 
-def _is_deeper_than(limit: int, value: Any) -> bool:
+def is_deeper_than(limit: int, value: Any) -> bool:
     """Return whether arrays and objects are nested more than `limit` levels deep. Read at most `limit` levels.
 
     A recursive function would itself fail for a deep value.
     """
-    items = [value]
+    containers = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(limit):
-        if not items:
+        if not containers:
             return False
-        items = [child for item in items for child in _children(item)]
-    return any(isinstance(item, dict | list | tuple) for item in items)
-
-
-def _children(item: Any) -> Iterable[Any]:
-    if isinstance(item, dict):
-        return item.values()
-    return item if isinstance(item, list | tuple) else ()
+        children = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in containers)
+        containers = [child for child in children if isinstance(child, _CONTAINERS)]
+    return bool(containers)
 
 
 class LowercaseEmailField(models.EmailField):
