@@ -53,11 +53,13 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
         text = stored_texts(event, ["changes"])["changes"]
         try:
-            changes = sorted((column, before, after) for column, (before, after) in json.loads(text or "{}").items())
+            changes = json.loads(text or "{}").items()
+            rows = sorted(
+                (column, display(column, before), display(column, after)) for column, (before, after) in changes
+            )
         except (AttributeError, TypeError, ValueError, RecursionError):  # not in the format of the triggers
             return text
-        rows = ((column, display(column, before), display(column, after)) for column, before, after in changes)
-        return table(("column", "before", "after"), rows) if changes else "–"
+        return table(("column", "before", "after"), rows) if rows else "–"
 
     @admin.display(description="all events of")
     def related_events(self, event: AuditEvent) -> SafeString:
