@@ -1,16 +1,18 @@
-"""The parser of request bodies: JSON."""
+"""Parse the bodies of requests to DRF views."""
 
 from typing import Any
 
-from rest_framework import parsers
-from rest_framework.exceptions import ParseError
+from rest_framework import exceptions, parsers
 
 
 class JSONParser(parsers.JSONParser):
-    """DRF's parser, except that lists or objects nested deeper than Python's stack are a ParseError."""
+    """Refuses JSON that is nested too deeply to be parsed with BAD_REQUEST. DRF would respond 500.
+
+    The limit depends on the version of Python. The models have a lower one, `core.models.fields.MAX_JSON_DEPTH`.
+    """
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         try:
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
-            raise ParseError from None
+            raise exceptions.ParseError from None
