@@ -4,8 +4,11 @@
 import os
 import sys
 
+from voiceassist.logs.streams import exiting_on_broken_pipe, open_closed_streams
+
 
 def main() -> None:
+    open_closed_streams()
     # Set by gunicorn; a command that inherits it would leave metric files that are never merged.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
@@ -17,7 +20,8 @@ def main() -> None:
         from voiceassist.embedded import start_for_command
 
         start_for_command(sys.argv, servers)
-    execute_from_command_line(sys.argv)
+    with exiting_on_broken_pipe():
+        execute_from_command_line(sys.argv)
 
 
 def apply_settings_options(argv: list[str]) -> None:

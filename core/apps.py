@@ -8,6 +8,7 @@ class CoreConfig(AppConfig):
     verbose_name = "VoiceAssist"
 
     def ready(self) -> None:
+        from core import checks  # noqa: F401  # registers system checks
         from core.auth import session_expiry  # noqa: F401  # registers signal receivers and system checks
 
 

@@ -24,7 +24,7 @@ def delete_sessions(sessions: QuerySet[Session]) -> None:
     while batch:
         keys = [session.pk for session in batch]
         _delete_in_batches(Message.objects.filter(session__in=keys))
-        Session.objects.filter(pk__in=keys).delete()
+        Session.objects.filter(pk__in=keys).only("pk").delete()  # otherwise Django loads the contexts
         after_batch = after_cursor(Session, cursor_of(batch[-1]), newest_first=False)
         batch = list(rows.filter(after_batch)[:_MAX_SESSIONS])
 
@@ -42,21 +42,24 @@ def delete_user(user: User) -> None:
 @transaction.atomic
 def delete_messages(messages: QuerySet[Message]) -> None:
     """Delete messages and update `message_count` of their sessions."""
-    for session_id in sorted(set(messages.values_list("session_id", flat=True))):
+    # In the order of `delete_sessions`, because two transactions that lock sessions in different orders can deadlock.
+    sessions = Session.objects.filter(pk__in=messages.order_by().values("session")).order_by(
+        *ordering(newest_first=False)
+    )
+    for session_id in sessions.values_list("pk", flat=True):
         session = Session.objects.filter(pk=session_id)
-        if not session.select_for_update():  # deleted by another request, with its messages
+        if not session.values("pk").select_for_update():  # deleted by another request, with its messages
             continue
-        deleted = _delete_in_batches(messages.filter(session_id=session_id))
+        deleted = _delete_in_batches(messages.filter(session=session_id))
         new_count = Greatest(F("message_count") - deleted, 0)  # imported messages may not have been counted
         session.update(message_count=new_count, updated_at=Greatest("updated_at", timezone.now()))
 
 
 def _delete_in_batches(messages: QuerySet[Message]) -> int:
     """Delete messages and return their number. The caller must hold locks on their sessions."""
+    keys = messages.order_by().values("pk")[:_MAX_MESSAGES]
     total = 0
-    while True:
-        keys = messages.order_by().values("pk")[:_MAX_MESSAGES]
-        deleted, _ = Message.objects.filter(pk__in=keys).delete()
+    # A batch that is not full may not be the last one, because another request may have deleted some of its messages.
+    while deleted := Message.objects.filter(pk__in=keys).delete()[0]:
         total += deleted
-        if deleted < _MAX_MESSAGES:
-            return total
+    return total

@@ -11,7 +11,6 @@ Error reports (Django's and Sentry's) contain no values at all, because a local 
 contain any value of a row.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,12 +24,9 @@ KINDS = ("PHI", "PERSONAL", "SECRET", "NON_SENSITIVE")
 ALWAYS_NON_SENSITIVE = frozenset({"id", "created_at", "updated_at"})
 
 
-def masked(value: Any) -> str:
-    """Return a mask that may be shown instead of `value`. It reveals only the length."""
-    if not value:
-        return "(empty)"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{MASK} ({len(text)} characters)"
+def masked(length: int) -> str:
+    """Return a mask that may be shown instead of a text of this length."""
+    return f"{MASK} ({length} characters)" if length else "(empty)"
 
 
 def stored_fields(model: type[Model]) -> list[Field]:

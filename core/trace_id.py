@@ -11,21 +11,26 @@ from django.conf import settings
 # version-traceid-parentid-flags: https://www.w3.org/TR/trace-context/#traceparent-header. Version 00 has exactly these
 # four fields, later versions may append more. Version ff and all-zero ids are invalid.
 _TRACEPARENT = re.compile(
-    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-    r"(?P<extra>-.*)?"
+    r"(?!ff)(?P<version>[0-9a-f]{2})-"
+    r"(?P<known>(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<extra>-.*)?"
 )
 _current: ContextVar[str | None] = ContextVar("trace_id", default=None)
+_received: ContextVar[str] = ContextVar("traceparent", default="")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def trace_id_from_headers(traceparent: str = "", request_id: str = "") -> str:
     """Return the trace id of `traceparent` if valid, otherwise a valid `request_id`, otherwise a new UUID."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match and not (match["version"] == "00" and match["extra"]):
+    if match := _match(traceparent):
         return match["trace"]
     if _REQUEST_ID.fullmatch(request_id):
         return request_id
     return _new()
+
+
+def _match(traceparent: str) -> re.Match[str] | None:
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return None if match and match["version"] == "00" and match["extra"] else match
 
 
 def _new() -> str:
@@ -34,13 +39,16 @@ def _new() -> str:
     return new_id.hex if settings.OTEL_EXPORTER_OTLP_ENDPOINT else str(new_id)
 
 
-def set_trace_id(trace_id: str) -> None:
+def set_trace_id(trace_id: str, traceparent: str = "") -> None:
+    """Set the trace id, and the `traceparent` header that it was read from, if any."""
     _current.set(trace_id)
+    _received.set(traceparent)
 
 
 def clear_trace_id() -> None:
     """Clear the trace id, so that later log lines of this thread do not carry it."""
     _current.set(None)
+    _received.set("")
 
 
 def get_or_create_trace_id() -> str:
@@ -62,6 +70,17 @@ def as_w3c_trace_id() -> str:
     return hashlib.sha256(trace_id.encode()).hexdigest()[:32]
 
 
+def outgoing_traceparent() -> str:
+    """Return the `traceparent` for a call to another service: the client's if it sent one, otherwise a new one.
+
+    A server that records no spans passes it on, with the client's parent and sampled flag. If tracing is on,
+    OpenTelemetry replaces it by one with the span of the call. https://www.w3.org/TR/trace-context/#design-overview
+    """
+    match = _match(_received.get())
+    # A later version is sent as 00, with only the fields that 00 has.
+    return f"00-{match['known']}" if match else new_traceparent()
+
+
 def new_traceparent() -> str:
-    """Return a `traceparent` for one call to another service, with the sampled flag set so that it is traced there."""
+    """Return a new `traceparent` with the current trace id, and the sampled flag so that the call is traced there."""
     return f"00-{as_w3c_trace_id()}-{secrets.randbits(64) or 1:016x}-01"

@@ -17,7 +17,7 @@ def server_address() -> tuple[str, int]:
     if file := os.environ.get("BIND_FILE"):
         with open(file) as stream:
             bind = stream.read()
-    host, _, port = (bind.strip() or "0.0.0.0:8000").rpartition(":")
+    host, _, port = (bind.strip().strip("\ufeff").strip() or "0.0.0.0:8000").rpartition(":")
     host = host.strip("[]")
     # "localhost" also tries 127.0.0.1, because a container whose server listens on [::] may lack ::1.
     return {"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), int(port)

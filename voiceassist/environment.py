@@ -4,24 +4,23 @@
 secrets). An empty variable counts as unset, because Compose passes `${NAME:-}`.
 
 django-environ reads the files. Its casts are not used, because they treat any unknown word as False, and a value that
-starts with `$` as the name of another variable.
+starts with `$` as the name of another variable. Everything has to match the grammar of its kind, so that a value that
+can't work stops the start instead of failing later.
 """
 
-import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-import environ
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from environ.fileaware_mapping import FileAwareMapping
 
-from core.clients import redis_url
-from voiceassist import address
+from core.clients import database_url, redis_url
+from voiceassist import address, url_grammar
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
+_MAX_SECONDS = 3600
+_MAX_COUNT = 1000  # of workers or threads
 
 
 class Environment:
@@ -31,15 +30,21 @@ class Environment:
     """
 
     def __init__(self) -> None:
-        self._values = environ.FileAwareEnv().ENVIRON
+        self._values = FileAwareMapping()
         self.names: set[str] = set()  # all variables that were read
 
     def text(self, name: str, default: str | None = None, *, required: bool = False) -> str | None:
         self.names.add(name)
         try:
-            value = self._values.get(name, "").strip()
+            value: str = self._values.get(name, "")
         except (OSError, UnicodeDecodeError) as error:
-            self.fail(f"{name}_FILE", f"The file can't be read ({type(error).__name__}). Check path and permissions.")
+            self.fail(
+                f"{name}_FILE",
+                f"The file can't be read ({type(error).__name__}). Check that it is readable text in UTF-8.",
+            )
+        value = value.strip().strip("\ufeff").strip()  # some editors add a byte order mark
+        if not all(character.isprintable() or character in "\t\r\n" for character in value):
+            self.fail(name, "Contains a control or invisible character, or is not UTF-8. Type the value again.")
         if not value and required:
             self.fail(name, f"Required in production. Set it, or set {name}_FILE to a file that contains it.")
         return value or default
@@ -56,22 +61,24 @@ class Environment:
             self.fail(name, "Not a boolean. Use true or false.")
         return value in _TRUE
 
-    def seconds(self, name: str, default: float, *, positive: bool = False) -> float:
-        try:
-            value = float(self.text(name) or default)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < 0 or (positive and value == 0):
-            self.fail(
-                name, f"Not a valid number of seconds. Use a number {'above 0' if positive else 'of at least 0'}."
-            )
-        return value
+    def seconds(self, name: str, default: float, *, minimum: float = 0) -> float:
+        value = self.text(name) or str(default)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", value) or not minimum <= float(value) <= _MAX_SECONDS:
+            self.fail(name, f"Not a valid number of seconds. Use a number from {minimum} to {_MAX_SECONDS}.")
+        return float(value)
 
     def count(self, name: str, default: int) -> int:
         value = self.text(name) or str(default)
-        if not value.isascii() or not value.isdigit() or int(value) < 1:
-            self.fail(name, "Not a valid count. Use a whole number of at least 1.")
+        if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= _MAX_COUNT:
+            self.fail(name, f"Not a valid count. Use a whole number from 1 to {_MAX_COUNT}.")
         return int(value)
+
+    def token(self, name: str) -> str | None:
+        """Return a secret that is sent in an HTTP header."""
+        value = self.text(name)
+        if value and not re.fullmatch("[!-~]+", value):
+            self.fail(name, "Contains a character that an HTTP header can't carry. Use ASCII without spaces.")
+        return value
 
     def address(self, name: str, default: str) -> str:
         value = self.text(name) or default
@@ -91,29 +98,43 @@ class Environment:
             self.fail(name, f"Contains an unknown item. Use a comma-separated list of: {', '.join(allowed)}.")
         return items
 
-    def url(
-        self,
-        name: str,
-        schemes: Collection[str],
-        *,
-        default: str | None = None,
-        required: bool,
-        default_port: int | None = None,
-    ) -> str | None:
+    def hosts(self, name: str, default: str, *, required: bool) -> list[str]:
+        items = self.comma_separated(name, default, required=required)
+        if not items:
+            self.fail(name, "Contains no host. Use example.org, or several hosts separated by commas.")
+        return self._parse_items(
+            name, items, url_grammar.parse_allowed_host,
+            "not a host. Use example.org, .example.org (with all subdomains), 192.0.2.1, [2001:db8::1] or *, separated "
+            "by commas, without scheme, port, path and quotes, and international names in punycode (xn--).",
+        )  # fmt: skip
+
+    def origins(self, name: str) -> list[str]:
+        return self._parse_items(
+            name, self.comma_separated(name), url_grammar.parse_origin,
+            "not an origin. Use https://example.org, https://example.org:8443 or https://*.example.org, separated by "
+            "commas, without slash or path after the host, and without the default port.",
+        )  # fmt: skip
+
+    def _parse_items(self, name: str, items: list[str], parse: Callable[[str], str], problem: str) -> list[str]:
+        parsed: list[str] = []
+        for number, item in enumerate(items, start=1):
+            try:
+                parsed.append(parse(item))
+            except ValueError:
+                self.fail(name, f"Item {number} is {problem}")
+        return parsed
+
+    def http_url(self, name: str, *, required: bool = False, default_port: int | None = None) -> str | None:
         """Return the URL, with `default_port` if it has no port."""
-        value = self.text(name, default, required=required)
-        if value is None:
-            return None
+        value = self.text(name, required=required)
         try:
-            parts = urlsplit(value)
-            port = parts.port
+            return url_grammar.parse_http_url(value, default_port) if value else None
         except ValueError:
-            self.fail(name, "Invalid URL. Escape special characters in its parts as %XX.")
-        if parts.scheme not in schemes or not (parts.hostname or parts.path.strip("/")):
-            self.fail(name, f"Invalid URL. Use one that starts with {' or '.join(s + '://' for s in schemes)}.")
-        if default_port and not port:
-            return parts._replace(netloc=f"{parts.netloc}:{default_port}").geturl()
-        return value
+            self.fail(
+                name,
+                "Invalid URL. Use http://host:port or https://host:port, with an IPv6 address in brackets, and without "
+                "credentials, query and fragment.",
+            )
 
     def redis_url(self, name: str, *, default: str | None, required: bool) -> str:
         value = self.text(name, default, required=required) or ""
@@ -124,34 +145,11 @@ class Environment:
         return value
 
     def database(self, name: str, *, default: str | None, required: bool) -> dict[str, Any]:
-        """Return Django's database settings, without ENGINE, of any URL that libpq accepts.
-
-        https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
-        """
-        url = self.text(name, default, required=required) or ""
-        if not url.startswith(("postgres://", "postgresql://")):
-            self.fail(name, "Invalid URL. Use one that starts with postgres:// or postgresql://.")
+        """Return Django's database settings, without ENGINE."""
         try:
-            options = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:  # its message quotes the URL
-            self.fail(
-                name,
-                "Invalid URL. Use postgres://user:password@host:5432/name, with special characters escaped as %XX and "
-                "only options that libpq has.",
-            )
-        if not options.get("dbname"):
-            self.fail(name, "The database name is missing. Use postgres://user:password@host:5432/name.")
-        hosts, addresses, ports = (str(options.get(key, "")).split(",") for key in ("host", "hostaddr", "port"))
-        count = max(len(hosts), len(addresses))
-        if len(ports) not in (1, count):
-            self.fail(name, f"The URL has {count} hosts and {len(ports)} ports. Give each host one port.")
-        if not all(port == "" or (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in ports):
-            self.fail(name, "Invalid port. Use a number from 1 to 65535.")
-        if not re.fullmatch(r"\d{0,6}", str(options.get("connect_timeout", ""))):
-            self.fail(name, "Invalid connect_timeout. Use a whole number of seconds.")
-        parts = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-        config: dict[str, Any] = {key: str(options.pop(option, "")) for key, option in parts.items()}
-        return config | {"OPTIONS": options}
+            return database_url.parse(self.text(name, default, required=required) or "")
+        except ValueError as error:
+            self.fail(name, str(error))
 
     @staticmethod
     def fail(name: str, problem: str) -> NoReturn:

@@ -11,19 +11,25 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
 
+if __name__ == "__config__":  # see the end of this file
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
+
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
-from voiceassist import settings
+from voiceassist import descriptors, settings, start_checks
 from voiceassist.logs.config import StderrToLog, configure
+from voiceassist.logs.streams import open_closed_streams
 
 bind = settings.BIND
 worker_class = "voiceassist.gunicorn_worker.Worker"
 workers = settings.WEB_CONCURRENCY
 threads = settings.WEB_THREADS
+worker_connections = descriptors.worker_connections(threads)
 preload_app = True  # workers share the master's memory, and the start fails if the application can't be loaded
 timeout = 30  # seconds without a heartbeat after which a worker is killed
 graceful_timeout = 30  # seconds for requests in flight, after draining
@@ -31,7 +37,11 @@ keepalive = 75  # seconds, above the idle timeout of common load balancers (60)
 worker_tmp_dir = str(runtime_folder.parent())  # of gunicorn's heartbeats, which a slow disk would delay
 control_socket_disable = True  # gunicorn would create it in the home directory, which may be read-only
 secure_scheme_headers: dict[str, str] = {}  # Django reads X-Forwarded-Proto, and only under BEHIND_PROXY
+# Gunicorn would let every client on this machine, such as a proxy, set them. A proxy passes on what its clients send.
+forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO
 logconfig_dict = settings.LOGGING
+
+log = logging.getLogger("voiceassist.server")
 
 # Signals that stop a worker.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
@@ -46,6 +56,10 @@ def start() -> None:
     if runtime_folder.path is not None:
         return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")  # our worker class is imported first
+    if sys.stdout is None and sys.stderr is not None:  # stdout is closed, so log to stderr
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    open_closed_streams()
     settings.LOGGING["handlers"]["line"]["stream"] = "ext://sys.stdout"  # a command needs stdout for its own output
     configure(settings.LOGGING)
     if settings.LOG_FORMAT == "json":
@@ -53,6 +67,7 @@ def start() -> None:
     # Our log lines don't have these fields: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
+    descriptors.raise_limit()
     runtime_folder.create()
     metric_files.start()
 
@@ -67,7 +82,7 @@ def _logging_failures(message: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        logging.getLogger("voiceassist.server").exception(message)
+        log.exception(message)
 
 
 def nworkers_changed(server: Any, count: int, before: int | None) -> None:
@@ -78,6 +93,7 @@ def nworkers_changed(server: Any, count: int, before: int | None) -> None:
 def on_starting(server: Any) -> None:
     if runtime_folder.path is None:
         sys.exit("voiceassist: voiceassist.gunicorn.start() was not called. Call it in the file that imports it.")
+    start_checks.check(server.cfg.workers, server.cfg.threads)
     if settings.EMBEDDED_SERVERS:
         from voiceassist import embedded
 
@@ -145,7 +161,14 @@ def child_exit(server: Any, worker: Any) -> None:
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
 
 
+def pre_exec(server: Any) -> None:
+    """Start the new master as a module too (SIGUSR2). As a script, gunicorn's own folder would shadow packages."""
+    server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
+
+
 def on_exit(server: Any) -> None:
+    if draining.is_draining():
+        draining.log_result(log, settings.DRAIN_SECONDS, server.cfg.graceful_timeout)
     runtime_folder.remove()
 
 

@@ -11,6 +11,7 @@ data. Ours name only the kind of error.
 import json
 import re
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,11 +23,12 @@ from typing import Any
 
 import structlog
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
-from gunicorn.workers.gthread import ThreadWorker
 
 from core.api.envelope import failure
 from core.api.error_codes import ErrorCode
 from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
+from health.multiprocess import draining
+from voiceassist.gunicorn_connections import LimitedWorker
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
@@ -34,17 +36,19 @@ _PEEK = 4096  # bytes; the complete head of a probe fits
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(health|ready|metrics)/?[ ?]")
 _BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _FIRST_BYTES_TIMEOUT = 15.0  # seconds; browsers open connections that they may never use
-# Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health. Threads start on demand.
+# Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health.
 _PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(LimitedWorker):
     def init_process(self) -> None:
         self.probe_pools = {
-            name: ThreadPoolExecutor(threads, thread_name_prefix=f"probe-{name.decode()}")
-            for name, threads in _PROBE_THREADS.items()
+            name: _started_pool(threads, f"probe-{name.decode()}") for name, threads in _PROBE_THREADS.items()
         }
         super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return _started_pool(self.cfg.threads, "request")
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread as soon as the first bytes of its request have arrived."""
@@ -52,6 +56,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if start is None and not conn.initialized:
             self._wait_in_poller(conn)
             return
+        conn.data_ready = True  # otherwise gunicorn would wait for the data with a selector, which takes a descriptor
         probe = _probe_in(start or b"")
         pool = self.probe_pools[probe] if probe else self.tpool
         future = pool.submit(self.handle, conn)
@@ -63,6 +68,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.timeout = time.monotonic() + _FIRST_BYTES_TIMEOUT
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """While draining, make clients open their next connection elsewhere, and record when requests came."""
+        if draining.is_draining():
+            req.force_close()
+            if req.path.strip("/").encode() not in _PROBE_THREADS:
+                draining.record_request()
+        return super().handle_request(req, conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Also cap connections without a request, which would delay the shutdown. Gunicorn calls this at shutdown."""
@@ -99,6 +112,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 b"Content-Length: %d\r\nX-Request-ID: %s\r\n\r\n%s"
                 % (code.status, HTTPStatus(code.status).phrase.encode(), len(body), trace_id.encode(), body)
             )
+
+
+def _started_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """Return a pool whose threads all run. Later, the system's limit of threads could end the worker."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    all_started = threading.Barrier(threads + 1)
+    try:
+        for _ in range(threads):
+            pool.submit(all_started.wait)
+        all_started.wait()
+    except RuntimeError:
+        all_started.abort()  # otherwise the process would wait for the other threads when it exits
+        log.error("A thread can't be started. Raise the limit of processes and threads (ulimit -u, TasksMax=).")
+        raise
+    return pool
 
 
 def _probe_in(start: bytes) -> bytes:

@@ -33,10 +33,8 @@ if DEBUG and PRODUCTION:
 SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
     partial(development_secret_key, VAR / "secret-key")
 )
-ALLOWED_HOSTS = env.comma_separated(
-    "ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION
-)
-CSRF_TRUSTED_ORIGINS = env.comma_separated("CSRF_TRUSTED_ORIGINS")
+ALLOWED_HOSTS = env.hosts("ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION)
+CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
 
 # --- Dependencies ---------------------------------------------------------------------------------
 
@@ -52,7 +50,7 @@ if EMBEDDED_SERVERS:
 
     _embedded_database, _embedded_redis = embedded.postgres_url(VAR), embedded.redis_url(VAR)
 
-DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, positive=True)
+DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {
     "default": {
         **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
@@ -80,16 +78,20 @@ _server_defaults = {
     "idle_in_transaction_session_timeout": "60s",
     # Cancel the statement of a client that has disconnected.
     "client_connection_check_interval": "2s",
+    # Acknowledge a commit only when it is durable, whatever the default of the role, the database or the server.
+    "synchronous_commit": "on",
 }
+# Also for statements outside of transactions. At a stricter level, concurrent appends to a session would fail.
+_ISOLATION = r"-c default_transaction_isolation=read\ committed"
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
-# The last value of an option wins, so those of the URL come last. An empty `?options=` sends no options at all, for
-# poolers that reject them.
+# The last value of an option wins, so those of the URL override all except the isolation level. An empty `?options=`
+# sends no options at all, for poolers that reject them.
 _options = _url_options.get("options")
 DATABASES["default"]["OPTIONS"] = {
     **_database_defaults,
     **_url_options,
-    "options": "" if _options == "" else f"{_server_options} {_options or ''}".rstrip(),
+    "options": "" if _options == "" else f"{_server_options} {_options or ''} {_ISOLATION}",
     # Parameters are sent separately, because values inside a statement appear in pg_stat_activity and server logs.
     "server_side_binding": True,
 }
@@ -111,17 +113,17 @@ CACHES = {
     }
 }
 
-QDRANT_URL = env.url("QDRANT_URL", ("http", "https"), required=PRODUCTION, default_port=6333)
-QDRANT_API_KEY = env.text("QDRANT_API_KEY")
+QDRANT_URL = env.http_url("QDRANT_URL", required=PRODUCTION, default_port=6333)
+QDRANT_API_KEY = env.token("QDRANT_API_KEY")
 QDRANT_PATH = VAR / "qdrant"  # data folder of the client's local mode, used without a URL
 
 # --- Readiness and metrics ------------------------------------------------------------------------
 
-HEALTH_TIMEOUT = env.seconds("HEALTH_TIMEOUT", 2.0, positive=True)
+HEALTH_TIMEOUT = env.seconds("HEALTH_TIMEOUT", 2.0, minimum=0.1)
 HEALTH_MAX_AGE = env.seconds("HEALTH_MAX_AGE", 1.0)
 HEALTH_OPTIONAL = env.subset("HEALTH_OPTIONAL", DEPENDENCIES)
 DRAIN_SECONDS = env.seconds("DRAIN_SECONDS", 5.0)
-METRICS_TOKEN = env.text("METRICS_TOKEN")
+METRICS_TOKEN = env.token("METRICS_TOKEN")
 
 # --- Server (voiceassist/gunicorn.py) -------------------------------------------------------------
 
@@ -234,10 +236,14 @@ AXES_VERBOSE = False
 # --- HTTPS and security headers -------------------------------------------------------------------
 
 HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
+HSTS_PRELOAD = env.flag("HSTS_PRELOAD", False)
 BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS_ONLY
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
+SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD
+# The check warns of a missing preload. It is a choice of the domain's owner, because it takes months to undo.
+SILENCED_SYSTEM_CHECKS = [] if HSTS_PRELOAD else ["security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 X_FRAME_OPTIONS = "DENY"
 _SELF, _NONE = "'self'", "'none'"
@@ -282,7 +288,7 @@ WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["core.api.envelope.EnvelopeRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["core.api.parsers.JSONParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.api.envelope.EnvelopeContentNegotiation",
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -317,7 +323,7 @@ LOGGING = logging_config(
     service=SERVICE,
     full_tracebacks=not PRODUCTION and LOG_FORMAT == "console",
 )
-OTEL_EXPORTER_OTLP_ENDPOINT = env.url("OTEL_EXPORTER_OTLP_ENDPOINT", ("http", "https"), required=False)
+OTEL_EXPORTER_OTLP_ENDPOINT = env.http_url("OTEL_EXPORTER_OTLP_ENDPOINT")
 OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)

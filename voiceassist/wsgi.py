@@ -5,6 +5,8 @@ import os
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
+from core.http.content_type import read_as_utf_8
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceassist.settings")
 
 if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
@@ -12,4 +14,4 @@ if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
 
     tracing.instrument()  # adds a middleware, so it must run before the application is created
 
-application = get_wsgi_application()
+application = read_as_utf_8(get_wsgi_application())

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import BadRequest, ValidationError
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -64,6 +66,28 @@ class AuditedModelAdmin(admin.ModelAdmin):
     def log_addition(self, *args: Any) -> Any: ...
     def log_change(self, *args: Any) -> Any: ...
     def log_deletions(self, *args: Any) -> Any: ...
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Refuse "Save as new", which no page offers. Django would fail to render the form's errors (500)."""
+        if "_saveasnew" in request.POST:
+            raise BadRequest
+        return super().changeform_view(request, *args, **kwargs)
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet, *args: Any) -> HttpResponse | None:
+        """Apply the action to the selected rows only, never to the whole table."""
+        form = request.POST.copy()
+        form["select_across"] = "0"
+        # Django would raise an exception (500) for a value that can't be a key.
+        form.setlist(ACTION_CHECKBOX_NAME, [key for key in form.getlist(ACTION_CHECKBOX_NAME) if self._is_key(key)])
+        request.POST = form  # type: ignore[assignment]
+        return super().response_action(request, queryset, *args)
+
+    def _is_key(self, value: str) -> bool:
+        try:
+            self.opts.pk.to_python(value)
+        except ValidationError:
+            return False
+        return True
 
     # Django's confirmation page loads and lists every related row. Ours counts them, one query per table.
 
@@ -128,15 +152,6 @@ class LargeTableAdmin(AuditedModelAdmin):
             messages.warning(request, self.no_results_message(term))
             return queryset.none(), False
         return queryset & matches, False
-
-    def response_action(self, request: HttpRequest, queryset: QuerySet, *args: Any) -> HttpResponse | None:
-        """Apply the action to the selected rows only, never to the whole table."""
-        form = request.POST.copy()
-        form["select_across"] = "0"
-        # A value that is not a UUID would make Django raise ValidationError (500).
-        form.setlist("_selected_action", [key for key in form.getlist("_selected_action") if parse_uuid(key)])
-        request.POST = form  # type: ignore[assignment]
-        return super().response_action(request, queryset, *args)
 
 
 class ReadOnlyAdmin(LargeTableAdmin):

@@ -69,7 +69,7 @@ class ChangeList(main.ChangeList):
         self.indexed_queryset = super().get_queryset(request, exclude_parameters)
         if self.uses_time_index:
             self.indexed_queryset = self.indexed_queryset.filter(self.model_admin.index_condition)
-        queryset = self.indexed_queryset.defer(*getattr(self.model, "PHI", ()))  # not displayed, and may be long
+        queryset = self.indexed_queryset
         for spec in self.unindexed_filters:
             queryset = spec.queryset(request, queryset)
         self.filter_specs = self.all_filters  # the sidebar shows all of them

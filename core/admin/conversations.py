@@ -15,6 +15,7 @@ from core import conversations, deletion
 from core.admin.base import limit_matches, link, parse_uuid, table
 from core.admin.filters import TimeFilter
 from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
 MAX_LATEST_MESSAGES = 10  # on a session's page
@@ -49,10 +50,11 @@ class SessionAdmin(RevealPHIAdmin):
 
     @admin.display(description="latest messages")
     def latest_messages(self, session: Session) -> SafeString:
-        page = conversations.read_messages(session.pk, limit=MAX_LATEST_MESSAGES)
+        # `read_messages` would load the PHI.
+        messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
             (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
-            for m in page.messages
+            for m in messages[:MAX_LATEST_MESSAGES]
         )
         messages_table = table(("id", "created at", "role", "model"), rows)
         return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))

@@ -1,19 +1,19 @@
 """Masks PHI in the admin, and adds a page that reveals it after the access has been recorded in the audit trail."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
+from django.db.models import JSONField, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from core import audit, phi
 from core.admin.base import ReadOnlyAdmin
+from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.models import AuditEvent
 
 
@@ -22,7 +22,7 @@ def masked(field: str) -> Callable[[Any, Model], str]:
 
     @admin.display(description=field.replace("_", " "))
     def column(_admin: Any, row: Model) -> str:
-        return phi.masked(getattr(row, field))
+        return phi.masked(row.phi_lengths[field])  # type: ignore[attr-defined]
 
     return column
 
@@ -31,6 +31,15 @@ class RevealPHIAdmin(ReadOnlyAdmin):
     """Adds a page that shows the PHI of one row, in response to a POST by a user with `core.view_phi`."""
 
     change_form_template = "admin/core/masked_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        return super().get_queryset(request).defer(*self.model.PHI)  # may be long, and only `reveal_view` shows it
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            row.phi_lengths = stored_lengths(row, self.model.PHI)
+        return row
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.reveal_view)
@@ -54,7 +63,11 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         if row is None:
             raise Http404
         audit.record(AuditEvent.Action.REVEAL, request, user=request.user, target=row)
-        values = {name.replace("_", " "): self._format_value(getattr(row, name)) for name in self.model.PHI}
+        json_fields = {field.name for field in self.opts.fields if isinstance(field, JSONField)}
+        values = {
+            name.replace("_", " "): indented(text) if name in json_fields else text
+            for name, text in stored_texts(row, self.model.PHI).items()
+        }
         context = {
             **self.admin_site.each_context(request),
             "title": f"PHI of {row}",
@@ -63,7 +76,3 @@ class RevealPHIAdmin(ReadOnlyAdmin):
             "values": values,
         }
         return TemplateResponse(request, "admin/core/reveal.html", context)
-
-    @staticmethod
-    def _format_value(value: Any) -> str:
-        return value if isinstance(value, str) or not value else json.dumps(value, indent=2, ensure_ascii=False)

@@ -3,11 +3,16 @@
 ApiError(code)          raised by our own views
 exception_handler       DRF's EXCEPTION_HANDLER
 
+An APIException of a library, which has no error code, keeps its HTTP status. The code is that of the status, or of the
+nearest one: BAD_REQUEST for other 4xx and INTERNAL_ERROR for other 5xx.
+
 `core.http.error_handlers` handles exceptions outside of DRF views, and outages of dependencies anywhere.
 """
 
+import http.client
 from typing import Any
 
+import structlog
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
 from rest_framework import exceptions, views
@@ -15,6 +20,8 @@ from rest_framework.response import Response
 
 from core.api.envelope import error
 from core.api.error_codes import ErrorCode
+
+log = structlog.stdlib.get_logger("voiceassist.api")
 
 
 class ApiError(exceptions.APIException):
@@ -39,7 +46,10 @@ _CODES: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (exceptions.Throttled, ErrorCode.RATE_LIMITED),
     (exceptions.ParseError, ErrorCode.BAD_REQUEST),
     (exceptions.UnsupportedMediaType, ErrorCode.BAD_REQUEST),
+    (exceptions.NotAcceptable, ErrorCode.BAD_REQUEST),  # the envelope promises never to be a 406
 )
+# The codes of other exceptions. Where several codes have one status, the last is the most general.
+_CODES_BY_STATUS = {code.status: code for code in ErrorCode}
 
 
 def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
@@ -50,14 +60,37 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
     response = views.exception_handler(exception, context)
     if response is None:
         return None
+    details = None
     if isinstance(exception, ApiError):
-        code, message, details = exception.code, exception.message, exception.details
+        code, status, message, details = exception.code, exception.code.status, exception.message, exception.details
+    elif known_code := _known_code(exception):
+        # DRF changes 401 to 403 when no authenticator provides WWW-Authenticate. The code determines the status.
+        code, status, message = known_code, known_code.status, None
     else:
-        code = next((code for cls, code in _CODES if isinstance(exception, cls)), ErrorCode.INTERNAL_ERROR)
-        message, details = None, None
+        code, status, message = _nearest_code(response.status_code)
+        if status >= 500:
+            log.error("unhandled exception", exc_info=exception)
     if isinstance(exception, exceptions.ValidationError):
         details = exception.get_codes()  # DRF's messages quote the invalid value; its codes do not
-    # DRF changes 401 to 403 when no authenticator provides WWW-Authenticate. The envelope's code determines the status.
-    response.status_code = code.status
+    response.status_code = status
     response.data = error(code, message, details)
     return response
+
+
+def _known_code(exception: Exception) -> ErrorCode | None:
+    """Return the code of one of DRF's exceptions. Return None for another one, or a subclass with its own status."""
+    for cls, code in _CODES:
+        if isinstance(exception, cls):
+            has_same_status = getattr(type(exception), "status_code", None) == getattr(cls, "status_code", None)
+            return code if has_same_status else None
+    return None
+
+
+def _nearest_code(status: int) -> tuple[ErrorCode, int, str | None]:
+    """Return the code for a status, the status and a message, which is that of HTTP unless the error is internal."""
+    if status < 400:
+        status = 500
+    code = _CODES_BY_STATUS.get(status, ErrorCode.BAD_REQUEST if status < 500 else ErrorCode.INTERNAL_ERROR)
+    if code is ErrorCode.INTERNAL_ERROR:
+        return code, status, None
+    return code, status, f"{http.client.responses.get(status, 'Request refused')}."

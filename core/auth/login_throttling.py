@@ -21,6 +21,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
+from django.core.management.base import CommandError
 from django.db.models import Q, Sum
 from django.db.models.signals import pre_save
 from django.dispatch import receiver
@@ -29,7 +30,7 @@ from django.utils.crypto import salted_hmac
 from prometheus_client import Counter
 
 from core import audit
-from core.http.client_ip import client_address
+from core.http.client_ip import client_address, parse_address
 from core.models import AuditEvent
 
 LIMITS = {"account_at_address": 5, "account": 50, "address": 100}
@@ -48,16 +49,15 @@ def hashed_username(request: HttpRequest | None, credentials: dict[str, Any] | N
 
 
 def client_network(request: HttpRequest) -> str | None:
-    return _network(client_address(request))
+    address = client_address(request)
+    return _network(address) if address else None
 
 
-def _network(address: str | None) -> str | None:
+def _network(address: str) -> str:
     """Return the address to count failures under: for IPv6 its /64, in which a client can use any address."""
-    if not address:
-        return None
-    ip = ip_address(address)
+    ip = ip_address(parse_address(address))
     if isinstance(ip, IPv6Address):
-        ip = ip.ipv4_mapped or ip_network((ip, 64), strict=False).network_address
+        ip = ip_network((ip, 64), strict=False).network_address
     return str(ip)
 
 
@@ -105,9 +105,13 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
         LOGINS.labels("success").inc()
 
     def reset_attempts(self, *, ip_address: str | None = None, username: str | None = None, **options: Any) -> int:
-        """Delete failures, as `manage.py axes_reset_username EMAIL` and `axes_reset_ip ADDRESS` do."""
+        """Delete failures. `manage.py axes_reset_username EMAIL` and `axes_reset_ip ADDRESS` call this."""
         key = hashed_username(None, {"username": username}) if username else None
-        return int(super().reset_attempts(ip_address=_network(ip_address), username=key, **options))
+        try:
+            network = None if ip_address is None else _network(ip_address)
+        except ValueError:
+            raise CommandError("Invalid IP address. Enter one such as 192.0.2.7 or 2001:db8::7.") from None
+        return int(super().reset_attempts(ip_address=network, username=key, **options))
 
 
 @receiver(pre_save, sender=AccessAttempt)

@@ -1,11 +1,14 @@
 """Log users out 15 minutes after their last request and 12 hours after the login.
 
-Both times are stored in the web session, on the server. Once either limit has passed, `request.user` is AnonymousUser.
+Both times are stored in the web session, on the server. Once either limit has passed, `request.user` and the result of
+`request.auser()` are AnonymousUser.
 """
 
 import time
+from functools import partial
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import middleware
 from django.contrib.auth.models import AnonymousUser
@@ -40,6 +43,7 @@ class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
     def process_request(self, request: Any) -> None:
         super().process_request(request)
         request.user = SimpleLazyObject(lambda: _get_user(request))
+        request.auser = partial(_aget_user, request)
 
 
 def _get_user(request: Any) -> Any:
@@ -50,6 +54,10 @@ def _get_user(request: Any) -> Any:
     # Private: the cache of `middleware.get_user`, which the request log reads.
     request._cached_user = AnonymousUser()
     return request._cached_user
+
+
+async def _aget_user(request: Any) -> Any:
+    return await sync_to_async(_get_user)(request)
 
 
 def _touch_or_expire(request: Any, user: Any) -> bool:

@@ -21,7 +21,7 @@ _POSTGRESQL = (OperationalError, InterfaceError, psycopg.OperationalError, psyco
 # because it was idle or took too long.
 _OUTAGE_SQLSTATES = {"25006", "25P03", "25P04"}
 # The statement is too large or too complex, so retrying never succeeds, although this is an OperationalError.
-_PROGRAM_LIMIT_EXCEEDED = "54"
+PROGRAM_LIMIT_EXCEEDED = "54"
 
 # psycopg's messages for wrong use of a connection that works.
 _MISUSE = r"number of parameters must be|the cursor is closed|another command is already in progress"
@@ -47,7 +47,7 @@ def _is_postgresql_outage(error: BaseException) -> bool:
         return True
     if cause is not None and cause.sqlstate:
         is_operational = isinstance(cause, psycopg.OperationalError) and not cause.sqlstate.startswith(
-            _PROGRAM_LIMIT_EXCEEDED
+            PROGRAM_LIMIT_EXCEEDED
         )
         return is_operational or cause.sqlstate in _OUTAGE_SQLSTATES
     # Without an SQLSTATE the client raised the error because it could not connect, lost the connection, or received an

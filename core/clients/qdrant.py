@@ -1,19 +1,26 @@
 """The client of the vector database: over the network, or in development the client's local mode.
 
 Importing `qdrant_client` takes about a second and 85 MiB, so it is imported when a client is first requested.
+
+As with PostgreSQL and Redis, connections are direct: HTTP_PROXY and similar variables are ignored. They are set for
+traffic to the internet, and vectors of PHI must not pass through such a proxy.
 """
 
 import fcntl
+import os
+import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 
 from core.metrics import QDRANT_CALLS
-from core.trace_id import new_traceparent
+from core.trace_id import outgoing_traceparent
 
 if TYPE_CHECKING:
     from httpx import Request, Response
@@ -44,24 +51,67 @@ def client() -> Iterator["QdrantClient"]:
             local.close()
 
 
+def base_url() -> SplitResult:
+    """Return QDRANT_URL with the parts that are used: scheme, host, port and a path prefix.
+
+    Repeated slashes are removed, because the client treats what follows `//` as the host.
+    """
+    url = urlsplit(settings.QDRANT_URL or "")
+    path = re.sub("/+", "/", url.path).rstrip("/")
+    return url._replace(netloc=url.netloc.rpartition("@")[2], path=path, query="", fragment="")
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return a context that trusts the authorities in SSL_CERT_FILE or SSL_CERT_DIR, otherwise those of certifi.
+
+    Raises ssl.SSLError, whose message names the file, if the file cannot be loaded.
+    """
+    import httpx  # 22 MiB that only HTTPS needs
+
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE")  # httpx reads it, but its error does not name it
+        raise ssl.SSLError(error.errno, f"SSL_CERT_FILE cannot be loaded ({path}): {error}") from error
+
+
 @cache
 def _network_client() -> "QdrantClient":
     from qdrant_client import QdrantClient
 
+    url = base_url()
     client = QdrantClient(
-        url=settings.QDRANT_URL,
+        url=url.geturl(),
         api_key=settings.QDRANT_API_KEY,
         timeout=TIMEOUT,
         check_compatibility=False,  # it costs one more request at every start
+        trust_env=False,  # ignore proxy variables, and without HTTPS SSL_CERT_FILE
+        verify=tls_context() if url.scheme == "https" else True,
     )
     # Private: qdrant-client has no public hook for the requests of its HTTP client.
     client.http.client.add_middleware(_traced_and_measured)
     return client
 
 
+_of_parent: list["QdrantClient"] = []
+
+
+def _reset_after_fork() -> None:
+    """Open new connections in a forked process, because its parent uses the inherited ones.
+
+    The parent's client is kept, because its destructor closes it.
+    """
+    if _network_client.cache_info().currsize:
+        _of_parent.append(_network_client())
+    _network_client.cache_clear()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
+
+
 def _traced_and_measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
     """Send one request to Qdrant with the current trace id, and record its duration and outcome."""
-    request.headers["traceparent"] = new_traceparent()
+    request.headers["traceparent"] = outgoing_traceparent()
     outcome = "error"
     started_at = time.perf_counter()
     try:

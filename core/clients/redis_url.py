@@ -5,7 +5,8 @@ redis-py has URLs for single servers only. For Sentinel we use the form of other
     redis+sentinel://[user:password@]sentinel1[:26379],sentinel2[:26379]/service[/database][?options]
 
 `rediss+sentinel` means TLS to Redis and to the Sentinels. `user` and `password` log in to Redis; the options
-`sentinel_username` and `sentinel_password` log in to the Sentinels. All other options are redis-py's.
+`sentinel_username` and `sentinel_password` log in to the Sentinels. All other options are redis-py's
+(core.clients.redis_options).
 """
 
 import re
@@ -18,8 +19,12 @@ from redis.connection import ConnectionPool, parse_url
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
+from core.clients import redis_options
 from core.clients.redis_sentinel import Sentinel
 
+# Connecting sends only AUTH and SELECT. redis-py's defaults also send HELLO and CLIENT, which Redis 5 and proxies do
+# not have, and which a user with minimal permissions may not send.
+_DEFAULTS: dict[str, Any] = {"protocol": 2, "driver_info": None}
 _SERVER, _SENTINEL = ("redis", "rediss", "unix"), ("redis+sentinel", "rediss+sentinel")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
 SCHEMES = (*_SERVER, *_SENTINEL)
@@ -27,9 +32,10 @@ SENTINEL_PORT = 26379
 _EXAMPLE = "redis+sentinel://sentinel1:26379,sentinel2:26379/service/0"
 # The password may contain any character but "/", "?" and "#", so the last "@" ends it.
 _URL = re.compile(
-    r"(?P<scheme>[a-z+]+)://((?P<login>[^/?#]*)@)?(?P<hosts>[^/?#@]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
+    r"(?P<scheme>[a-z+]+)://((?P<login>[^/?#]*)@)?(?P<hosts>[\w.,:%\[\]-]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
 )
 _SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+_NO_PORT = re.compile(":0*$")  # redis-py would use the default port
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class RedisUrl:
         `options` are those of this URL, with the caller's changes.
         """
         if not self.sentinels:
-            return ConnectionPool(**options)
+            return ConnectionPool(**_DEFAULTS | options)
         # Sentinels are queried one after the other, so they share the timeout of one call. Without retries, because
         # redis-py's default of ten takes a minute if a Sentinel hangs.
         timeouts = {
@@ -55,9 +61,15 @@ class RedisUrl:
             for name in ("socket_timeout", "socket_connect_timeout")
             if options.get(name)
         }
-        sentinel_options = {**self.sentinel_options, **timeouts, "retry": Retry(NoBackoff(), 0)}
+        sentinel_options = {
+            **_DEFAULTS,
+            **self.sentinel_options,
+            **timeouts,
+            "retry": Retry(NoBackoff(), 0),
+            "redis_connect_func": options.get("redis_connect_func"),
+        }
         sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        return SentinelConnectionPool(self.service, sentinel, **options)  # type: ignore[no-untyped-call]
+        return SentinelConnectionPool(self.service, sentinel, **_DEFAULTS | options)  # type: ignore[no-untyped-call]
 
 
 def parse(url: str) -> RedisUrl:
@@ -74,10 +86,12 @@ def parse(url: str) -> RedisUrl:
             f"or a group that Redis Sentinel monitors ({_EXAMPLE})."
         )
     if parts["scheme"] not in SCHEMES:
-        raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}")
+        raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}.")
+    redis_options.check_text(parts["query"] or "")
     parsed = _parse_sentinel(parts) if parts["scheme"] in _SENTINEL else _parse_server(url, parts)
     try:
         parsed.pool(parsed.options).make_connection()  # does not connect, but validates the options
+        redis_options.check_tls(parsed.options)
     except Exception:  # TypeError, ValueError or redis-py's own; some messages quote the value
         raise ValueError("has an option that redis-py does not accept. Remove it or correct its value.") from None
     return parsed
@@ -92,6 +106,8 @@ def _parse_server(url: str, parts: re.Match[str]) -> RedisUrl:
         raise ValueError(f"has several hosts. Use one, or the Sentinels that monitor them ({_EXAMPLE}).")
     elif not parts["hosts"] and not path.strip("/"):
         raise ValueError("has no host. Use the form redis://host:6379/0")
+    elif _NO_PORT.search(parts["hosts"]):
+        raise ValueError("has an invalid port. Use a number from 1 to 65535.")
     else:
         _database(path.removeprefix("/"))
     return RedisUrl(_redis_py_options(url))
@@ -108,7 +124,7 @@ def _parse_sentinel(parts: re.Match[str]) -> RedisUrl:
     options = _redis_py_options(f"{scheme}://{parts['login'] or ''}@/{_database(database)}?{redis_query}")
     if options.pop("connection_class", None):
         options["ssl"] = True
-    shared = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
+    shared = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_", "protocol"))}
     credentials = {_SENTINEL_OPTIONS[name]: value for name, value in query if name in _SENTINEL_OPTIONS and value}
     return RedisUrl(options, sentinels, unquote(service), {**shared, **credentials})
 
@@ -119,14 +135,14 @@ def _address(text: str) -> tuple[str, int]:
         host, port = unquote(parts.hostname or ""), parts.port
     except ValueError:
         host, port = "", None
-    if not host:
+    if not host or _NO_PORT.search(text):
         raise ValueError(f"has an invalid Sentinel address. Use the form {_EXAMPLE}")
     return host, port or SENTINEL_PORT
 
 
 def _database(text: str) -> str:
     """Return the text if it is a number or empty. redis-py would treat any other text as 0."""
-    if not re.fullmatch("[0-9]*", text):
+    if not re.fullmatch("[0-9]{0,5}", text):
         raise ValueError("has an invalid database number. Use the form redis://host:6379/0")
     return text
 

@@ -12,6 +12,9 @@ from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
 
 log = structlog.stdlib.get_logger("voiceassist.request")
 
+# Like 1xx, these have no Content-Length: https://www.rfc-editor.org/rfc/rfc9110#section-8.6
+_STATUSES_WITHOUT_CONTENT = (204, 304)
+
 
 class RequestLoggingMiddleware:
     """Sets the trace id, completes the response's headers, and logs and measures the request.
@@ -24,16 +27,13 @@ class RequestLoggingMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         started_at = time.perf_counter()
-        headers = request.META
-        trace_id = trace_id_from_headers(headers.get("HTTP_TRACEPARENT", ""), headers.get("HTTP_X_REQUEST_ID", ""))
-        set_trace_id(trace_id)
+        traceparent = request.META.get("HTTP_TRACEPARENT", "")
+        trace_id = trace_id_from_headers(traceparent, request.META.get("HTTP_X_REQUEST_ID", ""))
+        set_trace_id(trace_id, traceparent)
         try:
             response = self.get_response(request)
             response["X-Request-ID"] = trace_id
-            if not response.streaming:
-                response.setdefault("Content-Length", str(len(response.content)))
-                if request.method == "HEAD":
-                    response.content = b""
+            _set_content_length(request, response)
             if response.status_code >= 400 or not getattr(request, "quiet_success", False):
                 seconds = time.perf_counter() - started_at
                 metrics.observe(request, response, seconds)
@@ -57,3 +57,13 @@ class RequestLoggingMiddleware:
             user_id=str(user.pk) if user is not None and user.pk else None,
             **getattr(request, "outage", {}),  # set by core.http.error_handlers
         )
+
+
+def _set_content_length(request: HttpRequest, response: HttpResponse) -> None:
+    if response.status_code in _STATUSES_WITHOUT_CONTENT or response.status_code < 200:
+        del response["Content-Length"]
+        setattr(response, "streaming_content" if response.streaming else "content", b"")
+    elif not response.streaming:
+        response.setdefault("Content-Length", str(len(response.content)))
+        if request.method == "HEAD":
+            response.content = b""

@@ -1,5 +1,6 @@
 """A connection that a check reuses until a query fails."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -16,11 +17,13 @@ _MIN_TIMEOUT = 0.01  # seconds; 0 would mean "no timeout"
 
 
 class PersistentConnection(Generic[C]):
-    """A connection made by `connect(timeout)`, for one thread at a time."""
+    """A connection made by `connect(timeout)`, for one thread at a time. A forked process opens a new one."""
 
     def __init__(self, connect: Callable[[float], C]) -> None:
         self._connect = connect
         self._connection: C | None = None
+        self._pid = os.getpid()  # of the process that opened the connection
+        self._inherited: list[C | None] = []
 
     def run(self, query: Callable[[C, float], R], seconds: float) -> R:
         """Return the result of `query(connection, timeout)`, within `seconds`.
@@ -29,6 +32,7 @@ class PersistentConnection(Generic[C]):
         query that fails on it within half of the time is retried on a new connection.
         """
         deadline = time.monotonic() + seconds
+        self._leave_to_parent()
         if self._connection is not None:
             try:
                 return query(self._connection, seconds / 2)
@@ -44,9 +48,19 @@ class PersistentConnection(Generic[C]):
         return result
 
     def drop(self) -> None:
+        self._leave_to_parent()
         connection, self._connection = self._connection, None
         if connection is not None:
             _close(connection)
+
+    def _leave_to_parent(self) -> None:
+        """Forget a connection of the parent process without closing it, because the parent still uses it.
+
+        Its reference is kept, because a destructor might send a message on the shared socket.
+        """
+        if self._pid != os.getpid():
+            self._inherited.append(self._connection)
+            self._connection, self._pid = None, os.getpid()
 
 
 def _close(connection: Connection) -> None:

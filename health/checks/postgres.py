@@ -1,18 +1,37 @@
 """Check that PostgreSQL accepts our connection and can be read and written."""
 
+import time
+
 import psycopg
 from django.db import connections
 
 from core.clients.postgresql.circuit_breaker import circuit_breaker
+from core.clients.postgresql.connection import MIN_TIMEOUT
+from core.clients.postgresql.database_settings import find_problem
 from core.clients.postgresql.errors import CommitNotReplicated, NoResponse
 from core.clients.postgresql.probe import ProbeConnection
 from health.check_runner import CheckOutput
+from health.checks import failure_reasons
+from health.checks.failure_reasons import CheckFailed
 from health.checks.persistent_connection import PersistentConnection
 
 
 def connect(seconds: float) -> ProbeConnection:
-    """Return a connection made with the ORM's parameters, within `seconds`."""
+    """Return a connection made with the ORM's parameters, within `seconds`.
+
+    Raises CheckFailed if the application can't work with the settings of the database. New settings only apply to new
+    connections, so checking them once is enough.
+    """
+    deadline = time.monotonic() + seconds
     connection: ProbeConnection = connections["default"].open_probe(seconds)  # type: ignore[attr-defined]  # our backend
+    try:
+        with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
+            problem = find_problem(connection)
+        if problem:
+            raise CheckFailed(failure_reasons.MISCONFIGURED, problem)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -28,7 +47,7 @@ _has_responded = False  # in time, since this process started
 def postgres_endpoint() -> str:
     """Return the configured endpoint: `host:port,host:port/database`, or a socket directory."""
     parameters = connections["default"].get_connection_params()
-    hosts = str(parameters.get("host") or "localhost").split(",")
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
     ports = str(parameters.get("port") or 5432).split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     servers = ",".join(_server(host, port) for host, port in zip(hosts, ports, strict=True))

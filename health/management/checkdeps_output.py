@@ -1,17 +1,21 @@
-"""The text output of `checkdeps`: an aligned table, wrapped on a terminal, one line per dependency in a pipe."""
+"""The output of `checkdeps`: an aligned table, wrapped on a terminal, one line per dependency in a pipe."""
 
 import os
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
+import psycopg
+from django.conf import settings
 from django.core.management.base import OutputWrapper
 from django.core.management.color import Style, no_style
 
+from core.clients.postgresql.connection_limit import find_limit, max_connections
 from core.management.progress import show_line
 from health.check_runner import Report, Result
-from health.checks.failure_reasons import HINTS
+from health.checks.failure_reasons import HINTS, CheckFailed
+from health.checks.postgres import connect
 
 MIN_DESCRIPTION_WIDTH = 36  # with less, the description moves below its row
 
@@ -66,6 +70,22 @@ def _is_critical_failure(result: Result) -> bool:
     return result.critical and not result.healthy
 
 
+def warn_of_connection_limit(stderr: OutputWrapper, style: Style, timeout: float) -> None:
+    """Warn if the server's settings allow more connections to PostgreSQL than it accepts."""
+    try:
+        with closing(connect(timeout)) as connection:
+            limit = find_limit(connection)
+    except (psycopg.Error, CheckFailed):
+        return  # the checks report outages and settings
+    count = max_connections(settings.WEB_CONCURRENCY, settings.WEB_THREADS)
+    if limit is not None and limit[0] < count:
+        stderr.write(
+            f"Warning: This server may open {count} connections to PostgreSQL, which accepts {limit[0]} ({limit[1]}). "
+            "Lower WEB_CONCURRENCY or WEB_THREADS, raise the limit, or use PgBouncer.",
+            style.WARNING,
+        )
+
+
 @contextmanager
 def progress(stderr: OutputWrapper) -> Iterator[Callable[[Report, float], None]]:
     """Yield a callback that displays the critical failures and, on a terminal, the seconds left."""
@@ -76,10 +96,11 @@ def progress(stderr: OutputWrapper) -> Iterator[Callable[[Report, float], None]]
         nonlocal last_failures
         critical_failures = filter(_is_critical_failure, report.results)
         failures = ", ".join(f"{result.name} ({result.reason})" for result in critical_failures)
-        if is_terminal:
-            show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
-        elif failures != last_failures:
-            stderr.write(f"waiting for {failures}")
+        with suppress(OSError):  # a full disk behind stderr must not end the wait
+            if is_terminal:
+                show_line(stderr, f"waiting {seconds_left:.0f} s for {failures}")
+            elif failures != last_failures:
+                stderr.write(f"waiting for {failures}")
         last_failures = failures
 
     try:

@@ -1,16 +1,18 @@
 """The tables, the database constraints, and the behaviour of the models."""
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth import authenticate
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, models, transaction
 from django.test import RequestFactory
 from django.utils import timezone
 
-from core.models import Message, Session, User
+from core.models import DepthLimitedJSONField, Message, Session, User
 
 pytestmark = pytest.mark.django_db
 
@@ -116,6 +118,40 @@ def test_create_superuser() -> None:
     assert superuser.is_active
     with pytest.raises(ValueError, match="email"):
         User.objects.create_user("")
+
+
+# JSON
+
+
+def is_valid_context(session: Session, value: Any) -> bool:
+    session.context = value
+    try:
+        session.full_clean()
+    except ValidationError as error:
+        assert {field: [item.code for item in items] for field, items in error.error_dict.items()} == {
+            "context": ["too_deep"]
+        }
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda x: [x], lambda x: (x,), lambda x: {"a": x}, lambda x: ["]", x, 2]],
+    ids=["array", "tuple", "object", "second item"],
+)
+def test_json_is_limited_to_100_levels(session: Session, wrap: Callable[[Any], Any]) -> None:
+    value: Any = 1
+    for _ in range(100):
+        value = wrap(value)
+    assert is_valid_context(session, value)
+    assert not is_valid_context(session, wrap(value))
+
+
+@pytest.mark.parametrize("model", [Session, Message])
+def test_every_json_field_is_limited(model: type[models.Model]) -> None:
+    fields = [field for field in model._meta.fields if isinstance(field, models.JSONField)]
+    assert fields and all(isinstance(field, DepthLimitedJSONField) for field in fields)
 
 
 # Constraints, tested by SQL to bypass Django's validation

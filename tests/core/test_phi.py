@@ -64,19 +64,9 @@ def test_check_refuses_undeclared_column() -> None:
 # Masking
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("", "(empty)"),
-        (None, "(empty)"),
-        ({}, "(empty)"),
-        ("abc", "●●●●●● (3 characters)"),
-        ({"a": "ä"}, "●●●●●● (10 characters)"),
-        ([1, 2], "●●●●●● (6 characters)"),
-    ],
-)
-def test_masked_shows_only_the_length(value: Any, shown: str) -> None:
-    assert phi.masked(value) == shown
+def test_masked_shows_only_the_length() -> None:
+    assert phi.masked(0) == "(empty)"
+    assert phi.masked(3) == "●●●●●● (3 characters)"
 
 
 def test_rows_print_only_their_key(message: Message) -> None:

@@ -15,10 +15,11 @@ _TEXT = {"", ".py", ".md", ".html", ".js", ".css", ".yml", ".yaml", ".cfg", ".in
 _UNCHECKED = ("CHANGELOG.md", "core/migrations/", "tests/docs/test_paths.py")
 _CREATED_BY_READERS = {"tests/voiceassist/test_views.py"}  # of docs/FIRST_HOUR.md
 _PATH = re.compile(r"(?<![\w/.$}{<>-])(?:core|health|voiceassist|tests|ops|docs|requirements|\.ci)/[\w./-]*\w")
-_FILE = re.compile(r"(?<![\w/.*<>$}{\"-])[A-Za-z]\w+\.(?:py|md|html|cfg|ini)\b")
+# Gunicorn's configuration is an attribute: self.cfg, server.cfg.
+_FILE = re.compile(r"(?<![\w/.*<>$}{\"-])(?!(?:self|server)\.cfg)[A-Za-z]\w+\.(?:py|md|html|cfg|ini)\b")
 _MODULE = re.compile(r"`((?:core|health|voiceassist|tests)(?:\.\w+)+)")
-# Permissions, loggers and example settings look like modules.
-_NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|voiceassist\.(?:audit|\w+\.example)")
+# Permissions, loggers, ids of system checks and example settings look like modules.
+_NO_MODULES = re.compile(r"core\.(?:view|add|change|delete)_\w+|\w+\.[EW]\d+|voiceassist\.(?:audit|\w+\.example)")
 
 
 def _files() -> Iterator[str]:

@@ -270,7 +270,7 @@ def test_health_check_fails_on_a_closed_port(path: str) -> None:
 def test_health_checks_use_the_address_in_bind(address: str, tmp_path: Path) -> None:
     port = free_port()
     bind = address.format(port)
-    (tmp_path / "bind").write_text(f"{bind}\n")
+    (tmp_path / "bind").write_text(f"{bind}\n", "utf-8-sig")
     # The tests migrate a database with another name, so the server's has pending migrations.
     with VoiceAssistServer(port=port, BIND=bind, HEALTH_OPTIONAL="migrations"):
         for path in HEALTH_CHECKS:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
+from tests.support.load_settings import PRODUCTION
 from tests.support.voiceassist_server import ROOT
-from tests.voiceassist.test_settings import PRODUCTION, run
+from tests.voiceassist.test_settings import run
 from voiceassist import settings
 
 DOCUMENTS = files()

@@ -60,10 +60,24 @@ def server_ports(haproxy: HAProxy) -> list[int]:
     return [int(haproxy.environment[name].rpartition(":")[2]) for name in ("APP1", "APP2")]
 
 
+# Each of these leads to the metrics without a load balancer in front.
+METRICS = (
+    "/metrics",
+    "/metrics/",
+    "/metrics%2F",
+    "/%6Detrics",
+    "/%6detrics?x=1",
+    "/m%65%74rics/",
+    "http://h/%6detrics",
+)
+# These don't, and must not if a proxy or gunicorn should normalise them one day.
+NORMALISED = ("//metrics", "/./metrics", "/x/../metrics", "/%2e/metrics", "/x/%2e%2e/metrics", "/%256Detrics")
+
+
 def get(haproxy: HAProxy, path: str = "/") -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", haproxy.port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Host": "h"} if path.startswith("http") else {})
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read()
     finally:
@@ -86,6 +100,7 @@ def test_rolling_restart_loses_no_request(servers: Servers, haproxy: HAProxy) ->
             for server in running:
                 server.terminate()
                 assert server.process.wait(30) == 0
+                assert "The last request came " in server.log()
                 start(server.port)
                 haproxy.wait_for("servers", {"app1", "app2"})
     assert load.errors == []
@@ -104,7 +119,10 @@ def test_routes_to_live_servers_while_none_is_ready(servers: Servers, haproxy: H
                 VoiceAssistServer(port=port, REDIS_URL=url, HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="1")
             )
         haproxy.wait_for("servers", {"app1", "app2"})
-        assert get(haproxy, "/metrics")[0] == 403
+        for path in METRICS:
+            assert get(haproxy, path)[0] == 403, path
+        for path in NORMALISED:
+            assert get(haproxy, path)[0] == 404, path
         before = haproxy.requests()
         assert get(haproxy)[0] == 200
         assert haproxy.requests()["alive", "BACKEND"] == before["alive", "BACKEND"] == 0

@@ -1,5 +1,6 @@
 """TCP proxies for tests: one that simulates network faults, and one that adds TLS."""
 
+import re
 import socket
 import ssl
 import struct
@@ -32,6 +33,7 @@ class Proxy:
         self.target = target
         self.delay = 0.5
         self.truncate_after = 3
+        self.forbidden = b""  # a regular expression; a request that matches it closes the connection
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -115,6 +117,8 @@ class Proxy:
                 if mode == "silent":
                     self.discarded += len(data)
                     continue
+                if self.forbidden and not is_response and re.search(self.forbidden, data):
+                    break
                 if mode in _INVALID_RESPONSES and is_response:
                     data = _INVALID_RESPONSES[mode]
                 if mode == "delay":
@@ -190,14 +194,15 @@ class TlsProxy:
                 client.recv(8)
                 client.sendall(b"S")
             if self._allow_plain and client.recv(1, socket.MSG_PEEK) != b"\x16":
-                _relay(client, server)
+                relay(client, server)
                 return
             with self._context.wrap_socket(client, server_side=True) as secure:
                 self.tls_connections += 1
-                _relay(secure, server)
+                relay(secure, server)
 
 
-def _relay(client: socket.socket, server: socket.socket) -> None:
+def relay(client: socket.socket, server: socket.socket) -> None:
+    """Forward data in both directions until one side closes its connection."""
     client.settimeout(0.01)
     server.settimeout(0.01)
     while True:

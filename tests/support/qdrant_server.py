@@ -37,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.paths.append(self.path)
         self.server.traceparents += filter(None, [self.headers.get("traceparent")])
         fault = FAULTS.get(self.server.fault)
         try:
@@ -51,8 +52,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815  # names that http.server calls
 
+    def _path(self) -> str:
+        """Return the path without the prefix, which a proxy in front of Qdrant would remove."""
+        return self.path.split("?")[0].removeprefix(self.server.prefix)
+
     def _authorization_error(self) -> tuple[int, str] | None:
-        path = self.path.split("?")[0]
+        path = self._path()
         if path in PUBLIC_PATHS or not self.server.api_key:
             return None
         api_key = self.headers.get("api-key") or (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -63,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         return None if api_key in (self.server.api_key, self.server.read_only_key) else (401, "Invalid API key or JWT")
 
     def _route(self, body: Any) -> None:
-        path = self.path.split("?")[0]
+        path = self._path()
         if path == "/":
             self.send(200, {"title": "qdrant - vector search engine", "version": VERSION, "commit": "0" * 40})
         elif path == "/readyz":
@@ -160,9 +165,11 @@ class QdrantServer(ThreadingHTTPServer):
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.prefix = ""
         self.fault: str | None = None
         self.shards_ready = True
         self.collections: dict[str, Any] = {}
+        self.paths: list[str] = []  # of all requests
         self.traceparents: list[str] = []  # of the requests that had the header
         self.open_connections: set[socket.socket] = set()
         self.stopping = threading.Event()

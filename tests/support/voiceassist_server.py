@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -32,20 +33,42 @@ def database_with_staff(postgres: Postgres, name: str, email: str, password: str
     return url
 
 
+@cache
+def collect_static_files() -> None:
+    """Collect the static files of this checkout, without which production does not start."""
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "voiceassist.settings",
+        "VOICEASSIST_ENV": "production",
+        "SECRET_KEY": "only-for-collectstatic",
+        "ALLOWED_HOSTS": "localhost",
+        # It connects to no server.
+        "DATABASE_URL": "postgres://localhost/none",
+        "REDIS_URL": "redis://localhost",
+        "QDRANT_URL": "http://localhost:6333",
+    }
+    command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
+
+
 class VoiceAssistServer:
-    """A context manager that runs the server. `environment` is added to that of the tests, and may contain BIND."""
+    """A context manager that runs the server, in the current folder `cwd`.
+
+    `options` are gunicorn's. `environment` is added to that of the tests, and may contain BIND.
+    """
 
     def __init__(
         self,
-        *,
+        *options: str,
         python: str | Path = sys.executable,
         port: int = 0,
         config: str = "voiceassist/gunicorn.py",
         application: str = "voiceassist.wsgi:application",
+        cwd: str | Path = ROOT,
         **environment: str,
     ) -> None:
         self._python = python
-        self._config, self._application = config, application
+        self._config, self._application, self._options, self._cwd = config, application, options, cwd
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
@@ -55,12 +78,14 @@ class VoiceAssistServer:
         self._environment = {**inherited, **defaults, **environment}
 
     def __enter__(self) -> "VoiceAssistServer":
-        command = ["-m", "gunicorn", "-c", self._config, self._application]
+        if self._environment.get("VOICEASSIST_ENV") == "production":
+            collect_static_files()
+        command = ["-m", "gunicorn", "-c", self._config, *self._options, self._application]
         bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(
             [self._python, *command, *bind],
             env=self._environment,
-            cwd=ROOT,
+            cwd=self._cwd,
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )

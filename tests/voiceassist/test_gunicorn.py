@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from gunicorn.config import Config
 
@@ -273,7 +274,84 @@ def test_requests_in_flight_are_finished(servers: Servers) -> None:
             assert app.process.wait(10) == 0
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def result_of_drain(app: VoiceAssistServer) -> tuple[str, str]:
+    """Return the level and the message of the line about the drain."""
+    (line,) = [line for line in map(json.loads, app.log().splitlines()) if "DRAIN_SECONDS is" in line["message"]]
+    return line["level"], line["message"]
+
+
+def test_late_connection_is_refused_while_requests_are_finished(servers: Servers) -> None:
+    """Otherwise it would hang until the last request ends, because nobody accepts it."""
+    with Proxy(servers.redis.port) as proxy:
+        url = servers.redis.url.replace(f":{servers.redis.port}", f":{proxy.port}")
+        with VoiceAssistServer(DRAIN_SECONDS="0.5", REDIS_URL=url, HEALTH_TIMEOUT="6") as app:
+            state(app)
+            proxy.mode = "silent"
+            with ThreadPoolExecutor(1) as clients:
+                slow = clients.submit(app.get, "/ready", timeout=30)
+                assert succeeds_within(5, lambda: proxy.discarded > 0)
+                app.terminate()
+
+                def is_refused() -> bool:
+                    try:
+                        app.get("/health", timeout=2)
+                    except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
+                        return True
+                    return False
+
+                assert succeeds_within(5, is_refused)
+                assert app.workers()  # still finishing
+                with pytest.raises(ConnectionRefusedError):
+                    app.get("/health")
+                assert not slow.done()
+                assert slow.result(20)[0] == 503
+            assert app.process.wait(10) == 0
+
+
+def test_responses_close_their_connection_while_draining() -> None:
+    """Clients with a kept-alive connection open the next one elsewhere."""
+    with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="60") as app:
+        client = http.client.HTTPConnection("127.0.0.1", app.port, timeout=10)
+        client.request("GET", "/")
+        response = client.getresponse()
+        response.read()
+        assert response.headers["Connection"] == "keep-alive"
+        app.terminate()
+        assert succeeds_within(TOLERANCE, lambda: state(app) == "draining")
+        client.request("GET", "/")
+        response = client.getresponse()
+        response.read()
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+        for path in ("/health", "/ready", "/metrics", "/nothing", "/admin/"):
+            assert app.get(path)[1]["Connection"] == "close", path
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds", "level", "message"),
+    [
+        (
+            "/",
+            "3",
+            "warning",
+            "Requests still came at the end of the drain. Raise DRAIN_SECONDS, or check that the load",
+        ),
+        ("/health", "0.5", "info", "Drained. No request came after SIGTERM; DRAIN_SECONDS is 0.5."),
+    ],
+)
+def test_log_says_whether_the_drain_was_long_enough(path: str, seconds: str, level: str, message: str) -> None:
+    """Probes don't count, because they never stop."""
+    with VoiceAssistServer(WEB_CONCURRENCY="2", DRAIN_SECONDS=seconds) as app:
+        app.terminate()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                app.get(path)
+        assert app.process.wait(10) == 0
+        logged_level, logged_message = result_of_drain(app)
+        assert logged_level == level
+        assert logged_message.startswith(message)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal_stops_at_once(second: signal.Signals) -> None:
     with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.terminate()
@@ -282,6 +360,7 @@ def test_second_signal_stops_at_once(second: signal.Signals) -> None:
         app.process.send_signal(second)
         assert app.process.wait(10) == 0
         assert time.monotonic() - started_at < 5
+        assert result_of_drain(app)[1].startswith("Stopped before the drain ended, because a second signal came.")
 
 
 def test_sigint_stops_at_once() -> None:
@@ -335,6 +414,41 @@ def test_quit_signal_during_a_submit_does_not_deadlock() -> None:
     assert not worker.alive
     worker.method_queue.close()
     worker.tmp.close()
+
+
+def test_sigusr2_starts_a_new_server_on_the_same_port() -> None:
+    """The old one then drains, while the new one accepts connections."""
+    with VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="1", HEALTH_OPTIONAL="migrations") as app:
+        app.process.send_signal(signal.SIGUSR2)
+
+        def new_masters() -> list[psutil.Process]:
+            return [process for process in app.workers() if process.children()]
+
+        assert succeeds_within(20, new_masters)
+        (new,) = new_masters()
+        try:
+            app.terminate()
+            assert app.process.wait(20) == 0
+            assert app.get("/health")[0] == 200
+            assert state(app) == "degraded"
+        finally:
+            new.terminate()  # it drains
+            new.wait(20)
+        assert app.log().count("Drained.") == 2
+
+
+@pytest.mark.parametrize("headers", [{"SCRIPT_NAME": "/admin"}, {"SCRIPT_NAME": "/x"}, {"PATH_INFO": "/metrics"}])
+def test_headers_do_not_change_the_path(app: VoiceAssistServer, headers: dict[str, str]) -> None:
+    """Gunicorn trusts these from clients on this machine, unless `forwarder_headers` is empty."""
+    status, response_headers, _ = app.get("/admin/", headers=headers)
+    assert (status, response_headers["Location"]) == (302, "/admin/login/?next=/admin/")
+
+
+def test_starts_from_another_folder(tmp_path: Path) -> None:
+    """Gunicorn reads its configuration before it applies --chdir."""
+    config = str(ROOT / "voiceassist/gunicorn.py")
+    with VoiceAssistServer("--chdir", str(ROOT), config=config, cwd=tmp_path) as app:
+        assert app.get("/health")[0] == 200
 
 
 def test_import_has_no_side_effects() -> None:

@@ -24,9 +24,10 @@ from django.test.utils import CaptureQueriesContext, override_settings
 
 from core.models import Message, Session, User
 from core.trace_id import clear_trace_id, set_trace_id
+from tests.support.load_settings import PRODUCTION
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_settings import PRODUCTION, run
+from tests.voiceassist.test_settings import run
 from voiceassist.logs.config import StderrToLog, logging_config
 
 CANARY = "canary of a patient"
@@ -170,7 +171,7 @@ def test_long_records_are_bounded(lines: Read) -> None:
 def test_dropped_record_names_the_logger_when_there_is_no_location(
     lines: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging, "_srcfile", None)  # as voiceassist/gunicorn.py does
+    monkeypatch.setattr(logging, "_srcfile", None)  # https://docs.python.org/3/howto/logging.html#optimization
     logging.getLogger("django.request").error("%d", CANARY, exc_info=ValueError(CANARY))
     (line,) = lines()
     assert line["message"].endswith(" Fix the log call of the logger django.request.")
@@ -305,6 +306,21 @@ def test_stderr_lines_of_two_threads_are_not_merged(lines: Read) -> None:
         assert [m for m in messages if m.startswith(name)] == [f"{name} {number} end" for number in range(500)]
 
 
+def test_stderr_line_without_line_break_is_not_lost(lines: Read) -> None:
+    stream = StderrToLog()
+    stream.write("a\nb")
+    stream.write("\rc\u2028d")
+    stream.flush()
+    stream.flush()
+    thread = Thread(target=lambda: stream.write("left by a thread"))
+    thread.start()
+    thread.join()
+    assert [line["message"] for line in lines()] == ["a", "b\rc\u2028d", "left by a thread"]
+    for _ in range(30):
+        stream.write("." * 100)
+    assert lines()[3]["message"].endswith(".… (2100 characters)")  # does not wait for the line break for ever
+
+
 def test_stderr_to_log_has_the_descriptor_of_stderr() -> None:
     assert StderrToLog().fileno() == sys.__stderr__.fileno()  # type: ignore[union-attr]
 
@@ -360,6 +376,21 @@ def test_malformed_requests_are_not_quoted() -> None:
         lines = [json.loads(line) for line in app.log().splitlines()]
         assert len([line for line in lines if line["message"] == "malformed request"]) > 5
         assert canary not in app.log().lower()
+
+
+def test_server_logs_whole_lines() -> None:
+    settings_module: dict[str, Any] = {"DJANGO_SETTINGS_MODULE": "tests.support.logging_settings"}
+    with VoiceAssistServer(WEB_CONCURRENCY="1", **settings_module) as app:
+        for path in ("print-in-threads", "print-without-line-break", "log-badly"):
+            assert app.get(f"/{path}/")[0] == 200
+        messages = [json.loads(line)["message"] for line in app.log().splitlines()]
+        for name in ("a", "b"):
+            expected = [f"thread {name} {number} end" for number in range(300)]
+            assert [message for message in messages if message.startswith(f"thread {name}")] == expected
+        assert {"left by a thread", "flushed"} <= set(messages)
+        (dropped,) = [message for message in messages if message.startswith("Log record dropped")]
+        assert re.search(r" \(TypeError\)\. Fix the log call at \S+/logging_urls\.py:\d+\.$", dropped)
+        assert CANARY.replace(" ", "-") not in app.log()
 
 
 def test_killed_worker_is_logged() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from core.trace_id import as_w3c_trace_id, clear_trace_id, new_traceparent, set_trace_id
+from tests.support.load_settings import PRODUCTION
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.trace_collector import Collector
 from tests.support.traced_urls import CANARY
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_settings import PRODUCTION, ROOT
+from tests.voiceassist.test_settings import ROOT
 
 SERVER, CLIENT = 2, 3  # opentelemetry.proto.trace.v1.Span.SpanKind
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -70,6 +71,16 @@ def test_request_span_has_child_spans_for_its_calls(
     # Qdrant received the trace id, and the span of this call as the parent.
     assert attributes[-1] == {"http.method": "DELETE", "http.status_code": "", "net.peer.name": "127.0.0.1"}
     assert servers.qdrant.traceparents[-1] == f"00-{TRACE}-{calls[-1].span_id.hex()}-01"
+
+
+def test_request_that_the_client_does_not_sample_is_not_traced(
+    app: VoiceAssistServer, collector: Collector, servers: Servers
+) -> None:
+    assert app.get("/touch/x/", headers={"traceparent": f"00-{'d' * 32}-{PARENT}-00"})[0] == 200
+    assert re.fullmatch(rf"00-{'d' * 32}-[0-9a-f]{{16}}-00", servers.qdrant.traceparents[-1])
+    app.get("/", headers={"traceparent": f"00-{'e' * 32}-{PARENT}-01"})
+    collector.trace("e" * 32)
+    assert not [span for span in collector.spans if span.trace_id.hex() == "d" * 32]
 
 
 def test_exception_event_has_only_the_type(app: VoiceAssistServer, collector: Collector) -> None:

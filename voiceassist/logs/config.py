@@ -11,13 +11,14 @@ import sys
 import threading
 import warnings
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from django.utils.log import CallbackFilter
 from structlog.stdlib import ProcessorFormatter
 
-from voiceassist.logs.formatter import Formatter
+from voiceassist.logs.formatter import MAX_TEXT, Formatter
+from voiceassist.logs.refused_requests import RefusedRequestHandler
 
 log = structlog.stdlib.get_logger("voiceassist.python")
 
@@ -37,7 +38,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
                 "()": Formatter,
                 "service": service,
                 "style": style,
-                "colors": sys.stdout.isatty() and sys.stderr.isatty(),
+                "colors": all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr)),  # None if closed
                 "full_tracebacks": full_tracebacks,
             },
         },
@@ -46,6 +47,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
         },
         "handlers": {
             "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
+            "refused_requests": {"()": RefusedRequestHandler},
         },
         "root": {"handlers": ["line"], "level": level},
         "loggers": {
@@ -53,7 +55,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
             # Only exceptions, because core.http.request_logging logs every request.
             "django.request": {"filters": ["defects"]},
             "django.server": {"handlers": [], "propagate": True, **silenced},
-            "django.security": silenced,
+            "django.security": {"handlers": ["refused_requests"], "level": "WARNING", "propagate": False},
             "django.db": quiet,
             "django.template": quiet,
             # DEBUG would log the path of each request.
@@ -68,7 +70,8 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
 def _is_defect(record: logging.LogRecord) -> bool:
     from core.clients.outages import is_outage  # imported late, because the settings import this module
 
-    return bool(record.exc_info and not is_outage(record.exc_info[1]))
+    # Django also passes the exceptions of 400 and 403, as warnings.
+    return bool(record.levelno >= logging.ERROR and record.exc_info and not is_outage(record.exc_info[1]))
 
 
 def configure(config: dict[str, Any]) -> None:
@@ -99,7 +102,7 @@ def _show_warning(
 
 
 def _uncaught(exc_type: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         sys.__excepthook__(exc_type, error, frames)
     else:
         log.critical("uncaught exception", exc_info=error)
@@ -116,11 +119,24 @@ def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     log.error("unraisable exception", exc_info=args.exc_value)
 
 
+class _PartialLine:
+    """What one thread has written since its last line break. It is logged at the latest when the thread ends."""
+
+    text = ""
+
+    def log(self) -> None:
+        text, self.text = self.text.strip(), ""
+        if text:
+            log.error(text)
+
+    __del__ = log
+
+
 class StderrToLog(io.TextIOBase):
     """A replacement for `sys.stderr` that logs each line."""
 
     def __init__(self) -> None:
-        self._partial_lines = threading.local()  # otherwise lines of two threads are merged
+        self._thread = threading.local()  # otherwise lines of two threads are merged
 
     def writable(self) -> bool:
         return True
@@ -130,9 +146,18 @@ class StderrToLog(io.TextIOBase):
         return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
 
     def write(self, text: str) -> int:
-        *lines, rest = (getattr(self._partial_lines, "text", "") + text).split("\n")
-        self._partial_lines.text = rest
-        for line in lines:
-            if line.strip():
-                log.error(line.strip())
+        partial_line = self._partial_line()
+        for line in text.splitlines(keepends=True):
+            partial_line.text += line
+            if line.endswith("\n") or len(partial_line.text) > MAX_TEXT:
+                partial_line.log()
         return len(text)
+
+    def flush(self) -> None:
+        """Log what the current thread has written since its last line break. Python calls this at exit."""
+        self._partial_line().log()
+
+    def _partial_line(self) -> _PartialLine:
+        if not hasattr(self._thread, "partial_line"):
+            self._thread.partial_line = _PartialLine()
+        return cast(_PartialLine, self._thread.partial_line)

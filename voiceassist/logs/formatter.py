@@ -86,7 +86,7 @@ class Formatter(ProcessorFormatter):
 
 
 def _replacement(record: logging.LogRecord, problem: str) -> logging.LogRecord:
-    """Return a record that reports the problem. Under gunicorn, records have no file and line."""
+    """Return a record that reports the problem. Records of some libraries have no file and line."""
     place = f"at {record.pathname}:{record.lineno}"[-200:] if record.lineno else f"of the logger {record.name}"
     message = f"Log record dropped: {problem}. Fix the log call {place}."
     copied = {name: getattr(record, name) for name in ("name", "levelname", "created")}

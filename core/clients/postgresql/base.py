@@ -53,6 +53,17 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
             self.close()
             raise
 
+    def init_connection_state(self) -> None:
+        """Set DateStyle, because psycopg parses only ISO. Undocumented: Django calls this for every new connection.
+
+        The server reports DateStyle when it connects, so the statement is sent only if it is needed. PgBouncer tracks
+        DateStyle for each of its clients. Other settings would leak to other clients.
+        """
+        super().init_connection_state()
+        if self.connection and not self.connection.info.parameter_status("DateStyle").startswith("ISO"):
+            with self.connection.cursor() as cursor:
+                cursor.execute("SET DateStyle TO ISO")
+
     def _close(self) -> None:  # private: unlike `close`, Django calls it only if there is a connection
         _OPEN.dec()
         super()._close()
@@ -85,7 +96,8 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         params = self.get_connection_params()
         for orm_parameter in ("cursor_factory", "context", "prepare_threshold"):
             params.pop(orm_parameter, None)
-        params |= {"connect_timeout": seconds, "application_name": f"{settings.SERVICE} readiness"}
+        name = params.get("application_name", settings.SERVICE)
+        params |= {"connect_timeout": seconds, "application_name": f"{name} readiness"}
         connection = ProbeConnection.connect(**params, autocommit=True)
         connection.timeout = seconds
         return connection

@@ -11,6 +11,7 @@ Circuit breaker libraries test recovery with a real call. Ours might write, and 
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -82,3 +83,11 @@ class CircuitBreaker:
 
 
 circuit_breaker = CircuitBreaker()
+
+
+def _reset_after_fork() -> None:
+    circuit_breaker._lock = threading.Lock()
+
+
+# A forked child has none of its parent's threads, so a lock that one of them held would stay locked.
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -5,7 +5,7 @@ The ORM and readiness open their connections with `Connection.connect`, so readi
 A frozen server, a network that drops packets, and a commit that waits for a lost standby look the same to a client: no
 response. `statement_timeout` ends none of the three and `tcp_user_timeout` only the second, so the client enforces the
 limit (measured in docs/OPERATIONS.md). psycopg has no public hook for that, so private parts of it are used:
-`_connect_gen`, `wait_conn`, `_WaitTimeout`, `_autocommit`, `_adapters`, `wait` (reasons in docs/UPGRADING.md).
+`_WaitTimeout`, `_autocommit`, `_adapters`, `wait` (reasons in docs/UPGRADING.md).
 """
 
 import time
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import psycopg
-from psycopg import waiting
 from psycopg.abc import ConnDict, PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import Diagnostic, _WaitTimeout
 
+from core.clients.postgresql import connection_attempt
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.errors import CommitNotReplicated, NoResponse, ReadOnly
 from core.clients.postgresql.servers import Address, address_of, preference, resolve
@@ -39,6 +39,15 @@ class _Notices:
         # Unlike the message, the function name is not translated.
         if notice.source_function == "SyncRepWaitForLSN":
             self.has_cancelled_replication = True
+
+
+def _joined(errors: list[psycopg.Error]) -> psycopg.Error:
+    """Return one error for all servers. Its class is the one that matters most, its SQLSTATE the last one received."""
+    classes = [type(error) for error in errors]
+    error_class = next((c for c in (NoResponse, ReadOnly) if c in classes), classes[-1])
+    joined = error_class("; ".join(str(error).strip() for error in errors))
+    joined.sqlstate = next((error.sqlstate for error in reversed(errors) if error.sqlstate), None)
+    return joined
 
 
 class Connection(psycopg.Connection[Any]):
@@ -73,7 +82,8 @@ class Connection(psycopg.Connection[Any]):
         several, standbys are skipped unless `target_session_attrs` is set. libpq's own `read-write` is not the default,
         because PgBouncer reports that state from a cache, which may be stale.
 
-        Raises NoResponse if any server timed out, otherwise the class of the last server's error.
+        Raises NoResponse if any server timed out, otherwise ReadOnly if any server is a standby, otherwise
+        psycopg.OperationalError. The error has the SQLSTATE that a server sent.
 
         This replaces `psycopg.connect`, which gives each address at least two seconds, as libpq does.
         """
@@ -107,11 +117,10 @@ class Connection(psycopg.Connection[Any]):
             now = time.monotonic()
             end = now + (deadline - now) / (len(attempts) - index)
             try:
-                generator = cls._connect_gen(make_conninfo("", **attempt))
-                connection = waiting.wait_conn(generator, interval=WAIT_INTERVAL, timeout=max(MIN_TIMEOUT, end - now))
+                connection = cls(connection_attempt.connect(make_conninfo("", **attempt), max(MIN_TIMEOUT, end - now)))
                 if len(attempts) > 1:
                     connection._reject_standby(attempt, end)
-            except _WaitTimeout:
+            except NoResponse:
                 circuit_breaker.suspect()
                 host, port = attempt.get("host", "localhost"), attempt.get("port", 5432)
                 errors.append(NoResponse(f'connection to server at "{host}", port {port} timed out'))
@@ -121,9 +130,7 @@ class Connection(psycopg.Connection[Any]):
                 preference.last_success = address_of(attempt)
                 connection.add_notice_handler(connection._notices.add)
                 return connection
-        timeouts = [error for error in errors if isinstance(error, NoResponse)]
-        error_class = type((timeouts or errors)[-1])
-        raise error_class("; ".join(str(error).strip() for error in errors))
+        raise _joined(errors)
 
     def leads_to_primary(self) -> bool:
         """Return whether the server is a primary, and not one that is known to be unable to commit."""

@@ -63,14 +63,15 @@ def bounded_connection(alias: str, write: Write) -> Iterator[None]:
     """Replace the connection `alias` by one whose statements wait at most `LOCK_TIMEOUT` for a lock.
 
     It disables the timeouts of the settings and of the database role, because a migration may be long, and
-    `CREATE INDEX CONCURRENTLY` waits for every open transaction. PgBouncer has to ignore the parameter `options`.
+    `CREATE INDEX CONCURRENTLY` waits for every open transaction.
     """
     # Undocumented: connections can be copied and replaced. `migrate` accepts only an alias.
     original = connections[alias]
     bounded = original.copy()
     options = bounded.settings_dict["OPTIONS"]
     options["application_name"] = APPLICATION_NAME
-    options["options"] = f"{options.get('options', '')} {_STARTUP_OPTIONS}".strip()
+    if options.get("options") != "":  # empty for a pooler that refuses options; then those of the role apply
+        options["options"] = f"{options.get('options', '')} {_STARTUP_OPTIONS}".strip()
 
     def apply_limits(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
         connection = context["connection"]

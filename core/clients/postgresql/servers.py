@@ -4,6 +4,7 @@ import threading
 from ipaddress import ip_address
 from typing import Any
 
+import psycopg
 from psycopg.abc import ConnDict
 from psycopg.conninfo import conninfo_attempts
 
@@ -83,7 +84,11 @@ def resolve(params: ConnDict, seconds: float) -> list[ConnDict]:
         lookup = _lookups.get(key)
         if lookup is None:
             lookup = _lookups[key] = _Lookup(key, params)
-            lookup.start()
+            try:
+                lookup.start()
+            except RuntimeError:  # the operating system's limit of threads is reached
+                del _lookups[key]
+                raise psycopg.OperationalError("The thread that resolves the host name can't be started.") from None
     lookup.join(seconds)
     if lookup.is_alive():
         circuit_breaker.suspect()

@@ -1,7 +1,8 @@
 """Django's `migrate`, safe to run in any number of processes at once and while the application serves requests.
 
 Processes take turns and all exit 0. A migration that can't get a lock within seconds is rolled back and retried, so
-that requests never wait long behind it. The command fails after `MAX_TRIES` tries.
+that requests never wait long behind it. The command fails after `MAX_TRIES` tries. In a database with settings that the
+application can't work with it fails before it changes anything.
 """
 
 import random
@@ -13,6 +14,7 @@ from django.core.management.commands import migrate
 from django.db import OperationalError
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
+from core.clients.postgresql.database_settings import find_migration_problem
 from core.clients.postgresql.migration_advisory_lock import migration_advisory_lock
 from core.clients.postgresql.migration_locks import bounded_connection, reported_blockers
 
@@ -25,20 +27,19 @@ class Command(migrate.Command):
 
     def handle(self, *args: Any, **options: Any) -> None:
         alias, write = options["database"], self.stderr.write
-        with (
-            migration_advisory_lock(alias, write) as connection,
-            bounded_connection(alias, write),
-            reported_blockers(connection, write) as blockers,
-        ):
-            for attempt in range(1, MAX_TRIES + 1):
-                try:
-                    super().handle(*args, **options)
-                    break
-                except OperationalError as error:
-                    if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):
-                        raise
-                    # Only the first line of PostgreSQL's message, because the others may quote data.
-                    self._pause_or_fail(attempt, f"({error.__cause__.diag.message_primary})", blockers)
+        with migration_advisory_lock(alias, write) as connection:
+            if problem := find_migration_problem(connection):
+                raise CommandError(f"Nothing was changed, because this database is unsuitable. {problem}")
+            with bounded_connection(alias, write), reported_blockers(connection, write) as blockers:
+                for attempt in range(1, MAX_TRIES + 1):
+                    try:
+                        super().handle(*args, **options)
+                        break
+                    except OperationalError as error:
+                        if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):
+                            raise
+                        # Only the first line of PostgreSQL's message, because the others may quote data.
+                        self._pause_or_fail(attempt, f"({error.__cause__.diag.message_primary})", blockers)
 
     def migration_progress_callback(self, action: str, migration: Any = None, fake: bool = False) -> None:
         self._current = migration if action in ("apply_start", "unapply_start") else None

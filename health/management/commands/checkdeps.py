@@ -45,6 +45,8 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(readiness.as_dict(report, for_staff=True), indent=2))
         else:
             checkdeps_output.write(report, self.stdout, self.style)
+        if "postgres" in {result.name for result in report.results if result.healthy}:
+            checkdeps_output.warn_of_connection_limit(self.stderr, self.style, options["timeout"])
         if report.status == "not_ready":
             raise SystemExit(1)
 

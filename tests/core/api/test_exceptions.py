@@ -1,5 +1,6 @@
 """Exceptions of views become envelopes with the right code, without the exception's message, which may be PHI."""
 
+import http.client
 import json
 from typing import Any
 
@@ -91,6 +92,7 @@ def client() -> Client:
         (exceptions.Throttled(wait=7), "RATE_LIMITED"),
         (exceptions.ParseError(CANARY), "BAD_REQUEST"),
         (exceptions.UnsupportedMediaType(CANARY), "BAD_REQUEST"),
+        (exceptions.NotAcceptable(CANARY), "BAD_REQUEST"),
         (exceptions.APIException(CANARY), "INTERNAL_ERROR"),
         (ValueError(CANARY), "INTERNAL_ERROR"),
         (SuspiciousOperation(CANARY), "BAD_REQUEST"),
@@ -106,6 +108,65 @@ def test_exception_of_drf_view(client: Client, exception: Exception, code: str) 
     check_envelope(body, response.status_code)
     assert body["error"]["code"] == code
     assert CANARY not in response.content.decode()
+
+
+def unknown(status: int, base: type[exceptions.APIException] = exceptions.APIException) -> exceptions.APIException:
+    """Return an exception as a library defines them."""
+    cls: type[exceptions.APIException] = type(f"Error{status}", (base,), {"status_code": status})
+    return cls(CANARY)
+
+
+@pytest.mark.parametrize(
+    ("exception", "status", "code", "message"),
+    [
+        (unknown(410), 410, "BAD_REQUEST", "Gone."),
+        (unknown(413), 413, "BAD_REQUEST", f"{http.client.responses[413]}."),
+        (unknown(415), 415, "BAD_REQUEST", "Unsupported Media Type."),
+        (unknown(418), 418, "BAD_REQUEST", "I'm a Teapot."),
+        (unknown(499), 499, "BAD_REQUEST", "Request refused."),
+        (unknown(400), 400, "BAD_REQUEST", "Bad Request."),
+        (unknown(401), 401, "AUTH_REQUIRED", "Unauthorized."),
+        (unknown(403), 403, "FORBIDDEN", "Forbidden."),
+        (unknown(404), 404, "NOT_FOUND", "Not Found."),
+        (unknown(409), 409, "CONFLICT", "Conflict."),
+        (unknown(422), 422, "VALIDATION_ERROR", f"{http.client.responses[422]}."),
+        (unknown(429), 429, "RATE_LIMITED", "Too Many Requests."),
+        (unknown(503), 503, "NOT_READY", "Service Unavailable."),
+        (unknown(504), 504, "KB_TIMEOUT", "Gateway Timeout."),
+        (unknown(500), 500, "INTERNAL_ERROR", ErrorCode.INTERNAL_ERROR.message),
+        (unknown(502), 502, "INTERNAL_ERROR", ErrorCode.INTERNAL_ERROR.message),
+        (unknown(599), 599, "INTERNAL_ERROR", ErrorCode.INTERNAL_ERROR.message),
+        *((unknown(status), 500, "INTERNAL_ERROR", ErrorCode.INTERNAL_ERROR.message) for status in (200, 302)),
+        (unknown(410, exceptions.NotFound), 410, "BAD_REQUEST", "Gone."),
+        (unknown(409, exceptions.ValidationError), 409, "CONFLICT", "Conflict."),
+        (unknown(404, exceptions.NotFound), 404, "NOT_FOUND", ErrorCode.NOT_FOUND.message),
+    ],
+    ids=lambda value: type(value).__bases__[0].__name__ if isinstance(value, Exception) else str(value),
+)
+def test_exception_of_a_library_keeps_its_status(
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    exception: exceptions.APIException,
+    status: int,
+    code: str,
+    message: str,
+) -> None:
+    EXCEPTIONS.append(exception)
+    response = client.get("/drf")
+    assert response.status_code == status
+    body = response.json()
+    check_envelope({**body, "error": {**body["error"], "code": "NOT_FOUND"}}, 404)
+    assert (body["error"]["code"], body["error"]["message"]) == (code, message)
+    assert CANARY not in response.content.decode()
+    defects = [record for record in caplog.records if record.name == "voiceassist.api"]
+    assert [record.msg["exc_info"] for record in defects] == [exception] * (status >= 500)  # type: ignore[index]
+
+
+def test_exception_of_a_library_keeps_its_retry_after(client: Client) -> None:
+    exception = unknown(503)
+    exception.wait = 7  # type: ignore[attr-defined]  # DRF reads it
+    EXCEPTIONS.append(exception)
+    assert client.get("/drf")["Retry-After"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -214,9 +275,19 @@ def test_success_statuses(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type"), [("{", "application/json"), ("<a/>", "application/xml"), ("a=1", "text/plain")]
+    ("body", "content_type"),
+    [
+        ("{", "application/json"),
+        ("[" * 100_000, "application/json"),
+        ('{"a":' * 100_000, "application/json"),
+        ("9" * 5_000, "application/json"),
+        ("NaN", "application/json"),
+        (b"\xff", "application/json"),
+        ("<a/>", "application/xml"),
+        ("a=1", "text/plain"),
+    ],
 )
-def test_rejects_invalid_body(client: Client, body: str, content_type: str) -> None:
+def test_rejects_invalid_body(client: Client, body: str | bytes, content_type: str) -> None:
     response = client.post("/drf", body, content_type=content_type)
     assert response.status_code == 400
     check_envelope(response.json(), 400)

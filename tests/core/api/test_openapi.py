@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client, override_settings
 from jsonschema import Draft202012Validator, FormatChecker
 
@@ -18,6 +20,13 @@ from tests.support.voiceassist_server import VoiceAssistServer
 pytestmark = pytest.mark.django_db
 
 PATHS = {"/", "/health", "/ready", "/metrics"}
+
+
+def test_commands_of_drf_and_spectacular_generate_the_same_schema() -> None:
+    schemas = [StringIO(), StringIO()]
+    for command, schema in zip(("generateschema", "spectacular"), schemas, strict=True):
+        call_command(command, format="openapi-json", stdout=schema)
+    assert json.loads(schemas[0].getvalue()) == json.loads(schemas[1].getvalue())
 
 
 @pytest.fixture

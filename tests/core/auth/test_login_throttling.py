@@ -11,7 +11,7 @@ from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
@@ -142,11 +142,20 @@ def test_command_unlocks_account(client: Client, user: User) -> None:
     assert log_in(client, EMAIL).status_code == 302
 
 
-def test_command_unlocks_address(client: Client, user: User) -> None:
+@pytest.mark.parametrize("entered", ["2001:db8::8", "[2001:db8::8]:443", "2001:DB8:0::8"])
+def test_command_unlocks_address(client: Client, user: User, entered: str) -> None:
     create_failures(OTHER_EMAIL, "2001:db8::", LIMITS["address"])
     assert log_in(client, EMAIL, address="2001:db8::7").status_code == 429
-    call_command("axes_reset_ip", "2001:db8::8")
+    call_command("axes_reset_ip", entered)
     assert log_in(client, EMAIL, address="2001:db8::7").status_code == 302
+
+
+@pytest.mark.parametrize("entered", ["nonsense", "", "192.0.2.7.1", "192.0.2.0/24", "user@example.org"])
+def test_command_refuses_what_is_not_an_address(user: User, entered: str) -> None:
+    create_failures(EMAIL, ADDRESS, LIMITS["account_at_address"])
+    with pytest.raises(CommandError, match="Invalid IP address. Enter one such as"):
+        call_command("axes_reset_ip", entered)
+    assert AccessAttempt.objects.count() == 1
 
 
 # Responses

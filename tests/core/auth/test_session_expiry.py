@@ -9,8 +9,10 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.cached_db import SessionStore
 from django.contrib.sessions.models import Session as WebSession
 from django.db import connection
-from django.test import Client
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
+from django.urls import include, path
 from pytest_django import Settings
 
 from core.auth.session_expiry import LAST_SEEN_KEY, LOGIN_AT_KEY
@@ -91,6 +93,34 @@ def test_session_expires(staff_client: Client, user: User, key: str, limit: int)
     assert not is_logged_in(staff_client)
     event = AuditEvent.objects.get(action="logoff")
     assert (event.actor_id, event.object_id) == (user.pk, str(user.pk))
+
+
+async def _show_user(request: HttpRequest) -> HttpResponse:
+    first, second = await request.auser(), await request.auser()
+    assert first == second == request.user
+    return HttpResponse(str(first))
+
+
+urlpatterns = [path("user/", _show_user), path("", include("voiceassist.urls"))]
+
+
+@pytest.mark.parametrize("key", [None, LAST_SEEN_KEY, LOGIN_AT_KEY])
+def test_session_expires_for_async_views(staff_client: Client, user: User, key: str | None) -> None:
+    if key:
+        age_session(staff_client, **{key: 12 * 3600})
+    with override_settings(ROOT_URLCONF=__name__):
+        response = staff_client.get("/user/")
+    assert response.content.decode() == ("AnonymousUser" if key else str(user))
+    assert AuditEvent.objects.filter(action="logoff").count() == (1 if key else 0)
+    assert WebSession.objects.exists() is not bool(key)
+    assert is_logged_in(staff_client) is not bool(key)
+
+
+def test_async_views_count_as_activity(staff_client: Client) -> None:
+    age_session(staff_client, **{LAST_SEEN_KEY: 14 * 60})
+    with override_settings(ROOT_URLCONF=__name__):
+        staff_client.get("/user/")
+    assert staff_client.session[LAST_SEEN_KEY] >= time.time() - 60
 
 
 def test_activity_extends_session_up_to_absolute_limit(staff_client: Client) -> None:

@@ -48,6 +48,32 @@ def test_requests_carry_trace_id(server: QdrantServer) -> None:
     assert first != second
 
 
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("received", "sent"),
+    [
+        (f"00-{TRACE}-{PARENT}-00", f"00-{TRACE}-{PARENT}-00"),
+        (f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01"),
+        (f"cc-{TRACE}-{PARENT}-00-later", f"00-{TRACE}-{PARENT}-00"),
+        (f"00-{TRACE}-{PARENT}-00-more", rf"00-{TRACE}-(?!{PARENT})[0-9a-f]{{16}}-01"),  # invalid
+        ("", rf"00-{TRACE}-(?!{PARENT})[0-9a-f]{{16}}-01"),
+    ],
+)
+def test_requests_carry_the_traceparent_of_the_client(server: QdrantServer, received: str, sent: str) -> None:
+    set_trace_id(TRACE, received)
+    try:
+        with qdrant.client() as client:
+            client.get_collections()
+    finally:
+        clear_trace_id()
+    assert re.fullmatch(sent, server.traceparents[-1])
+    with qdrant.client() as client:
+        client.get_collections()
+    assert TRACE not in server.traceparents[-1]
+
+
 @pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("read-only", 403)])
 def test_rejects_wrong_or_read_only_key(
     server: QdrantServer, monkeypatch: pytest.MonkeyPatch, key: str, status: int

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,14 @@ import psutil
 import pytest
 import redis
 import trustme
-from django.conf import settings as django_settings
 from django.core.cache import cache as django_cache
-from pytest_django import Settings
 
 from core.clients import redis_url
-from core.clients.redis import ConnectionFactory
-from health import readiness
-from health.check_runner import Result, Runner
-from health.checks import checks
+from health.check_runner import Result
 from tests.support.plugin import drop_readiness_connections
 from tests.support.polling import succeeds_within
+from tests.support.readiness import RedisUrl
+from tests.support.readiness import check as check_once
 from tests.support.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group
 from tests.support.voiceassist_server import ROOT
 
@@ -34,7 +30,6 @@ TOLERANCE = 2.0  # seconds for a busy machine
 MAX_FAILOVER = 20.0  # seconds; after a split vote, Sentinels retry after twice their failover-timeout
 
 pytestmark = pytest.mark.timeout(180)
-UseUrl = Callable[[str], None]
 cache: Any = django_cache  # django-redis' methods return more than Django's
 
 
@@ -51,26 +46,9 @@ def group(tmp_path: Path) -> Iterator[Group]:
         yield group
 
 
-@pytest.fixture
-def use_url(settings: Settings) -> Iterator[UseUrl]:
-    """Yield a function that makes readiness and the cache use a URL, as the environment variable does."""
-
-    def set_url(url: str) -> None:
-        caches: Any = deepcopy(django_settings.CACHES)
-        caches["default"]["LOCATION"] = [url]
-        settings.CACHES = caches
-        settings.REDIS_URL = url
-        drop_readiness_connections()
-
-    yield set_url
-    drop_readiness_connections()
-    ConnectionFactory._pools.clear()
-
-
 def check(timeout: float = TIMEOUT) -> Result:
     started_at = time.monotonic()
-    runner = Runner(checks(["redis"]), timeout=timeout, max_age=0, explain=readiness.explain)
-    result = runner.report().results[0]
+    result = check_once("redis", timeout)
     assert time.monotonic() - started_at < timeout + TOLERANCE
     assert not any(secret in result.detail for secret in (PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED))
     return result
@@ -90,7 +68,7 @@ def cache_pool() -> Any:
 # Readiness
 
 
-def test_detail_names_the_primary_and_the_service(use_url: UseUrl, shared_group: Group) -> None:
+def test_detail_names_the_primary_and_the_service(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url())
     result = check()
     assert result.healthy, result
@@ -100,7 +78,7 @@ def test_detail_names_the_primary_and_the_service(use_url: UseUrl, shared_group:
     assert result.version
 
 
-def test_failure_reasons(use_url: UseUrl, shared_group: Group) -> None:
+def test_failure_reasons(use_url: RedisUrl, shared_group: Group) -> None:
     url = shared_group.url()
     first = f"127.0.0.1:{shared_group.sentinels[0].port}"
     sentinels = url.partition("@")[2].partition("/")[0]
@@ -121,7 +99,19 @@ def test_failure_reasons(use_url: UseUrl, shared_group: Group) -> None:
         assert result.reason == expected, (wrong_url, result)
 
 
-def test_frozen_sentinel_causes_no_failure(use_url: UseUrl, shared_group: Group) -> None:
+@pytest.mark.parametrize("options", ["", "&protocol=3"])
+def test_user_of_sentinel_needs_one_permission(use_url: RedisUrl, shared_group: Group, options: str) -> None:
+    for sentinel in shared_group.sentinels:
+        sentinel.send_command("ACL LOG RESET")
+        assert sentinel.send_command("ACL SETUSER observer on >secret -@all +sentinel|masters").endswith(b"+OK\r\n")
+    observer = "sentinel_username=observer&sentinel_password=secret"
+    use_url(shared_group.url(options=options).replace(f"sentinel_password={SENTINEL_QUOTED}", observer))
+    assert check().healthy
+    assert cache.set("key", "value")
+    assert all(sentinel.send_command("ACL LOG").endswith(b"*0\r\n") for sentinel in shared_group.sentinels)
+
+
+def test_frozen_sentinel_causes_no_failure(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url())
     shared_group.sentinels[0].freeze()
     try:
@@ -133,7 +123,7 @@ def test_frozen_sentinel_causes_no_failure(use_url: UseUrl, shared_group: Group)
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
-def test_only_new_connections_fail_without_sentinels(use_url: UseUrl, group: Group, fault: str) -> None:
+def test_only_new_connections_fail_without_sentinels(use_url: RedisUrl, group: Group, fault: str) -> None:
     use_url(group.url())
     assert check().healthy
     assert cache.set("key", "value")
@@ -155,7 +145,7 @@ def test_only_new_connections_fail_without_sentinels(use_url: UseUrl, group: Gro
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_recovers_after_loss_of_primary(use_url: UseUrl, group: Group, fault: str) -> None:
+def test_recovers_after_loss_of_primary(use_url: RedisUrl, group: Group, fault: str) -> None:
     use_url(group.url())
     assert check().healthy
     assert cache.set("key", "value")
@@ -184,7 +174,7 @@ def test_recovers_after_loss_of_primary(use_url: UseUrl, group: Group, fault: st
             time.sleep(0.05)
 
 
-def test_follows_planned_failover(use_url: UseUrl, group: Group) -> None:
+def test_follows_planned_failover(use_url: RedisUrl, group: Group) -> None:
     use_url(group.url())
     assert check().healthy
     assert cache.set("key", "value")
@@ -196,7 +186,7 @@ def test_follows_planned_failover(use_url: UseUrl, group: Group) -> None:
     assert cache.get("key") == "other"
 
 
-def test_abandons_demoted_primary_whose_connections_stay_open(use_url: UseUrl, group: Group) -> None:
+def test_abandons_demoted_primary_whose_connections_stay_open(use_url: RedisUrl, group: Group) -> None:
     """The old primary rejects writes. In a real failover Sentinel closes its connections if it can reach the server."""
     use_url(group.url())
     assert check().healthy
@@ -216,10 +206,10 @@ def test_abandons_demoted_primary_whose_connections_stay_open(use_url: UseUrl, g
     cache.set("key", "refused")
     assert cache.set("key", "other")
     assert cache.get("key") == "other"
-    assert new.send_command("DBSIZE").endswith(b":2\r\n")
+    assert new.send_command("DBSIZE").endswith(b":1\r\n")
 
 
-def test_failures_leak_no_descriptors(use_url: UseUrl, shared_group: Group) -> None:
+def test_failures_leak_no_descriptors(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url().replace(QUOTED, "wrong"))
     process = psutil.Process()
     check()
@@ -283,7 +273,7 @@ def test_concurrent_discovery_loses_no_sentinel(shared_group: Group) -> None:
 
 
 @pytest.mark.parametrize(("is_trusted", "expected"), [(True, None), (False, "tls_failure")])
-def test_tls(use_url: UseUrl, tmp_path: Path, is_trusted: bool, expected: str | None) -> None:
+def test_tls(use_url: RedisUrl, tmp_path: Path, is_trusted: bool, expected: str | None) -> None:
     """The wheel's servers have no TLS, so a proxy in front of each terminates it."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -298,12 +288,12 @@ def test_tls(use_url: UseUrl, tmp_path: Path, is_trusted: bool, expected: str | 
             assert all(group.tls_proxies[server].tls_connections for server in (group.primary, group.sentinels[0]))
 
 
-def test_tls_fails_on_plain_server(use_url: UseUrl, shared_group: Group) -> None:
+def test_tls_fails_on_plain_server(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url(scheme="rediss"))
     assert check(timeout=5).reason in {"timeout", "tls_failure", "connection_lost"}
 
 
-def test_cache_uses_redis_pys_sentinel_pool(use_url: UseUrl, shared_group: Group) -> None:
+def test_cache_uses_redis_pys_sentinel_pool(use_url: RedisUrl, shared_group: Group) -> None:
     use_url(shared_group.url())
     assert cache.set("key", "value")
     pool: Any = cache_pool()

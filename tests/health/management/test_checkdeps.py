@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.api.test_envelope import REASONS
-from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.dependency_servers import PgBouncer, Postgres, Valkey, needs_pgbouncer
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -114,6 +114,52 @@ def test_only_checks_named_dependencies(migrated: dict[str, str]) -> None:
     )
     assert completed.returncode == 0
     assert list(json.loads(completed.stdout)["dependencies"]) == ["redis", "qdrant"]
+
+
+@pytest.fixture(scope="module")
+def limited(servers: Servers) -> Iterator[str]:
+    """Yield the URL of a database with a connection limit of 12, for a role with a limit of 13."""
+    servers.postgres.execute("CREATE DATABASE limited CONNECTION LIMIT 12")
+    servers.postgres.execute("CREATE ROLE limited LOGIN PASSWORD 'limited' CONNECTION LIMIT 13")
+    yield f"postgres://limited:limited@127.0.0.1:{servers.postgres.port}/"
+    servers.postgres.execute("DROP DATABASE limited")
+    servers.postgres.execute("DROP ROLE limited")
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "workers", "limit"),
+    [
+        ("tester", "tests", 13, None),  # 13 workers with 4 threads: 91
+        ("tester", "tests", 14, "98 connections to PostgreSQL, which accepts 97 (max_connections without"),
+        ("limited", "tests", 1, None),
+        ("limited", "tests", 2, "14 connections to PostgreSQL, which accepts 13 (the role's CONNECTION LIMIT)."),
+        ("limited", "limited", 2, "14 connections to PostgreSQL, which accepts 12 (the database's CONNECTION LIMIT)."),
+        ("tester", "limited", 2, None),  # superusers are exempt
+    ],
+)
+def test_warns_of_too_few_connections(
+    servers: Servers, limited: str, user: str, database: str, workers: int, limit: str | None
+) -> None:
+    url = f"{limited}{database}" if user == "limited" else servers.postgres.url.replace("/tests", f"/{database}")
+    arguments = ("--only", "postgres", "--format", "json")
+    completed = checkdeps(*arguments, DATABASE_URL=url, WEB_CONCURRENCY=str(workers), WEB_THREADS="4")
+    assert completed.returncode == 0
+    assert json.loads(completed.stdout)["status"] == "ready"
+    if limit is None:
+        assert completed.stderr == ""
+    else:
+        assert completed.stderr.startswith(f"Warning: This server may open {limit}")
+
+
+@needs_pgbouncer
+def test_limit_of_a_pooled_server_does_not_count(servers: Servers, tmp_path: Path) -> None:
+    pooler = PgBouncer(tmp_path, servers.postgres)
+    pooler.start()
+    try:
+        completed = checkdeps("--only", "postgres", DATABASE_URL=pooler.url, WEB_CONCURRENCY="50")
+    finally:
+        pooler.kill()
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 def test_optional_failure_exits_with_0(migrated: dict[str, str]) -> None:

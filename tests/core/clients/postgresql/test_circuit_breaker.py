@@ -1,10 +1,11 @@
+import os
 import threading
 import time
 from collections.abc import Callable
 
 import psycopg
 
-from core.clients.postgresql.circuit_breaker import CircuitBreaker, State
+from core.clients.postgresql.circuit_breaker import CircuitBreaker, State, circuit_breaker
 from core.clients.postgresql.errors import NoResponse
 
 
@@ -83,3 +84,15 @@ def test_callers_wait_for_first_probe_and_are_rejected_during_later_ones() -> No
     assert not breaker.allows(failing_probe(AssertionError()))
     proceed.set()
     prober.join(10)
+
+
+def test_forked_process_can_probe_while_a_thread_of_its_parent_does() -> None:
+    circuit_breaker.suspect()
+    try:
+        with circuit_breaker._lock:
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if circuit_breaker.allows(lambda: None, 1) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        circuit_breaker.close()

@@ -1,7 +1,10 @@
 """URLs with several hosts, and names with several addresses."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from core.clients.postgresql.errors import NoResponse
 from core.clients.postgresql.servers import preference
 from tests.core.clients.postgresql.connections import TOLERANCE, connect, requires_real_transactions, select
 from tests.support.plugin import Servers
+from tests.support.voiceassist_server import ROOT
 
 
 @pytest.fixture
@@ -112,3 +116,28 @@ def test_reconnects_after_demotion() -> None:
     connection.close_if_unusable_or_obsolete()
     select()
     assert connection.connection is not old
+
+
+def test_name_is_resolved_once_threads_can_be_started_again() -> None:
+    """Root has no limit of threads, so the process becomes another user."""
+    program = """if True:
+        import os, resource, psycopg, voiceassist.settings
+        from core.clients.postgresql.servers import resolve
+        server = {"host": "localhost", "port": "5432"}
+        assert resolve(server, 5)  # imports what the other user may not be able to read
+        if os.geteuid() == 0:
+            os.setuid(54321)
+        unlimited = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, unlimited[1]))
+        for _ in range(2):
+            try:
+                resolve(server, 5)
+            except psycopg.OperationalError as error:
+                assert "can't be started" in str(error)
+            else:
+                raise AssertionError
+        resource.setrlimit(resource.RLIMIT_NPROC, unlimited)
+        assert resolve(server, 5)
+    """
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, timeout=30)

@@ -1,42 +1,29 @@
-"""Write and read conversations. The admin uses these functions, and so must every API for sessions and messages.
+"""Append messages to sessions."""
 
-append_message     stores a message exactly once, even if it is sent repeatedly or concurrently
-read_messages      returns one page of a session's messages, by cursor
-end_session        makes a session refuse further messages
-archive_session    hides a session without ending it
-
-Each raises ApiError with the error code for the client.
-"""
-
-import json
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, NoReturn
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db import DataError, IntegrityError, OperationalError, connection, transaction
-from django.db.models.functions import Greatest
-from django.utils import timezone
+from django.db.models import BooleanField, Field
+from django.db.models.expressions import RawSQL
 
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
-from core.clients.outages import sqlstate
+from core.clients.outages import PROGRAM_LIMIT_EXCEEDED, sqlstate
 from core.clients.postgresql.probe import EMIT_WAL
-from core.cursor_pagination import after_cursor, cursor_of, ordering
+from core.conversations.sessions import parse_session_id, session_not_found
 from core.models import Message, Session
 from core.phi import stored_fields
 
-MAX_PAGE_SIZE = 200
 _MAX_TRIES = 3
 # serialization_failure and deadlock_detected: PostgreSQL rolled the transaction back, so it is safe to retry.
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 _ROLLED_BACK = {"40001", "40P01"}
-# A retry with the same client_message_id must have the stored values in these fields.
-_IDEMPOTENCY_FIELDS = (
-    "role", "content", "audio_url", "model", "tokens", "tool_calls", "tool_results", "metadata", "contains_phi",
-)  # fmt: skip
 _INSERT_FIELDS = [field for field in stored_fields(Message) if field.name not in ("created_at", "updated_at")]
+# A retry with the same client_message_id must have the stored values in these fields.
+_IDEMPOTENCY_FIELDS = [field for field in _INSERT_FIELDS if field.name not in ("id", "session", "client_message_id")]
 # The UPDATE locks the session's row until the transaction ends, so appends to one session are serialised. The time
 # comes from the database, because the clocks of the application servers differ.
 _INSERT = f"""
@@ -48,12 +35,12 @@ WITH locked_session AS (
 INSERT INTO messages (created_at, updated_at, {", ".join(str(field.column) for field in _INSERT_FIELDS)})
 SELECT updated_at, updated_at, {", ".join(["%s"] * len(_INSERT_FIELDS))} FROM locked_session RETURNING created_at
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    messages: list[Message]
-    next_cursor: str | None  # None on the last page
+# PostgreSQL compares, because it stores some values in another form: for example, a float such as 1e300 is returned as
+# an integer, and a tuple as a list.
+_IS_SAME = f"""
+({", ".join(str(field.column) for field in _IDEMPOTENCY_FIELDS)})
+IS NOT DISTINCT FROM ({", ".join(["%s"] * len(_IDEMPOTENCY_FIELDS))})
+"""
 
 
 def append_message(
@@ -83,7 +70,7 @@ def append_message(
     belongs to a message with different content, VALIDATION_ERROR with the invalid fields.
     """
     message = Message(
-        session_id=session_id,
+        session_id=parse_session_id(session_id),
         role=role,
         content=content,
         client_message_id=client_message_id,
@@ -103,6 +90,10 @@ def append_message(
             ErrorCode.VALIDATION_ERROR,
             "Text or JSON cannot be stored. Remove NUL characters, unpaired surrogates, NaN and Infinity.",
         ) from None
+    except OperationalError as error:
+        if not (sqlstate(error) or "").startswith(PROGRAM_LIMIT_EXCEEDED):
+            raise
+        raise ApiError(ErrorCode.VALIDATION_ERROR, "Text or JSON is too large to be stored. Shorten it.") from None
 
 
 def _append(message: Message) -> Message:
@@ -126,21 +117,26 @@ def _append(message: Message) -> Message:
 
 
 def _validate(message: Message) -> None:
+    # `clean_fields` accepts None in a column that may be blank.
+    nulls = (f.name for f in _INSERT_FIELDS if getattr(message, f.attname) is None and not f.null)
+    details: dict[str, list[str | None]] = {name: ["null"] for name in nulls}
     if message.client_message_id == "":
-        raise ApiError(ErrorCode.VALIDATION_ERROR, details={"client_message_id": ["blank"]})
+        details["client_message_id"] = ["blank"]
     try:
         message.clean_fields(exclude={"id", "session"})
     except ValidationError as error:
         # Return the validators' codes only, because their messages quote the invalid value, which may be PHI.
-        details = {field: [item.code for item in errors] for field, errors in error.error_dict.items()}
-        raise ApiError(ErrorCode.VALIDATION_ERROR, details=details) from None
+        details |= {field: [item.code for item in errors] for field, errors in error.error_dict.items()}
+    except OverflowError:  # from int(infinity)
+        details["tokens"] = ["invalid"]
+    if details:
+        raise ApiError(ErrorCode.VALIDATION_ERROR, details=details)
 
 
 def _insert(message: Message) -> bool:
     """Store the message and count it in its session. Return False if no open session has this id."""
-    values = [field.get_db_prep_save(getattr(message, field.attname), connection) for field in _INSERT_FIELDS]
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [message.session_id, *values])
+        cursor.execute(_INSERT, [message.session_id, *_parameters(message, _INSERT_FIELDS)])
         row = cursor.fetchone()
     if row:
         message.created_at = message.updated_at = row[0]
@@ -148,15 +144,20 @@ def _insert(message: Message) -> bool:
     return row is not None
 
 
+def _parameters(message: Message, fields: list[Field]) -> list[Any]:
+    return [field.get_db_prep_save(getattr(message, field.attname), connection) for field in fields]
+
+
 def _find_existing(message: Message) -> Message | None:
     """Return the message stored earlier with this `client_message_id`. Raise CONFLICT if its content differs."""
     if message.client_message_id is None:
         return None
-    stored = Message.objects.filter(session_id=message.session_id, client_message_id=message.client_message_id).first()
+    is_same = RawSQL(_IS_SAME, _parameters(message, _IDEMPOTENCY_FIELDS), output_field=BooleanField())
+    messages = Message.objects.filter(session_id=message.session_id, client_message_id=message.client_message_id)
+    stored = messages.annotate(is_same=is_same).first()
     if stored is None:
         return None
-    # Compare as JSON, because that is what was stored: for example, a tuple was stored as a list.
-    if any(getattr(stored, field) != json.loads(json.dumps(getattr(message, field))) for field in _IDEMPOTENCY_FIELDS):
+    if not stored.is_same:
         raise ApiError(ErrorCode.CONFLICT, "client_message_id already used for a different message. Send a new id.")
     _wait_for_replication()
     return stored
@@ -176,52 +177,4 @@ def _wait_for_replication() -> None:
 def _raise_not_open(session_id: UUID) -> NoReturn:
     if Session.objects.filter(pk=session_id).exists():
         raise ApiError(ErrorCode.CONFLICT, "The session has ended. Start a new one.")
-    raise ApiError(ErrorCode.NOT_FOUND, "Session not found.")
-
-
-def read_messages(session_id: UUID, *, newest_first: bool = True, cursor: str | None = None, limit: int = 50) -> Page:
-    """Return up to `limit` messages (1 to 200) after `cursor`, which is the `next_cursor` of the previous page.
-
-    This is one query, except for an empty first page. Its time depends neither on the size of the table nor on the
-    depth of the page. Raise ApiError: BAD_REQUEST for an invalid cursor, VALIDATION_ERROR for an invalid limit,
-    NOT_FOUND if the session does not exist.
-    """
-    if not 1 <= limit <= MAX_PAGE_SIZE:
-        raise ApiError(ErrorCode.VALIDATION_ERROR, f"Invalid limit. Use a number from 1 to {MAX_PAGE_SIZE}.")
-    try:
-        conditions = [] if cursor is None else [after_cursor(Message, cursor, newest_first)]
-    except ValueError:
-        raise ApiError(ErrorCode.BAD_REQUEST, "Invalid cursor. Request the first page without one.") from None
-    messages = Message.objects.filter(*conditions, session_id=session_id).order_by(*ordering(newest_first))
-    rows = list(messages[: limit + 1])  # one more than requested shows whether there is a next page
-    if not rows and cursor is None and not Session.objects.filter(pk=session_id).exists():
-        raise ApiError(ErrorCode.NOT_FOUND, "Session not found.")
-    has_more = len(rows) > limit
-    return Page(rows[:limit], cursor_of(rows[limit - 1]) if has_more else None)
-
-
-def end_session(session_id: UUID) -> Session:
-    """End a session and return it. A session that has already ended is unchanged. Raise ApiError NOT_FOUND."""
-    # created_at may come from a server whose clock is ahead, and the database refuses ended_at before created_at.
-    ended_at = Greatest("created_at", _new_updated_at())
-    Session.objects.filter(pk=session_id, ended_at=None).update(ended_at=ended_at, updated_at=_new_updated_at())
-    return _get_session(session_id)
-
-
-def archive_session(session_id: UUID, *, archived: bool = True) -> Session:
-    """Archive or unarchive a session and return it. Raise ApiError NOT_FOUND."""
-    changed = Session.objects.filter(pk=session_id).exclude(is_archived=archived)
-    changed.update(is_archived=archived, updated_at=_new_updated_at())
-    return _get_session(session_id)
-
-
-def _new_updated_at() -> Greatest:
-    """Return an `updated_at` that never decreases, even if another server's clock was ahead of this one."""
-    return Greatest("updated_at", timezone.now())
-
-
-def _get_session(session_id: UUID) -> Session:
-    session = Session.objects.filter(pk=session_id).first()
-    if session is None:
-        raise ApiError(ErrorCode.NOT_FOUND, "Session not found.")
-    return session
+    raise session_not_found()

@@ -1,0 +1,62 @@
+"""Read values of a row as the text that PostgreSQL stores.
+
+Python can't load every JSON value that PostgreSQL accepts. It raises RecursionError for 990 nested levels, and
+ValueError for an integer of more than 4,300 digits. `append_message` refuses such values, but other code may have
+stored them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from itertools import zip_longest
+from typing import Any
+
+from django.db.models import Expression, JSONField, Model, TextField, Value
+from django.db.models.functions import Cast, Length, NullIf
+
+from core.models.fields import MAX_JSON_DEPTH, is_deeper_than
+
+# Longer JSON is not indented, because each line is indented by its depth: 2 MB at depth 100 would become 200 MB.
+_MAX_INDENTED_CHARACTERS = 50_000
+
+
+def stored_texts(row: Model, names: Sequence[str]) -> dict[str, str]:
+    """Return the values of fields as text, "" for an empty value, by the names of the fields."""
+    return {name: text or "" for name, text in _evaluate(row, {name: _as_text(row, name) for name in names})}
+
+
+def stored_lengths(row: Model, names: Sequence[str]) -> dict[str, int]:
+    """Return the lengths of the texts that `stored_texts` would return, without loading them."""
+    return {name: length or 0 for name, length in _evaluate(row, {name: Length(_as_text(row, name)) for name in names})}
+
+
+def indented(text: str) -> str:
+    """Return JSON with one line per value, or unchanged if it is too long, too deep or not exact in Python."""
+    if len(text) > _MAX_INDENTED_CHARACTERS:
+        return text
+    try:
+        value = json.loads(text, parse_float=_exact_float)
+    except (ValueError, RecursionError):
+        return text
+    return text if is_deeper_than(MAX_JSON_DEPTH, value) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _exact_float(text: str) -> float:
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise ValueError("The number has more digits than a float.")
+    return number
+
+
+def _as_text(row: Model, name: str) -> Expression:
+    text: Expression = Cast(name, TextField())
+    if isinstance(row._meta.get_field(name), JSONField):
+        for empty in ("{}", "[]"):
+            text = NullIf(text, Value(empty, TextField()))
+    return text
+
+
+def _evaluate(row: Model, expressions: dict[str, Expression]) -> Iterable[tuple[str, Any]]:
+    """Return the values of expressions, or None for each if the row has been deleted."""
+    values = type(row)._default_manager.filter(pk=row.pk).values_list(*expressions.values()).first()
+    return zip_longest(expressions, values or ())

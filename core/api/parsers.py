@@ -1,0 +1,18 @@
+"""Parse the bodies of requests to DRF views."""
+
+from typing import Any
+
+from rest_framework import exceptions, parsers
+
+
+class JSONParser(parsers.JSONParser):
+    """Refuses JSON that is nested too deeply to be parsed with BAD_REQUEST. DRF would respond 500.
+
+    The limit depends on the version of Python. The models have a lower one, `core.models.fields.MAX_JSON_DEPTH`.
+    """
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RecursionError:
+            raise exceptions.ParseError from None

@@ -1,0 +1,28 @@
+"""Users, their sessions, the messages of a session, and the audit trail.
+
+    User 1 ─── * Session 1 ─── * Message
+
+`Session` is a conversation, not a web session. Keys are UUIDv7, which contain the time of creation, so new rows go to
+the end of the primary key's index.
+
+Each model declares each of its columns as `PHI`, `PERSONAL`, `SECRET` or `NON_SENSITIVE`, see `core.phi`. Only
+non-sensitive values appear in `str()` and `repr()`.
+"""
+
+from core.models.audit_events import MATCHES_TIME_INDEX, AuditEvent
+from core.models.base import BaseModel
+from core.models.conversations import Message, Session
+from core.models.fields import DepthLimitedJSONField, LowercaseEmailField
+from core.models.users import User, UserManager
+
+__all__ = [
+    "MATCHES_TIME_INDEX",
+    "AuditEvent",
+    "BaseModel",
+    "DepthLimitedJSONField",
+    "LowercaseEmailField",
+    "Message",
+    "Session",
+    "User",
+    "UserManager",
+]

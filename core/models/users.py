@@ -1,0 +1,69 @@
+"""Users, who log in by email."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.indexes import OpClass
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Lower, Upper
+
+from core.models.base import BaseModel
+from core.models.fields import LowercaseEmailField
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
+        """Create a user. Without a password the account can't be used to log in.
+
+        Raise ValueError if the email is empty, IntegrityError if it exists in any letter case.
+        """
+        if not email:
+            raise ValueError("Missing email. A user needs one to log in.")
+        user: User = self.model(email=email, **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> User:
+        return self.create_user(email, password, **{**fields, "is_staff": True, "is_superuser": True})
+
+
+class User(BaseModel, AbstractBaseUser, PermissionsMixin):
+    PERSONAL = ("email", "full_name")
+    SECRET = ("password",)
+    NON_SENSITIVE = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
+
+    email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
+    full_name = models.CharField(max_length=200, blank=True)
+    specialty = models.CharField(max_length=100, blank=True)
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False)
+
+    USERNAME_FIELD = EMAIL_FIELD = "email"
+    objects = UserManager()
+
+    class Meta:
+        db_table = "users"
+        ordering = ("-created_at", "-id")
+        indexes = (
+            models.Index(fields=("created_at", "id"), name="users_time"),
+            models.Index(OpClass(Upper("full_name"), "text_pattern_ops"), name="users_name_beginning"),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(email=Lower("email")),
+                name="users_email_lowercase",
+                violation_error_message="The email must be in lower case.",
+            ),
+        )
+
+    __str__ = BaseModel.__str__  # AbstractBaseUser's returns the email
+
+    def get_full_name(self) -> str:
+        return self.full_name or self.email
+
+    def get_short_name(self) -> str:
+        return self.get_full_name()

@@ -1,0 +1,177 @@
+"""Every option of REDIS_URL that is accepted works, and others are rejected at the start."""
+
+import ssl
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import trustme
+from django.conf import settings as django_settings
+from django.core.cache import cache as django_cache
+from pytest_django import Settings
+
+from core.clients import redis_options, redis_url
+from core.clients.redis import ConnectionFactory
+from health import readiness
+from health.check_runner import Runner
+from health.checks import checks
+from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.proxy import TlsProxy
+
+cache: Any = django_cache
+
+PLAIN = {
+    "client_name": "x",
+    "db": "1",
+    "encoding": "UTF-8",
+    "health_check_interval": "1",
+    "max_connections": "1",
+    "password": "",  # filled in below
+    "protocol": "2",
+    "retry_on_timeout": "true",
+    "socket_connect_timeout": "0.5",
+    "socket_keepalive": "no",
+    "socket_read_size": "1024",
+    "socket_timeout": "2.5",
+    "username": "default",
+}
+TLS = {
+    "ssl_ca_certs": "{folder}/ca.pem",
+    "ssl_ca_data": "",  # filled in below
+    "ssl_ca_path": "{folder}",
+    "ssl_cert_reqs": "none",
+    "ssl_certfile": "{folder}/client.pem",
+    "ssl_check_hostname": "false",
+    "ssl_ciphers": "ECDHE+AESGCM",
+    "ssl_exclude_verify_flags": "[VERIFY_CRL_CHECK_LEAF]",
+    "ssl_include_verify_flags": "VERIFY_X509_TRUSTED_FIRST, VERIFY_X509_PARTIAL_CHAIN",
+    "ssl_keyfile": "{folder}/client.pem",
+    "ssl_min_version": "772",
+    "ssl_password": "x",
+}
+
+
+def test_tables_have_every_option() -> None:
+    sentinel = {"sentinel_username", "sentinel_password"}  # tests/core/clients/test_redis_sentinel.py uses them
+    assert PLAIN.keys() | TLS.keys() | sentinel == redis_options.OPTIONS.keys()
+
+
+@pytest.fixture
+def use_url(settings: Settings) -> Iterator[Any]:
+    def set_url(url: str) -> None:
+        caches: Any = deepcopy(django_settings.CACHES)
+        caches["default"]["LOCATION"] = [url]
+        settings.CACHES = caches
+        settings.REDIS_URL = url
+        drop_readiness_connections()
+
+    yield set_url
+    drop_readiness_connections()
+    ConnectionFactory._pools.clear()
+
+
+def works() -> None:
+    cache.set("key", {"é": 1}, 10)
+    assert cache.get("key") == {"é": 1}
+    result = Runner(checks(["redis"]), timeout=5, max_age=0, explain=readiness.explain).report().results[0]
+    assert result.healthy, result
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_cache_and_readiness_work_with_each_option(name: str, use_url: Any, servers: Servers) -> None:
+    url, value = servers.redis.url, PLAIN[name]
+    if name == "password":
+        url, value = url.replace(f":{servers.redis.quoted}@", ""), servers.redis.password
+    use_url(f"{url}?{name}={quote(value)}")
+    works()
+
+
+@pytest.fixture(scope="module")
+def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ssl.SSLContext]]:
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    authority.issue_cert("client.example").private_key_and_cert_chain_pem.write_to_path(str(folder / "client.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    yield folder, context
+
+
+@pytest.mark.parametrize("name", TLS)
+def test_cache_and_readiness_work_with_each_option_of_tls(
+    name: str, use_url: Any, servers: Servers, tls_folder: tuple[Path, ssl.SSLContext]
+) -> None:
+    folder, context = tls_folder
+    options = {"ssl_ca_certs": "{folder}/ca.pem"} if name not in ("ssl_ca_data", "ssl_cert_reqs") else {}
+    options |= {name: TLS[name]} | ({"ssl_certfile": TLS["ssl_certfile"]} if name == "ssl_keyfile" else {})
+    if name == "ssl_ca_data":
+        options[name] = (folder / "ca.pem").read_text()
+    query = "&".join(f"{key}={quote(value.format(folder=folder))}" for key, value in options.items())
+    with TlsProxy(servers.redis.port, context) as front:
+        use_url(f"rediss://:{servers.redis.quoted}@127.0.0.1:{front.port}/0?{query}")
+        works()
+        assert front.tls_connections >= 2
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("socket_timout=5", "unknown option. Use only: client_name, "),
+        ("timeout=5", "unknown option"),
+        ("decode_responses=true", "unknown option"),
+        ("decode_responses=false", "unknown option"),
+        ("retry_on_error=TimeoutError", "unknown option"),
+        ("credential_provider=x", "unknown option"),
+        ("parser_class=x", "unknown option"),
+        ("host=other", "unknown option"),
+        ("port=1", "unknown option"),
+        ("client_name", "value of the option client_name"),
+        ("client_name=", "value of the option client_name"),
+        ("client_name=a%20b", "value of the option client_name"),
+        ("db=x", "value of the option db"),
+        ("db=-1", "value of the option db"),
+        ("db=" + "9" * 5000, "value of the option db"),
+        ("encoding=utf-16", "value of the option encoding"),
+        ("health_check_interval=-1", "value of the option health_check_interval"),
+        ("max_connections=-1", "value of the option max_connections"),
+        ("max_connections=0", "value of the option max_connections"),
+        ("protocol=9", "value of the option protocol"),
+        ("retry_on_timeout=ture", "value of the option retry_on_timeout"),
+        ("socket_keepalive=off", "value of the option socket_keepalive"),  # redis-py would understand true
+        ("socket_read_size=0", "value of the option socket_read_size"),
+        ("socket_timeout=abc", "value of the option socket_timeout"),
+        ("socket_timeout=0", "value of the option socket_timeout"),
+        ("socket_timeout=0.0", "value of the option socket_timeout"),
+        ("socket_timeout=-1", "value of the option socket_timeout"),
+        ("socket_timeout=nan", "value of the option socket_timeout"),
+        ("socket_timeout=1e300", "value of the option socket_timeout"),
+        ("socket_connect_timeout=inf", "value of the option socket_connect_timeout"),
+        ("socket_timeout=1&socket_timeout=x", "value of the option socket_timeout"),
+        ("sentinel_password=x", "does not accept"),  # only for redis+sentinel
+        ("ssl_cert_reqs=none", "does not accept"),  # only for rediss
+        ("ssl_ca_certs=/ca.pem", "does not accept"),
+    ],
+)
+def test_other_option_is_rejected(query: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        redis_url.parse(f"redis://host/0?{query}")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("ssl_cert_reqs=maybe", "value of the option ssl_cert_reqs"),
+        ("ssl_check_hostname=ture", "value of the option ssl_check_hostname"),
+        ("ssl_min_version=1", "value of the option ssl_min_version"),
+        ("ssl_ciphers=x", "does not accept"),
+        ("ssl_ca_data=x", "does not accept"),
+        ("ssl_include_verify_flags=x", "invalid port or option"),
+        ("ssl_validate_ocsp=true", "unknown option"),
+    ],
+)
+@pytest.mark.parametrize("url", ["rediss://host/0", "rediss+sentinel://host/service/0"])
+def test_other_option_of_tls_is_rejected(url: str, query: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        redis_url.parse(f"{url}?{query}")

@@ -1,0 +1,113 @@
+"""`dumpdata` and `loaddata` copy every row into a fresh database, and the audit trail stays protected."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from axes.models import AccessAttempt
+from django.apps import apps
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, Permission
+from django.contrib.contenttypes.models import ContentType
+from django.core.management import call_command
+from django.db import models
+from django.test import Client
+
+from core.conversations import append_message, end_session
+from core.models import Session, User
+from tests.support.plugin import Servers
+
+ROOT = Path(__file__).resolve().parents[2]
+DUMP = ("--natural-foreign", "-e", "contenttypes", "-e", "auth.permission")
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def rows() -> None:
+    """Add a row to every table."""
+    user = User.objects.create_user("ann@example.org", PASSWORD, full_name="Ann Lee", is_staff=True)
+    group = Group.objects.create(name="reviewers")
+    group.permissions.add(Permission.objects.get(codename="view_phi"))
+    user.groups.add(group)
+    user.user_permissions.add(Permission.objects.get(codename="delete_message"))
+    session = Session.objects.create(user=user, title="Patient ü", context={"1": [1.5, None, {"e": 1e300}]})
+    append_message(session.pk, role="user", content="a\r\n\u2028😷", client_message_id="1", metadata={"x": 0.1})
+    append_message(session.pk, role="tool", tool_results=[None], tokens=5, contains_phi=False)
+    end_session(session.pk)
+    client = Client()
+    for password in ("wrong", PASSWORD):
+        client.post("/admin/login/", {"username": "ann@example.org", "password": password})
+    AccessAttempt.objects.create(username="hash", ip_address="192.0.2.7", failures_since_start=1)
+    content_type = ContentType.objects.get_for_model(User)
+    LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
+
+
+@pytest.fixture
+def fresh_database(servers: Servers) -> Iterator[str]:
+    """Create an empty database and return its URL."""
+    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE loaded")
+        yield servers.postgres.url.removesuffix("/tests") + "/loaded"
+        connection.execute("DROP DATABASE loaded WITH (FORCE)")
+
+
+def manage(database: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        env={**os.environ, "DATABASE_URL": database}, cwd=ROOT, check=True, text=True, capture_output=True,
+    ).stdout  # fmt: skip
+
+
+def by_model(dump: str) -> dict[str, list[Any]]:
+    objects: dict[str, list[Any]] = {}
+    for item in json.loads(dump):
+        objects.setdefault(item["model"], []).append(item)
+    return {model: sorted(items, key=lambda item: str(item["pk"])) for model, items in objects.items()}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_dump_of_every_table_loads_into_a_fresh_database(rows: None, fresh_database: str, tmp_path: Path) -> None:
+    output = StringIO()
+    call_command("dumpdata", *DUMP, stdout=output)
+    path = tmp_path / "dump.json"
+    path.write_text(output.getvalue())
+    before = by_model(output.getvalue())
+    excluded = {"contenttypes.contenttype", "auth.permission"}
+    stored = {model._meta.label_lower for model in apps.get_models() if model._default_manager.exists()}
+    assert set(before) == stored - excluded
+    assert stored >= {model._meta.label_lower for model in apps.get_models() if is_used(model)}
+
+    manage(fresh_database, "migrate", "--verbosity=0")
+    manage(fresh_database, "loaddata", "--verbosity=0", str(path))
+    after = by_model(manage(fresh_database, "dumpdata", *DUMP))
+
+    events, new_events = before.pop("core.auditevent"), after.pop("core.auditevent")
+    assert after == before
+    keys = {event["pk"] for event in events}
+    assert [event for event in new_events if event["pk"] in keys] == events
+    # The load created rows, and the triggers of the new database record that.
+    own = [event["fields"] for event in new_events if event["pk"] not in keys]
+    assert {(event["action"], event["actor_id"]) for event in own} == {("create", None)}
+    assert Counter(event["table"] for event in own) == {
+        "users": 1, "users_groups": 1, "users_user_permissions": 1, "sessions": 1,
+        "auth_group": 1, "auth_group_permissions": 1,
+    }  # fmt: skip
+
+    with psycopg.connect(fresh_database, autocommit=True) as connection:
+        for statement in ("UPDATE audit_events SET actor_email = ''", "DELETE FROM audit_events"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+        # The sequences continue after the loaded keys.
+        connection.execute("INSERT INTO auth_group (name) VALUES ('next')")
+
+
+def is_used(model: type[models.Model]) -> bool:
+    return model._meta.app_label in {"core", "auth", "admin", "sessions", "contenttypes"} or model is AccessAttempt

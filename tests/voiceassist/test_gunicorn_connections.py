@@ -1,0 +1,109 @@
+"""A worker that is short of connections, descriptors or threads."""
+
+import contextlib
+import http.client
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.polling import succeeds_within
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
+
+OPEN_FILES = 256
+CONNECTIONS = 160  # that a worker with 4 threads accepts below that limit
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VoiceAssistServer]:
+    """Yield a server with one worker and a low limit of open files."""
+    with limited_server(tmp_path_factory.mktemp("limited"), f"ulimit -n {OPEN_FILES}") as app:
+        yield app
+
+
+def limited_server(folder: Path, command: str) -> VoiceAssistServer:
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\n{command}\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return VoiceAssistServer(python=python, WEB_CONCURRENCY="1", HEALTH_OPTIONAL="migrations")
+
+
+def messages(app: VoiceAssistServer) -> list[str]:
+    return [json.loads(line)["message"] for line in app.log().splitlines()]
+
+
+def test_idle_connections_keep_nobody_out(app: VoiceAssistServer) -> None:
+    """When no more connections fit, the one that has waited longest for a request is closed, once for each new one."""
+    (worker,) = app.workers()
+    kept_alive = http.client.HTTPConnection("127.0.0.1", app.port, timeout=10)
+    with contextlib.closing(kept_alive), contextlib.ExitStack() as stack:
+        kept_alive.request("GET", "/")
+        assert kept_alive.getresponse().read()
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port))) for _ in range(OPEN_FILES + 20)]
+        for path in ("/health", "/ready", "/metrics", "/"):
+            assert app.get(path)[0] == 200
+        idle[0].settimeout(5)
+        assert idle[0].recv(1) == b""
+        idle[-1].sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        idle[-1].settimeout(5)
+        assert idle[-1].recv(12) == b"HTTP/1.0 200"
+        kept_alive.request("GET", "/")  # a client that has sent requests is closed last
+        assert kept_alive.getresponse().status == 200
+        assert CONNECTIONS < worker.num_fds() < OPEN_FILES
+    assert app.workers() == [worker]
+    assert messages(app).count("all connections are in use; closing the longest idle") == 1
+
+
+def test_worker_without_descriptors_waits_for_some(app: VoiceAssistServer) -> None:
+    (worker,) = app.workers()
+    worker.rlimit(psutil.RLIMIT_NOFILE, (4, OPEN_FILES))  # it has more, so it gets no new one
+    try:
+        with socket.create_connection(("127.0.0.1", app.port)) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert succeeds_within(5, lambda: "no connection can be accepted" in messages(app))
+            cpu = sum(worker.cpu_times()[:2])
+            time.sleep(1)
+            assert sum(worker.cpu_times()[:2]) - cpu < 0.5  # it retries ten times per second
+            worker.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+            client.settimeout(10)
+            assert client.recv(12) == b"HTTP/1.0 200"
+    finally:
+        worker.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    assert app.workers() == [worker]
+    (line,) = [json.loads(line) for line in app.log().splitlines() if "no connection can be accepted" in line]
+    assert (line["level"], line["error"]) == ("warning", "EMFILE")
+
+
+def test_soft_limit_is_raised(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with limited_server(tmp_path, f"ulimit -S -n {OPEN_FILES}") as app:
+        (worker,) = app.workers()
+        expected = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        assert worker.rlimit(psutil.RLIMIT_NOFILE) == (expected, hard)
+
+
+def test_pool_that_gets_no_threads_says_so() -> None:
+    """And the process can exit, although some threads run. Root has no limit of threads, so it becomes another user."""
+    program = """if True:
+        import os, resource, sys
+        from voiceassist import gunicorn_worker
+        limit = 1
+        if os.geteuid() == 0:
+            os.setuid(54321)
+            limit = 3  # this user has no other processes, so two threads start
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+        try:
+            gunicorn_worker._started_pool(4, "test")
+        except RuntimeError:
+            sys.exit(17)
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 17, done.stderr
+    assert "A thread can't be started. Raise the limit of processes and threads" in done.stdout + done.stderr
