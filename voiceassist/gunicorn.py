@@ -69,6 +69,7 @@ def start() -> None:
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
     descriptors.raise_limit()
     runtime_folder.create()
+    metric_files.start()
 
 
 def _unblock_stop_signals() -> None:

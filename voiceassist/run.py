@@ -31,14 +31,17 @@ def main() -> None:
 
 def _prepare() -> None:
     import django
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import CommandError, call_command
 
     try:
         django.setup()
+        str(settings.SECRET_KEY)  # generated here if necessary, otherwise a request would fail if that is impossible
         call_command("migrate", verbosity=0, skip_checks=False)
         call_command("checkdeps")
         call_command("create_admin")
-    except CommandError as error:
+    except (CommandError, ImproperlyConfigured) as error:
         raise SystemExit(f"make run: {error}") from None
 
 

@@ -5,11 +5,12 @@
 
 The master adds the files of a dead worker to the merged ones, otherwise they would accumulate. A reader that overlaps a
 merge reads again. A byte in shared memory counts the merges, so that the master never waits for a reader, even if it
-hangs.
+hangs. A scrape skips files that can't be read.
 
 prometheus_client is imported in functions only, because the runtime folder must exist at its first import.
 """
 
+import errno
 import logging
 import mmap
 import time
@@ -28,30 +29,76 @@ log = logging.getLogger("voiceassist.metrics")
 _MAX_READS = 200
 _RETRY_INTERVAL = 0.005  # seconds
 
+_NOT_OF_THE_FILE = (errno.ENOENT, errno.EMFILE, errno.ENFILE)  # merged in the meantime, too many open files
+
 _merges = mmap.mmap(-1, 1)  # incremented at the start and at the end of a merge: odd while one is running
+_reported: set[str] = set()  # files about which this process has logged an error
+
+
+def start() -> None:
+    """Make prometheus_client allocate the files of this process and of its workers before it maps them."""
+    from health.multiprocess import mapped_file
+
+    mapped_file.install()
 
 
 def read() -> "Iterable[Metric]":
     """Return the metrics of all processes, including dead ones. Raise RuntimeError if merges never pause."""
-    from prometheus_client.multiprocess import MultiProcessCollector
-
     for _ in range(_MAX_READS):
         before = _merges[0]
         if before % 2 == 0:
             with suppress(FileNotFoundError):
                 # A file is empty until its process has initialised it.
-                files = [str(path) for path in _files() if path.stat().st_size]
-                metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+                metrics = _read_files([path for path in _files() if path.stat().st_size])
                 if _merges[0] == before:
                     return metrics
         time.sleep(_RETRY_INTERVAL)
     raise RuntimeError("Could not read metrics, because workers exit too often. Find the cause in the log.")
 
 
+def _read_files(paths: Collection[Path]) -> "Iterable[Metric]":
+    """Return the metrics in the files, except those that can't be read."""
+    try:
+        return _collect(paths)
+    except Exception:
+        readable = []
+        for path in paths:
+            if error := _read_error(path):
+                _log_once("metrics are incomplete: %s can't be read (%s)", path, error)
+            else:
+                readable.append(path)
+        return _collect(readable)
+
+
+def _collect(paths: Iterable[Path]) -> "Iterable[Metric]":
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    metrics: Iterable[Metric] = MultiProcessCollector.merge(map(str, paths))  # type: ignore[no-untyped-call]
+    return metrics
+
+
+def _read_error(path: Path) -> Exception | None:
+    """Return why the file can't be read. Raise an OSError that is no fault of the file."""
+    try:
+        _collect([path])
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:
+            raise
+        return error
+    return None
+
+
+def _log_once(message: str, path: Path, error: Exception) -> None:
+    """Log the names of the file and of the error, unless this process has already logged an error of the file."""
+    if path.name not in _reported:
+        _reported.add(path.name)
+        log.error(message, path.name, getattr(error, "strerror", None) or type(error).__name__)
+
+
 def merge(alive: Collection[int]) -> None:
     """Merge the files of processes that are not `alive`. Only the master may call it.
 
-    A file that can't be merged is logged and removed, because otherwise every later scrape would fail.
+    A damaged file is removed. A file for which there is no space stays for scrapes and the next merge.
     """
     _merges[0] = (_merges[0] + 1) % 256
     try:
@@ -62,27 +109,40 @@ def merge(alive: Collection[int]) -> None:
             try:
                 if path.stat().st_size and not path.name.startswith("gauge_live"):
                     _add(path, path.with_stem(path.stem.replace(pid, "merged")))
-            except Exception:
-                log.exception("metrics of a dead worker are lost: %s could not be merged", path.name)
-            path.unlink()
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _log_once("metrics of a dead worker stay in %s, because it can't be merged (%s)", path, error)
     finally:
         _merges[0] = (_merges[0] + 1) % 256
 
 
-def _files() -> Iterable[Path]:
+def _files() -> Collection[Path]:
     assert runtime_folder.path
     return list(runtime_folder.path.glob("*.db"))
 
 
 def _add(path: Path, merged_path: Path) -> None:
-    from prometheus_client.mmap_dict import MmapedDict
+    """Add the values in a file to the merged ones. Raise OSError, and add nothing, if there is no space for them."""
+    from health.multiprocess.mapped_file import MappedFile
 
-    values = list(MmapedDict.read_all_values_from_file(path))  # type: ignore[no-untyped-call]
-    merged = MmapedDict(str(merged_path))  # type: ignore[no-untyped-call]
-    for key, value, timestamp, _ in values:
-        merged_value, merged_timestamp = merged.read_value(key)  # type: ignore[no-untyped-call]
-        if not path.name.startswith("gauge"):
-            merged.write_value(key, merged_value + value, 0.0)  # type: ignore[no-untyped-call]
-        elif timestamp > merged_timestamp:  # a "mostrecent" gauge, the only kind that outlives its process
-            merged.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
-    merged.close()  # type: ignore[no-untyped-call]
+    for file in (path, merged_path):
+        if file.exists() and file.stat().st_size and (error := _read_error(file)):
+            if isinstance(error, OSError):
+                raise error
+            log.error("metrics of dead workers are lost: %s was damaged (%s)", file.name, type(error).__name__)
+            file.unlink()
+    if not path.exists():
+        return
+    values = list(MappedFile.read_all_values_from_file(path))  # type: ignore[no-untyped-call]
+    merged = MappedFile(str(merged_path))
+    try:
+        for key, *_ in values:
+            merged.reserve(key)
+        for key, value, timestamp, _ in values:
+            merged_value, merged_timestamp = merged.read_value(key)
+            if not path.name.startswith("gauge"):
+                merged.write_value(key, merged_value + value, 0.0)
+            elif timestamp > merged_timestamp:  # a "mostrecent" gauge, the only kind that outlives its process
+                merged.write_value(key, value, timestamp)
+    finally:
+        merged.close()  # type: ignore[no-untyped-call]

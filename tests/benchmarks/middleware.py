@@ -64,9 +64,10 @@ def measure_in_process() -> None:
     """Print the CPU time of a request without a server, for several sets of middleware."""
     os.environ |= ENVIRONMENT
     os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-    from health.multiprocess import runtime_folder
+    from health.multiprocess import metric_files, runtime_folder
 
     runtime_folder.create()  # write metrics to files, as under gunicorn
+    metric_files.start()
 
     import django
 

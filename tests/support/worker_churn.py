@@ -16,6 +16,7 @@ from collections.abc import Callable
 from health.multiprocess import metric_files, runtime_folder
 
 runtime_folder.create()
+metric_files.start()
 
 from prometheus_client import Counter, Gauge, Histogram  # noqa: E402
 

@@ -12,6 +12,7 @@ from socket import create_server
 import pytest
 
 from tests.support.dependency_servers import free_port
+from tests.support.full_disk import needs_mounts, with_mounts
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,3 +100,26 @@ def test_interrupt_in_a_destructor_stops_the_start() -> None:
         process.kill()
     assert process.returncode == -signal.SIGINT
     assert "Serving" not in output
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("mount", "is_embedded", "error"),
+    [
+        ("-o ro", True, "voiceassist: The servers under {var} can't be started or stopped. "),
+        ("-o size=1m", True, "voiceassist: postgres could not be initialised. {var} has only 0 MiB of free space."),
+        ("-o ro", False, "make run: Can't read or create {var}/secret-key (Read-only file system)."),
+        ("-o nr_inodes=1", False, "make run: Can't read or create {var}/secret-key (No space left on device)."),
+    ],
+)
+def test_full_or_read_only_disk_is_reported_in_one_line(mount: str, is_embedded: bool, error: str) -> None:
+    var = ROOT / "var"
+    var.mkdir(exist_ok=True)
+    environment = {**os.environ, "BIND": f"127.0.0.1:{free_port()}"}
+    for name in ("DJANGO_SETTINGS_MODULE", *(("DATABASE_URL", "REDIS_URL") if is_embedded else ())):
+        environment.pop(name)
+    command = with_mounts(f"mount -t tmpfs {mount} none '{var}'", sys.executable, "-m", "voiceassist.run")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert done.stderr.startswith(error.format(var=var))
+    assert len(done.stderr.splitlines()) == 1, done.stderr

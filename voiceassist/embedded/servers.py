@@ -19,6 +19,7 @@ from voiceassist.embedded.programs import EmbeddedServerError, as_user_of, clean
 
 DATABASE = "voiceassist"
 START_TIMEOUT = 60  # seconds to start or stop; after a crash a server replays its log first
+MIN_FREE_SPACE = 100 * 1024**2  # bytes; a new PostgreSQL takes about 60 MiB, and a full disk keeps no log
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
@@ -70,7 +71,7 @@ class Server:
         process = None
         while not self.is_ready():
             if process is not None and process.poll() is not None:
-                raise EmbeddedServerError(f"{self.name} failed to start. The reason is in {self.log}")
+                raise EmbeddedServerError(f"{self.name} failed to start. {self._reason()}")
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
                     f"{self.name} was not ready within {START_TIMEOUT} s. The reason may be in {self.log}. "
@@ -82,6 +83,12 @@ class Server:
             time.sleep(0.02)
         if process is not None:
             process.returncode = 0  # it outlives this process, so Popen must not warn that it still runs
+
+    def _reason(self) -> str:
+        free = shutil.disk_usage(self.var).free
+        if free < MIN_FREE_SPACE:
+            return f"{self.var} has only {free // 1024**2} MiB of free space. Free some, then try again."
+        return f"The reason is in {self.log}"
 
     def lock(self) -> TextIO | None:
         """Acquire and return the server's lock, or return None while any process of the server runs."""
@@ -174,7 +181,7 @@ class Postgres(Server):
                 env=clean_environment(), pass_fds=[lock.fileno()],
             )  # fmt: skip
         if process.returncode:
-            raise EmbeddedServerError(f"{self.name} could not be initialised. The reason is in {self.log}")
+            raise EmbeddedServerError(f"{self.name} could not be initialised. {self._reason()}")
 
     def is_responding(self, connection: socket.socket) -> bool:
         """Return whether recovery is complete, which the last line of the pid file shows.
