@@ -79,6 +79,8 @@ def test_table_has_every_option_of_libpq() -> None:
 def test_requests_and_readiness_connect_with_each_option(name: str, servers: Servers) -> None:
     url = f"{servers.postgres.url}?{name}={quote(OPTIONS[name])}"
     database: Any = ConnectionHandler(load_settings({**PRODUCTION, "DATABASE_URL": url})["DATABASES"])["default"]
+    passed_on = str(database.get_connection_params()[name])
+    assert OPTIONS[name] in passed_on or (name, passed_on) == ("client_encoding", "UTF8")  # Django sets it
     with database.cursor() as cursor:
         cursor.execute("SHOW client_encoding")
         assert cursor.fetchone() == ("UTF8",)

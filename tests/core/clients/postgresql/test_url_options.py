@@ -1,4 +1,4 @@
-"""Every option of libpq can be used in the URL, and reaches the connections of the ORM and of readiness."""
+"""Options in DATABASE_URL that need more than a value reach the connections of the ORM and of readiness."""
 
 import runpy
 from collections.abc import Callable
@@ -9,61 +9,11 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from django.db.utils import ConnectionHandler
-from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
 from tests.support.dependency_servers import PASSWORD
 from tests.support.plugin import Servers
 
 SETTINGS = str(Path(__file__).parents[4] / "voiceassist" / "settings.py")
-KEY = "A" * 43 + "="  # 32 bytes in Base64
-
-# A valid value of each option. The second group has options with which the test server accepts no connection.
-ACCEPTED = {
-    "application_name": "x",
-    "channel_binding": "disable",
-    "client_encoding": "UTF8",
-    "connect_timeout": "10",
-    "fallback_application_name": "x",
-    "gssdelegation": "0",
-    "gssencmode": "disable",
-    "gsslib": "gssapi",
-    "hostaddr": "127.0.0.1",
-    "keepalives": "1",
-    "keepalives_count": "2",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "krbsrvname": "postgres",
-    "load_balance_hosts": "random",
-    "max_protocol_version": "latest",
-    "min_protocol_version": "3.0",
-    "oauth_client_id": "x",
-    "oauth_client_secret": "x",
-    "oauth_issuer": "https://issuer.example.org",
-    "oauth_scope": "x",
-    "options": "-c search_path=public -c work_mem=5MB",
-    "require_auth": "scram-sha-256",
-    "requirepeer": "postgres",
-    "ssl_max_protocol_version": "TLSv1.3",
-    "ssl_min_protocol_version": "TLSv1.3",
-    "sslcert": "/no/such/file",
-    "sslcertmode": "allow",
-    "sslcompression": "0",
-    "sslcrl": "/no/such/file",
-    "sslcrldir": "/no/such/folder",
-    "sslkey": "/no/such/file",
-    "sslkeylogfile": "/no/such/file",
-    "sslmode": "prefer",
-    "sslnegotiation": "postgres",
-    "sslpassword": "x",
-    "sslrootcert": "/no/such/file",
-    "sslsni": "0",
-    "target_session_attrs": "read-write",
-    "tcp_user_timeout": "5000",
-}
-OTHER = {"replication": "database", "scram_client_key": KEY, "scram_server_key": KEY}
-# Options that are parts of a URL, or read a file. Tests below use them.
-PARTS = {"dbname", "host", "password", "passfile", "port", "service", "user"}
 
 Wrapper = Any  # core.clients.postgresql.base.DatabaseWrapper, which django-prometheus does not type
 WithUrl = Callable[[str], Wrapper]
@@ -95,24 +45,6 @@ def value_of(name: str, connection: psycopg.Connection[Any]) -> str:
     row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
     assert row
     return str(row[0])
-
-
-def test_all_options_are_listed() -> None:
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    assert known == ACCEPTED.keys() | OTHER.keys() | PARTS
-
-
-@pytest.mark.parametrize("name", sorted(ACCEPTED | OTHER))
-def test_option_is_passed_on(servers: Servers, with_url: WithUrl, name: str) -> None:
-    value = (ACCEPTED | OTHER)[name]
-    wrapper = with_url(f"{servers.postgres.url}?{query(name, value)}")
-    params = wrapper.get_connection_params()
-    assert str(params[name]).endswith(value)
-    for added_by_django in ("cursor_factory", "context", "prepare_threshold"):
-        params.pop(added_by_django, None)
-    make_conninfo("", **params)
-    if name in ACCEPTED:
-        connect(wrapper)
 
 
 def test_application_name(servers: Servers, with_url: WithUrl) -> None:
@@ -162,8 +94,3 @@ def test_passwords_and_services_in_files(
     connect(with_url(f"postgres://tester@127.0.0.1:{port}/tests?{query('passfile', str(passwords))}"))
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     connect(with_url(f"postgres://127.0.0.1:{port}/tests?service=va"))
-
-
-def test_socket_folders(with_url: WithUrl) -> None:
-    for url in ("postgres://%2Frun%2Fpg/db", "postgres://ann@/db?host=/run/pg", "postgres:///db?host=%2Frun%2Fpg"):
-        assert with_url(url).get_connection_params()["host"] == "/run/pg", url
