@@ -52,7 +52,7 @@ def check_text(query: str) -> None:
         if name not in OPTIONS:
             raise ValueError(f"has an unknown option. Use only: {', '.join(OPTIONS)}.")
         if not re.fullmatch(OPTIONS[name], value):
-            raise ValueError(f"has an invalid value of the option {name}. Correct or remove it.")
+            raise ValueError(f"sets the option {name} to an invalid value. Correct or remove it.")
 
 
 def check_tls(options: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ TRANSLATED = {
     "22023": ("misconfigured", "ungültiger Wert für Parameter »DateStyle«: »quark«"),
     "53300": ("not_ready", "tut mir leid, schon zu viele Verbindungen"),
     "55000": ("not_ready", "Datenbank »va« akzeptiert gegenwärtig keine Verbindungen"),
-    "57P03": ("not_ready", "das Datenbanksystem startet"),
+    "57P03": ("not_ready", "das Datenbanksystem startet"),  # codespell:ignore startet
     "57P01": ("connection_lost", "Verbindung wird abgebrochen aufgrund von Anweisung des Administrators"),
     "0A000": ("misconfigured", "nicht unterstütztes Frontend-Protokoll 1234.5680"),
     "XX000": ("error", "unerwarteter Fehler"),
