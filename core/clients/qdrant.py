@@ -52,13 +52,12 @@ def client() -> Iterator["QdrantClient"]:
 
 
 def base_url() -> SplitResult:
-    """Return QDRANT_URL with the parts that are used: scheme, host, port and a path prefix.
+    """Return QDRANT_URL without repeated slashes in its path, because the client treats what follows `//` as the host.
 
-    Repeated slashes are removed, because the client treats what follows `//` as the host.
+    The settings refuse credentials, a query and a fragment.
     """
     url = urlsplit(settings.QDRANT_URL or "")
-    path = re.sub("/+", "/", url.path).rstrip("/")
-    return url._replace(netloc=url.netloc.rpartition("@")[2], path=path, query="", fragment="")
+    return url._replace(path=re.sub("/+", "/", url.path).rstrip("/"))
 
 
 def tls_context() -> ssl.SSLContext:
@@ -93,7 +92,7 @@ def _network_client() -> "QdrantClient":
     return client
 
 
-_of_parent: list["QdrantClient"] = []
+_clients_of_parent: list["QdrantClient"] = []
 
 
 def _reset_after_fork() -> None:
@@ -102,7 +101,7 @@ def _reset_after_fork() -> None:
     The parent's client is kept, because its destructor closes it.
     """
     if _network_client.cache_info().currsize:
-        _of_parent.append(_network_client())
+        _clients_of_parent.append(_network_client())
     _network_client.cache_clear()
 
 
