@@ -42,7 +42,7 @@ def delete_user(user: User) -> None:
 @transaction.atomic
 def delete_messages(messages: QuerySet[Message]) -> None:
     """Delete messages and update `message_count` of their sessions."""
-    # In the order of `delete_sessions`, because two transactions that lock sessions in different orders can deadlock.
+    # Lock sessions in the order of `delete_sessions`. Two transactions with different orders could deadlock.
     sessions = Session.objects.filter(pk__in=messages.order_by().values("session")).order_by(
         *ordering(newest_first=False)
     )

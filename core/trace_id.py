@@ -74,13 +74,9 @@ def outgoing_traceparent() -> str:
     """Return the `traceparent` for a call to another service: the client's if it sent one, otherwise a new one.
 
     A server that records no spans passes it on, with the client's parent and sampled flag. If tracing is on,
-    OpenTelemetry replaces it by one with the span of the call. https://www.w3.org/TR/trace-context/#design-overview
+    OpenTelemetry replaces it with one that has the span of the call. A new one has the sampled flag, so that the other
+    service traces the call. https://www.w3.org/TR/trace-context/#design-overview
     """
-    match = _match(_received.get())
-    # A later version is sent as 00, with only the fields that 00 has.
-    return f"00-{match['known']}" if match else new_traceparent()
-
-
-def new_traceparent() -> str:
-    """Return a new `traceparent` with the current trace id, and the sampled flag so that the call is traced there."""
+    if match := _match(_received.get()):
+        return f"00-{match['known']}"  # a later version is sent as 00, with only the fields that 00 has
     return f"00-{as_w3c_trace_id()}-{secrets.randbits(64) or 1:016x}-01"

@@ -1,6 +1,7 @@
 """The limit of open files (descriptors), and how many client connections of a worker fit below it.
 
-A worker that has no descriptor left can accept no connection, not even a probe's, and gunicorn's ends.
+A worker without a free descriptor can't accept any connection, not even one of a probe. Gunicorn's own worker would
+exit.
 """
 
 import resource
@@ -8,7 +9,8 @@ import resource
 # gunicorn's default of `worker_connections`, enough for a load balancer's and for browsers' idle connections.
 MAX_CONNECTIONS = 1000
 MIN_CONNECTIONS = 16
-# Enough for every worker, and low enough for programs that close every possible descriptor before they start another.
+# Enough for every worker. A higher limit would delay programs that close every possible descriptor before they start
+# another program.
 MAX_LIMIT = 65_536
 # Descriptors of a worker besides those of clients. An idle worker has 25: log, metric and heartbeat files, pipes, the
 # poller, the listening socket, and four connections of the readiness checks. The rest is for 12 threads of probes, name

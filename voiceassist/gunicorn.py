@@ -37,8 +37,9 @@ keepalive = 75  # seconds, above the idle timeout of common load balancers (60)
 worker_tmp_dir = str(runtime_folder.parent())  # of gunicorn's heartbeats, which a slow disk would delay
 control_socket_disable = True  # gunicorn would create it in the home directory, which may be read-only
 secure_scheme_headers: dict[str, str] = {}  # Django reads X-Forwarded-Proto, and only under BEHIND_PROXY
-# Gunicorn would let every client on this machine, such as a proxy, set them. A proxy passes on what its clients send.
-forwarder_headers = ""  # SCRIPT_NAME and PATH_INFO
+# Ignore the headers SCRIPT_NAME and PATH_INFO, which gunicorn accepts from this machine by default. A proxy may run on
+# it and pass on those of its clients.
+forwarder_headers = ""
 logconfig_dict = settings.LOGGING
 
 log = logging.getLogger("voiceassist.server")

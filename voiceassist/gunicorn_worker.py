@@ -115,7 +115,7 @@ class Worker(LimitedWorker):
 
 
 def _started_pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Return a pool whose threads all run. Later, the system's limit of threads could end the worker."""
+    """Return a pool whose threads all run. A thread that can't be started later would end the worker."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
     all_started = threading.Barrier(threads + 1)
     try:

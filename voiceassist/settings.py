@@ -81,7 +81,7 @@ _server_defaults = {
     # Acknowledge a commit only when it is durable, whatever the default of the role, the database or the server.
     "synchronous_commit": "on",
 }
-# Also for statements outside of transactions. At a stricter level, concurrent appends to a session would fail.
+# It applies to statements outside of transactions too. At a stricter level, concurrent appends to a session would fail.
 _ISOLATION = r"-c default_transaction_isolation=read\ committed"
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
@@ -242,7 +242,7 @@ SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD
-# The check warns of a missing preload. It is a choice of the domain's owner, because it takes months to undo.
+# W021 warns that preload is off. That is a choice of the domain's owner, because undoing it takes months.
 SILENCED_SYSTEM_CHECKS = [] if HSTS_PRELOAD else ["security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 X_FRAME_OPTIONS = "DENY"

@@ -11,8 +11,8 @@ log = logging.getLogger("voiceassist.server")
 
 def check(workers: int, threads: int) -> None:
     """Exit if the server could not serve. Django must have been set up."""
-    if os.environ.get("SCRIPT_NAME"):  # gunicorn would remove it from every path, and links would lack it
-        _fail("SCRIPT_NAME", "Not supported. Unset it, and serve VoiceAssist at the root of a host name of its own.")
+    if os.environ.get("SCRIPT_NAME"):  # gunicorn would remove it from each path, but links would lack it
+        _fail("SCRIPT_NAME", "Not supported. Unset it, and serve VoiceAssist at the root of its own host name.")
     required = descriptors.required(threads)
     if descriptors.limit() < required:
         _fail("open files", f"The limit is too low. Raise it to at least {required} (ulimit -n, LimitNOFILE=).")

@@ -3,8 +3,8 @@
 ApiError(code)          raised by our own views
 exception_handler       DRF's EXCEPTION_HANDLER
 
-An APIException of a library, which has no error code, keeps its HTTP status. The code is that of the status, or of the
-nearest one: BAD_REQUEST for other 4xx and INTERNAL_ERROR for other 5xx.
+Another APIException, such as one of a library, keeps its HTTP status. It gets the error code of that status. If there
+is none, it gets BAD_REQUEST for a 4xx and INTERNAL_ERROR for a 5xx.
 
 `core.http.error_handlers` handles exceptions outside of DRF views, and outages of dependencies anywhere.
 """
@@ -46,7 +46,7 @@ _CODES: tuple[tuple[type[Exception], ErrorCode], ...] = (
     (exceptions.Throttled, ErrorCode.RATE_LIMITED),
     (exceptions.ParseError, ErrorCode.BAD_REQUEST),
     (exceptions.UnsupportedMediaType, ErrorCode.BAD_REQUEST),
-    (exceptions.NotAcceptable, ErrorCode.BAD_REQUEST),  # the envelope promises never to be a 406
+    (exceptions.NotAcceptable, ErrorCode.BAD_REQUEST),  # the contract: an Accept header never causes a 406
 )
 # The codes of other exceptions. Where several codes have one status, the last is the most general.
 _CODES_BY_STATUS = {code.status: code for code in ErrorCode}

@@ -6,7 +6,7 @@ from rest_framework import exceptions, parsers
 
 
 class JSONParser(parsers.JSONParser):
-    """Refuses JSON that is nested too deeply to be parsed with BAD_REQUEST. DRF would respond 500.
+    """DRF's parser, except that JSON nested too deeply for Python is a BAD_REQUEST instead of a 500.
 
     The limit depends on the version of Python. The models have a lower one, `core.models.fields.MAX_JSON_DEPTH`.
     """

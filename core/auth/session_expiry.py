@@ -56,8 +56,7 @@ def _get_user(request: Any) -> Any:
     return request._cached_user
 
 
-async def _aget_user(request: Any) -> Any:
-    return await sync_to_async(_get_user)(request)
+_aget_user = sync_to_async(_get_user)
 
 
 def _touch_or_expire(request: Any, user: Any) -> bool:

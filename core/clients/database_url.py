@@ -82,7 +82,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         return
     options = {name: value for name, value in options.items() if name not in _NO_SERVER}
     names = [name for name in options if not _accepts({name: options[name]})]
-    # Options that only contradict each other: leaving one out solves it.
+    # If each value is valid but some contradict each other, leaving one of these out is enough.
     names = names or [name for name in options if _accepts({key: options[key] for key in options if key != name})]
     cause = " and ".join(names) if _accepts({}) else "a PG* environment variable"
     raise ValueError(f"libpq does not accept the value of {cause}. Correct or remove it.")

@@ -37,7 +37,7 @@ def client() -> Iterator["QdrantClient"]:
     until the block ends. Keep the block short.
     """
     if settings.QDRANT_URL:
-        yield _network_client()
+        yield _network_client(os.getpid())
         return
     from qdrant_client import QdrantClient
 
@@ -52,13 +52,12 @@ def client() -> Iterator["QdrantClient"]:
 
 
 def base_url() -> SplitResult:
-    """Return QDRANT_URL with the parts that are used: scheme, host, port and a path prefix.
+    """Return QDRANT_URL without repeated slashes in its path, because the client treats what follows `//` as the host.
 
-    Repeated slashes are removed, because the client treats what follows `//` as the host.
+    The settings refuse credentials, a query and a fragment.
     """
     url = urlsplit(settings.QDRANT_URL or "")
-    path = re.sub("/+", "/", url.path).rstrip("/")
-    return url._replace(netloc=url.netloc.rpartition("@")[2], path=path, query="", fragment="")
+    return url._replace(path=re.sub("/+", "/", url.path).rstrip("/"))
 
 
 def tls_context() -> ssl.SSLContext:
@@ -76,7 +75,11 @@ def tls_context() -> ssl.SSLContext:
 
 
 @cache
-def _network_client() -> "QdrantClient":
+def _network_client(pid: int) -> "QdrantClient":
+    """Return the client of this process. A forked process gets a new one, because its parent uses the connections.
+
+    The parent's client stays in the cache, because its destructor would close the connections.
+    """
     from qdrant_client import QdrantClient
 
     url = base_url()
@@ -91,22 +94,6 @@ def _network_client() -> "QdrantClient":
     # Private: qdrant-client has no public hook for the requests of its HTTP client.
     client.http.client.add_middleware(_traced_and_measured)
     return client
-
-
-_of_parent: list["QdrantClient"] = []
-
-
-def _reset_after_fork() -> None:
-    """Open new connections in a forked process, because its parent uses the inherited ones.
-
-    The parent's client is kept, because its destructor closes it.
-    """
-    if _network_client.cache_info().currsize:
-        _of_parent.append(_network_client())
-    _network_client.cache_clear()
-
-
-os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _traced_and_measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":

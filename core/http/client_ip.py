@@ -16,7 +16,7 @@ _ADVICE = (
     "The proxy's address counts as the client's, so a few failed logins lock everyone out. "
     "Let the proxy append the client's address to X-Forwarded-For, or unset BEHIND_PROXY."
 )
-_warnings = {  # removed when logged, so that each is logged once per process
+_warnings = {  # a warning is removed when it is logged, so that each process logs it once
     "missing": f"The X-Forwarded-For header is missing. {_ADVICE}",
     "unreadable": f"The last element of the X-Forwarded-For header is not an IP address. {_ADVICE}",
 }
@@ -42,7 +42,7 @@ def client_address(request: HttpRequest) -> str:
 
 
 def parse_address(text: str) -> str:
-    """Return the canonical form of an address as servers and proxies write it. Raise ValueError if it is none.
+    """Return the canonical form of an address as servers and proxies write it. Raise ValueError if it is invalid.
 
     Quotes, brackets, a port and the zone of a link-local address are removed. A mapped IPv4 address becomes IPv4, so
     that a client has the same address whether the socket is IPv4 or IPv6.

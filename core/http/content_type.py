@@ -9,9 +9,9 @@ from django.utils.http import parse_header_parameters
 def read_as_utf_8(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """Remove the parameters of a Content-Type that Django can't parse or whose charset is not UTF-8.
 
-    Django looks the charset up among Python's codecs. Some are no text encodings, such as zlib, so that Django fails
-    while it creates the request, before any middleware runs. Browsers send forms in the charset of the page, and
-    RFC 8259 requires UTF-8 for JSON.
+    Django looks up the charset among Python's codecs. Some of them, such as zlib, are not text encodings, and Django
+    would respond 500 while it creates the request, before any middleware runs. UTF-8 is right, because browsers send
+    forms in the charset of the page, and RFC 8259 requires it for JSON.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -60,6 +60,7 @@ class RequestLoggingMiddleware:
 
 
 def _set_content_length(request: HttpRequest, response: HttpResponse) -> None:
+    """Set or remove Content-Length, and remove content that the status or the method does not allow."""
     if response.status_code in _STATUSES_WITHOUT_CONTENT or response.status_code < 200:
         del response["Content-Length"]
         setattr(response, "streaming_content" if response.streaming else "content", b"")

@@ -1,4 +1,4 @@
-"""Refuse to change or delete audit events by a trigger per row, and limit the depth of JSON.
+"""Protect audit events with a trigger per row instead of one per statement, and limit the depth of JSON.
 
 With a trigger per statement `loaddata` failed, because Django tries an UPDATE that matches no row before each INSERT.
 The lock blocks writes to audit_events, but not reads, for a few milliseconds. The changed fields execute no SQL.

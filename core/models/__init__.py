@@ -12,17 +12,15 @@ non-sensitive values appear in `str()` and `repr()`.
 from core.models.audit_events import MATCHES_TIME_INDEX, AuditEvent
 from core.models.base import BaseModel
 from core.models.conversations import Message, Session
-from core.models.fields import DepthLimitedJSONField, LowercaseEmailField
-from core.models.users import User, UserManager
+from core.models.fields import LowercaseEmailField
+from core.models.users import User
 
 __all__ = [
     "MATCHES_TIME_INDEX",
     "AuditEvent",
     "BaseModel",
-    "DepthLimitedJSONField",
     "LowercaseEmailField",
     "Message",
     "Session",
     "User",
-    "UserManager",
 ]

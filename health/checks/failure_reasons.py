@@ -45,7 +45,6 @@ HINTS = {
     ERROR: "check the detail and the log",
 }
 
-
 MAX_DETAIL_LENGTH = 500
 
 
@@ -64,8 +63,7 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((psycopg.ProgrammingError, ImproperlyConfigured), MISCONFIGURED),  # options that are refused before connecting
     ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
-    ((TimeoutError, redis.exceptions.TimeoutError), TIMEOUT),
-    ((NoResponse,), TIMEOUT),
+    ((TimeoutError, redis.exceptions.TimeoutError, NoResponse), TIMEOUT),
     (
         (
             redis.exceptions.AuthenticationError,
@@ -83,9 +81,9 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         ),
         NOT_READY,
     ),
+    ((ssl.SSLError,), TLS_FAILURE),  # its cause may be that a file of certificates is missing
     ((ConnectionRefusedError, FileNotFoundError), CONNECTION_REFUSED),
     ((ConnectionError, IncompleteRead), CONNECTION_LOST),
-    ((ssl.SSLError,), TLS_FAILURE),
     ((redis.exceptions.InvalidResponse, json.JSONDecodeError, UnicodeError, HTTPException), BAD_RESPONSE),
 )
 

@@ -8,10 +8,10 @@ import logging
 import mmap
 import time
 
-# A last request in the last quarter of the drain means that more would have come.
-_ENOUGH = 0.75
+# The part of the drain after which a request shows that the load balancer still sends some.
+_LATE = 0.75
 
-# time.monotonic(), which all processes share; 0 means never. Processors write aligned doubles at once.
+# time.monotonic(), which all processes share; 0 means never. Writing an aligned double is atomic.
 _times = (ctypes.c_double * 2).from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
 _BEGIN, _LAST_REQUEST = 0, 1
 
@@ -44,7 +44,7 @@ def _judge(drain_seconds: float, last: float | None, stopped: float, graceful_ti
         return logging.WARNING, "Stopped before the drain ended, because a second signal came."
     if stopped >= drain_seconds + graceful_timeout:
         return logging.WARNING, f"Stopped requests that were not finished {graceful_timeout:g} s after the drain."
-    if last is not None and last > drain_seconds * _ENOUGH:
+    if last is not None and last > drain_seconds * _LATE:
         return logging.WARNING, (
             "Requests still came at the end of the drain. Raise DRAIN_SECONDS, or check that the load balancer "
             "follows /ready."

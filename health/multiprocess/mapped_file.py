@@ -1,8 +1,8 @@
 """The files into which prometheus_client writes the metrics of a process, allocated before they are mapped.
 
-prometheus_client maps sparse files. On a full disk, a write to such a page ends the process by SIGBUS, which Python
-can't catch. Here the blocks of a file are allocated first. If that fails, new values stay in memory, and scrapes lack
-them, until a later change of one of them finds space.
+prometheus_client maps sparse files. On a full disk, a write to such a page ends the process with SIGBUS, which
+Python can't catch. Here the blocks of a file are allocated first. If that fails, new values stay in memory, and are
+missing from scrapes, until a later change of one of them finds space.
 
 Import this module after the runtime folder exists, because prometheus_client reads its name at the first import.
 """
@@ -12,7 +12,7 @@ import logging
 import os
 import time
 
-from prometheus_client import mmap_dict, values
+from prometheus_client import mmap_dict
 
 from health.multiprocess import runtime_folder
 
@@ -21,7 +21,6 @@ log = logging.getLogger("voiceassist.metrics")
 _MAX_OVERHEAD = 32  # bytes of an entry besides its key: length, padding, value and timestamp
 _RETRY_INTERVAL = 1.0  # seconds between attempts to extend a file, because each attempt delays a request
 
-_write_value = mmap_dict.MmapedDict.write_value
 _is_failing = False  # whether a file could not be extended, and none has been since
 
 
@@ -45,7 +44,7 @@ class MappedFile(mmap_dict.MmapedDict):
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
         try:
-            _write_value(self, key, value, timestamp)  # type: ignore[no-untyped-call]  # faster than `super()`
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
         except Exception as error:
             self._unwritten[key] = value, timestamp
             self._log_once(error)
@@ -73,7 +72,7 @@ class MappedFile(mmap_dict.MmapedDict):
     def _extend(self, size: int) -> None:
         global _is_failing
         runtime_folder.allocate(self._fname, size)
-        if self._m is None:
+        if self._m is None:  # a second object, so that an exception leaves this one as it was
             vars(self).update(vars(mmap_dict.MmapedDict(self._fname)))
         _is_failing = False
 
@@ -87,9 +86,3 @@ class MappedFile(mmap_dict.MmapedDict):
                 self._fname,
                 getattr(error, "strerror", None) or type(error).__name__,
             )
-
-
-def install() -> None:
-    """Make prometheus_client use MappedFile. Call it before the first metric is created."""
-    # Private: prometheus_client has no setting for the class of its files.
-    values.MmapedDict = MappedFile  # type: ignore[assignment, attr-defined]

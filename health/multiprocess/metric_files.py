@@ -29,17 +29,20 @@ log = logging.getLogger("voiceassist.metrics")
 _MAX_READS = 200
 _RETRY_INTERVAL = 0.005  # seconds
 
-_NOT_OF_THE_FILE = (errno.ENOENT, errno.EMFILE, errno.ENFILE)  # merged in the meantime, too many open files
+_TEMPORARY_ERRORS = (errno.ENOENT, errno.EMFILE, errno.ENFILE)  # merged in the meantime, too many open files
 
 _merges = mmap.mmap(-1, 1)  # incremented at the start and at the end of a merge: odd while one is running
 _reported: set[str] = set()  # files about which this process has logged an error
 
 
 def start() -> None:
-    """Make prometheus_client allocate the files of this process and of its workers before it maps them."""
-    from health.multiprocess import mapped_file
+    """Make prometheus_client use MappedFile in this process and its workers. Call it before a metric is created."""
+    from prometheus_client import values
 
-    mapped_file.install()
+    from health.multiprocess.mapped_file import MappedFile
+
+    # Private: prometheus_client has no setting for the class of its files.
+    values.MmapedDict = MappedFile  # type: ignore[assignment, attr-defined]
 
 
 def read() -> "Iterable[Metric]":
@@ -78,11 +81,11 @@ def _collect(paths: Iterable[Path]) -> "Iterable[Metric]":
 
 
 def _read_error(path: Path) -> Exception | None:
-    """Return why the file can't be read. Raise an OSError that is no fault of the file."""
+    """Return the exception if the file can't be read. Raise it instead if it is temporary."""
     try:
         _collect([path])
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:
+        if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRORS:
             raise
         return error
     return None

@@ -66,7 +66,7 @@ def create() -> None:
 
 
 def _create_in(directory: Path) -> Path | None:
-    """Create a locked folder and return its path, or None if a server that is starting removed it before the lock."""
+    """Create a locked folder and return its path, or None if a starting server removed it before it was locked."""
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=directory))
     with suppress(OSError):  # on a file system without locks, no other server removes the folder either
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)

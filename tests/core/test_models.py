@@ -12,7 +12,8 @@ from django.db import IntegrityError, connection, models, transaction
 from django.test import RequestFactory
 from django.utils import timezone
 
-from core.models import DepthLimitedJSONField, Message, Session, User
+from core.models import Message, Session, User
+from core.models.fields import DepthLimitedJSONField
 
 pytestmark = pytest.mark.django_db
 

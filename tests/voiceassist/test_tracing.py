@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.trace_id import as_w3c_trace_id, clear_trace_id, new_traceparent, set_trace_id
+from core.trace_id import as_w3c_trace_id, clear_trace_id, outgoing_traceparent, set_trace_id
 from tests.support.load_settings import PRODUCTION
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
@@ -197,7 +197,7 @@ def test_tracing_is_not_imported_without_an_endpoint() -> None:
 def test_traceparent_is_valid_for_every_trace_id(trace_id: str, expected: str) -> None:
     set_trace_id(trace_id)
     try:
-        first, second = new_traceparent(), new_traceparent()
+        first, second = outgoing_traceparent(), outgoing_traceparent()
     finally:
         clear_trace_id()
     match = re.fullmatch(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-01", first)

@@ -42,9 +42,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
                 "full_tracebacks": full_tracebacks,
             },
         },
-        "filters": {
-            "defects": {"()": CallbackFilter, "callback": _is_defect},
-        },
+        "filters": {"defects": {"()": CallbackFilter, "callback": _is_defect}},
         "handlers": {
             "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
             "refused_requests": {"()": RefusedRequestHandler},

@@ -1,7 +1,7 @@
 """The log lines of requests that Django refuses: one per minute and kind, without the refused value.
 
-Django logs every such request to `django.security.*`, with a message that quotes what the client sent. Without any
-line, nobody could find out why every page is 400 or 403 when ALLOWED_HOSTS or CSRF_TRUSTED_ORIGINS is wrong.
+Django logs every such request to `django.security.*`, with a message that quotes what the client sent. Our lines show
+the cause when every page is 400 or 403 because ALLOWED_HOSTS or CSRF_TRUSTED_ORIGINS is wrong.
 """
 
 import logging
@@ -14,11 +14,12 @@ log = structlog.stdlib.get_logger("voiceassist.security")
 
 INTERVAL = 60.0  # seconds between two lines of one kind; scanners send many such requests
 
-_MESSAGES = {  # by kind: the exception's name, or what the check for cross-site request forgery missed
+# By kind: the name of Django's exception, or what its check for cross-site request forgery found to be wrong.
+_MESSAGES = {
     "DisallowedHost": "The Host header is not in ALLOWED_HOSTS. "
     "If users get 400 Bad Request, add the host name that they use.",
     "csrf_origin": "The Origin header is not in CSRF_TRUSTED_ORIGINS. If users get 403 Forbidden, add the origin that "
-    "they use, or set BEHIND_PROXY if a proxy ends TLS.",
+    "they use, or set BEHIND_PROXY if a proxy terminates TLS.",
     "csrf_referer": "The Referer header is missing, or its origin is not in CSRF_TRUSTED_ORIGINS. "
     "If users get 403 Forbidden, add the origin that they use.",
     "csrf_cookie": "The CSRF cookie is missing or malformed. If users get 403 Forbidden, check that they use HTTPS if "
@@ -51,7 +52,7 @@ class RefusedRequestHandler(logging.Handler):
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return
         self._logged_at[kind] = now
-        # The number of refused requests since the last line, which have none.
+        # `suppressed` counts the requests since the last line, which were not logged.
         log.warning(_MESSAGES.get(kind, _OTHER), kind=kind, suppressed=self._suppressed.pop(kind, 0))
 
 

@@ -12,12 +12,12 @@ def open_closed_streams() -> None:
     """Open the null device for each standard stream that is closed, as by `>&-`.
 
     Python sets a closed stream to None, on which all methods fail. The next file or socket that is opened would get its
-    descriptor, and whatever a library prints would be written into it.
+    descriptor, and a library's output would be written into it.
     """
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
-            # Not closed with the stream, which may be replaced.
+            # `closefd`: otherwise a stream that is replaced would close its descriptor.
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 

@@ -78,14 +78,13 @@ class Connection(psycopg.Connection[Any]):
     ) -> Self:
         """Return a connection to the first server that accepts one, within `connect_timeout` seconds.
 
-        All hosts and addresses share the time. The server that was connected to last is tried first. If there are
-        several, standbys are skipped unless `target_session_attrs` is set. libpq's own `read-write` is not the default,
-        because PgBouncer reports that state from a cache, which may be stale.
+        All hosts and addresses share the time, unlike in `psycopg.connect`, which gives each at least two seconds. The
+        server that was connected to last is tried first. If there are several, standbys are skipped unless
+        `target_session_attrs` is set. libpq's own `read-write` is not the default, because PgBouncer reports that state
+        from a cache, which may be stale.
 
         Raises NoResponse if any server timed out, otherwise ReadOnly if any server is a standby, otherwise
         psycopg.OperationalError. The error has the SQLSTATE that a server sent.
-
-        This replaces `psycopg.connect`, which gives each address at least two seconds, as libpq does.
         """
         seconds = float(connect_timeout) or DEFAULT_CONNECT_TIMEOUT  # for libpq, 0 means no limit
         limit = current_time_limit()

@@ -1,8 +1,8 @@
 """One attempt to connect to one server, whose error has the SQLSTATE that the server sent.
 
-psycopg does not know it, because libpq reports a failed attempt only as text, which is in the server's language. With
-verbose messages that text includes the SQLSTATE, which is the same in every language. psycopg has no function for that,
-so libpq is called with `PGconn.pgconn_ptr`, which psycopg provides for this purpose.
+psycopg's own exception has none, because libpq reports a failed attempt only as text, which is in the server's
+language. If error messages are verbose, the text includes the SQLSTATE, which is the same in every language. psycopg
+can't make them verbose, so libpq is called with `PGconn.pgconn_ptr`, which psycopg provides for such calls.
 """
 
 import ctypes

@@ -4,7 +4,7 @@ from core.clients.postgresql.probe import ProbeConnection
 
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
-_BESIDES_THREADS = 3
+_EXTRA_CONNECTIONS = 3
 
 # Superusers are exempt from the limits of roles and databases. -1 means no limit.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-MAX-CONNECTIONS
@@ -25,12 +25,12 @@ _NAMES = (
 
 def max_connections(workers: int, threads: int) -> int:
     """Return how many connections a server may have at the same time."""
-    return workers * (threads + _BESIDES_THREADS)
+    return workers * (threads + _EXTRA_CONNECTIONS)
 
 
 def find_limit(connection: ProbeConnection) -> tuple[int, str] | None:
     """Return the lowest limit and its name, or None behind a pooler, whose own limits count instead."""
     row = connection.execute(_LIMITS).fetchone()
-    if row is None or row[0] != connection.info.backend_pid:  # a pooler invents the number that it sends to clients
+    if row is None or row[0] != connection.info.backend_pid:  # a pooler sends its clients another number
         return None
     return min((limit, name) for limit, name in zip(row[1:], _NAMES, strict=True) if limit >= 0)

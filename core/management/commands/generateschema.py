@@ -1,6 +1,6 @@
-"""DRF's command for the OpenAPI schema, which fails because drf-spectacular generates the schema of this project.
+"""Print the OpenAPI schema, as `spectacular` does.
 
-It does the same as `spectacular`.
+This replaces DRF's command of the same name, which fails because drf-spectacular generates our schema.
 """
 
 from drf_spectacular.management.commands.spectacular import Command

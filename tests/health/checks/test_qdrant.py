@@ -140,8 +140,6 @@ def test_trusts_the_same_certificates(
         ("http://{}/prefix", "/prefix"),
         ("http://{}/two/parts/", "/two/parts"),
         ("http://{}//two//parts", "/two/parts"),
-        ("http://user:password@{}", ""),
-        ("http://{}/?timeout=1#part", ""),
     ],
 )
 def test_requests_the_same_paths(form: str, prefix: str, plain: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import mmap_dict, values
 
-from health.multiprocess import mapped_file, runtime_folder
+from health.multiprocess import mapped_file, metric_files, runtime_folder
 from health.multiprocess.mapped_file import MappedFile
 from tests.support.full_disk import file_size_limit
 
@@ -127,7 +127,7 @@ def test_missing_folder_fails_no_request(tmp_path: Path) -> None:
 def test_prometheus_client_uses_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "MmapedDict", mmap_dict.MmapedDict)  # restored after the test
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    mapped_file.install()
+    metric_files.start()
     create = values.MultiProcessValue(lambda: 17)  # type: ignore[no-untyped-call]
     with file_size_limit(20 * KIB):
         value = create("counter", "requests", "requests_total", (), (), "")
