@@ -38,7 +38,7 @@ HINTS = {
     DNS_FAILURE: "the host name cannot be resolved; correct the URL or check DNS",
     TLS_FAILURE: "check the certificates and the paths of their files, and that both sides use TLS",
     AUTH_FAILED: "correct the user, password or API key, or grant the missing permission on the server",
-    MISCONFIGURED: "do what the detail says, or correct the URL; the server lacks the database or is of another kind",
+    MISCONFIGURED: "follow the detail, or correct the URL; the server lacks the database or is of another kind",
     BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
     NOT_READY: "the server is starting, read-only, or out of connections or memory; wait, or check its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
