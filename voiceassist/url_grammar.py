@@ -59,7 +59,8 @@ def parse_http_url(text: str, default_port: int | None = None) -> str:
         raise ValueError("not an HTTP URL")
     scheme, host = _lower(match["scheme"]), _lower(match["host"])
     port = match["port"] or default_port
-    _check(host.replace("_", "x"), port)  # names of containers may contain underscores
+    # Names of containers may contain underscores. A final dot keeps resolvers from trying search domains.
+    _check(host.replace("_", "x").removesuffix("."), port)
     return f"{scheme}://{host}{f':{port}' if port else ''}{match['path'] or ''}"
 
 
