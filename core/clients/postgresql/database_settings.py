@@ -20,7 +20,8 @@ _SETTINGS = """
 _MIGRATION_SETTINGS = """
     SELECT current_schema(), current_setting('transaction_read_only'),
         has_schema_privilege(current_schema(), 'CREATE'),
-        (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('django_migrations')),
+        (SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid
+            WHERE pg_class.oid = to_regclass('django_migrations')),
         format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
 """
 
