@@ -21,6 +21,7 @@ from tests.core.clients.postgresql.connections import requires_real_transactions
 from tests.core.management.test_migrate import run_command
 from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
 from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.proxy import Proxy
 
 pytestmark = requires_real_transactions
 
@@ -211,6 +212,21 @@ def test_date_style_is_not_shared_through_pgbouncer(
                 cursor.execute("SELECT now()")
                 assert isinstance(cursor.fetchone()[0], datetime)
             assert other.execute("SHOW datestyle").fetchone() == ("German, DMY",)
+
+
+def test_works_with_a_pooler_that_reports_no_settings(
+    use_database: Use, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_database()
+    with Proxy(servers.postgres.port) as pooler:
+        pooler.hidden = b"(server_encoding|DateStyle|TimeZone)(?=\0)"
+        monkeypatch.setitem(connection.settings_dict, "PORT", str(pooler.port))
+        migrate()
+        assert User.objects.create_user("ann@example.org").created_at
+        assert connection.connection.info.parameter_status("DateStyle") is None
+        for check in ("postgres", "migrations"):
+            CHECKS[check](10)
+        close_connections()
 
 
 @needs_pgbouncer
