@@ -52,7 +52,8 @@ def parse_origin(text: str) -> str:
 def parse_http_url(text: str, default_port: int | None = None) -> str:
     """Return the URL with scheme and host in lower case, and with `default_port` if it has no port. Raises ValueError.
 
-    Credentials, queries and fragments are rejected, because clients ignore them.
+    Queries and fragments are rejected, because clients ignore them. So are credentials, which QDRANT_API_KEY and
+    OTEL_EXPORTER_OTLP_HEADERS contain.
     """
     match = _HTTP_URL.fullmatch(text)
     if not match:
