@@ -22,12 +22,16 @@ def check(workers: int, threads: int) -> None:
 
 
 def _missing_static_files() -> int:
-    """Return how many static files the manifest lacks. A page that uses one of them would respond 500."""
+    """Return how many static files the manifest lacks. A page that uses one of them would respond 500.
+
+    Files that `collectstatic` ignores are not counted, such as .DS_Store and backups of editors.
+    """
+    from django.contrib.staticfiles.apps import StaticFilesConfig
     from django.contrib.staticfiles.finders import get_finders
     from django.templatetags.static import static
 
     missing = 0
-    for path in (path for finder in get_finders() for path, _ in finder.list(None)):
+    for path in (path for finder in get_finders() for path, _ in finder.list(StaticFilesConfig.ignore_patterns)):
         try:
             static(path)
         except (OSError, ValueError):  # the manifest is missing, can't be read, or lacks the file

@@ -52,14 +52,16 @@ def parse_origin(text: str) -> str:
 def parse_http_url(text: str, default_port: int | None = None) -> str:
     """Return the URL with scheme and host in lower case, and with `default_port` if it has no port. Raises ValueError.
 
-    Credentials, queries and fragments are rejected, because clients ignore them.
+    Queries and fragments are rejected, because clients ignore them. So are credentials, which QDRANT_API_KEY and
+    OTEL_EXPORTER_OTLP_HEADERS contain.
     """
     match = _HTTP_URL.fullmatch(text)
     if not match:
         raise ValueError("not an HTTP URL")
     scheme, host = _lower(match["scheme"]), _lower(match["host"])
     port = match["port"] or default_port
-    _check(host.replace("_", "x"), port)  # names of containers may contain underscores
+    # Names of containers may contain underscores. A final dot keeps resolvers from trying search domains.
+    _check(host.replace("_", "x").removesuffix("."), port)
     return f"{scheme}://{host}{f':{port}' if port else ''}{match['path'] or ''}"
 
 

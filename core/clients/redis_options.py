@@ -14,7 +14,7 @@ _TEXT = r"(?s:.+)"
 _FLAG = r"(?i:true|false|yes|no|1|0)"
 _NUMBER = r"[0-9]{1,5}"
 _POSITIVE = r"0*[1-9][0-9]{0,5}"
-_SECONDS = r"(?=.*[1-9])[0-9]{1,4}(\.[0-9]+)?"
+_SECONDS = r"(?=.*[1-9])([0-9]{1,4}(\.[0-9]*)?|\.[0-9]+)"
 OPTIONS = {
     "client_name": r"[!-~]+",  # Redis rejects other names
     "db": _NUMBER,
@@ -51,7 +51,7 @@ def check_text(query: str) -> None:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in OPTIONS:
             raise ValueError(f"has an unknown option. Use only: {', '.join(OPTIONS)}.")
-        if not re.fullmatch(OPTIONS[name], value):
+        if value and not re.fullmatch(OPTIONS[name], value):  # redis-py ignores empty ones, which templates write
             raise ValueError(f"sets the option {name} to an invalid value. Correct or remove it.")
 
 

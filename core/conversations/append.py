@@ -109,7 +109,8 @@ def _append(message: Message) -> Message:
         except IntegrityError:
             if stored := _find_existing(message):
                 return stored
-            raise
+            if not tries_left:  # otherwise another request may have deleted the message meanwhile
+                raise
         except OperationalError as error:
             if not tries_left or sqlstate(error) not in _ROLLED_BACK:
                 raise

@@ -34,6 +34,7 @@ class Proxy:
         self.delay = 0.5
         self.truncate_after = 3
         self.forbidden = b""  # a regular expression; a request that matches it closes the connection
+        self.hidden = b""  # a regular expression; what matches it in a response is overwritten with "x"
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -119,6 +120,8 @@ class Proxy:
                     continue
                 if self.forbidden and not is_response and re.search(self.forbidden, data):
                     break
+                if self.hidden and is_response:
+                    data = re.sub(self.hidden, lambda match: b"x" * len(match[0]), data)
                 if mode in _INVALID_RESPONSES and is_response:
                     data = _INVALID_RESPONSES[mode]
                 if mode == "delay":

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.contrib.staticfiles.apps import StaticFilesConfig
 from django.contrib.staticfiles.finders import get_finders
 from pytest_django import Settings
 
@@ -39,7 +40,7 @@ def test_start_is_refused(shell: str, environment: dict[str, str], message: str)
     assert "/va" not in done.stdout + done.stderr
 
 
-COLLECTED = {path: path for finder in get_finders() for path, _ in finder.list(None)}
+COLLECTED = {path: path for finder in get_finders() for path, _ in finder.list(StaticFilesConfig.ignore_patterns)}
 MANIFEST = {"version": "1.1", "hash": "", "paths": COLLECTED}
 
 
@@ -62,7 +63,12 @@ def test_missing_static_files(
     manifest: str | bytes | None,
     missing: int,
 ) -> None:
-    """The manifest is missing, damaged, or of another release."""
+    """The manifest is missing, damaged, or of another release. Files that `collectstatic` ignores don't count."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for name in (".DS_Store", "style.css~"):
+        (folder / name).touch()
+    settings.STATICFILES_DIRS = [folder]
     if manifest is not None:
         (tmp_path / "staticfiles.json").write_bytes(manifest.encode() if isinstance(manifest, str) else manifest)
     settings.STATIC_ROOT = tmp_path

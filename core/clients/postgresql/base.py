@@ -57,10 +57,12 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
         """Set DateStyle, because psycopg parses only ISO. Undocumented: Django calls this for every new connection.
 
         The server reports DateStyle when it connects, so the statement is sent only if it is needed. PgBouncer tracks
-        DateStyle for each of its clients. Other settings would leak to other clients.
+        DateStyle for each of its clients. Other settings would leak to other clients. Some poolers report none; then
+        psycopg assumes ISO.
         """
         super().init_connection_state()
-        if self.connection and not self.connection.info.parameter_status("DateStyle").startswith("ISO"):
+        date_style = self.connection and self.connection.info.parameter_status("DateStyle")
+        if self.connection and date_style and not date_style.startswith("ISO"):
             with self.connection.cursor() as cursor:
                 cursor.execute("SET DateStyle TO ISO")
 

@@ -13,27 +13,27 @@ import psycopg
 # `remote_write`, `local` and `off` acknowledge a commit before it is durable on the server and its synchronous standby.
 _DURABLE = ("on", "remote_apply")
 _SETTINGS = """
-    SELECT current_schema(), current_setting('session_replication_role'),
+    SELECT current_setting('server_encoding'), current_schema(), current_setting('session_replication_role'),
         current_setting('default_transaction_isolation'), current_setting('synchronous_commit'),
         format('ALTER ROLE %I IN DATABASE %I SET', session_user, current_database())
 """
 _MIGRATION_SETTINGS = """
     SELECT current_schema(), current_setting('transaction_read_only'),
         has_schema_privilege(current_schema(), 'CREATE'),
-        (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('django_migrations')),
+        (SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid
+            WHERE pg_class.oid = to_regclass('django_migrations')),
         format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
 """
 
 
 def find_problem(connection: "psycopg.Connection[Any]") -> str | None:
     """Return why the application can't work with the settings of this database, and what to do, or None."""
-    encoding = connection.info.parameter_status("server_encoding")
+    encoding, schema, replication_role, isolation, synchronous_commit, alter_role = _fetch(connection, _SETTINGS)
     if encoding != "UTF8":
         return (
             f"The encoding of the database is {encoding}, not UTF8. Create a database with ENCODING 'UTF8' and "
             "TEMPLATE template0, and restore the data into it."
         )
-    schema, replication_role, isolation, synchronous_commit, alter_role = _fetch(connection, _SETTINGS)
     if schema is None or schema.startswith("pg_"):  # pg_catalog, and the schema of temporary tables
         return (
             "search_path has no schema for tables, because none of its schemas exists and may be used by the role, or "

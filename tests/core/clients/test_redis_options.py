@@ -127,8 +127,6 @@ def test_cache_and_readiness_work_with_each_option_of_tls(
         ("parser_class=x", "unknown option"),
         ("host=other", "unknown option"),
         ("port=1", "unknown option"),
-        ("client_name", "sets the option client_name to an invalid value"),
-        ("client_name=", "sets the option client_name to an invalid value"),
         ("client_name=a%20b", "sets the option client_name to an invalid value"),
         ("db=x", "sets the option db to an invalid value"),
         ("db=-1", "sets the option db to an invalid value"),
@@ -146,6 +144,8 @@ def test_cache_and_readiness_work_with_each_option_of_tls(
         ("socket_read_size=0", "sets the option socket_read_size to an invalid value"),
         ("socket_timeout=abc", "sets the option socket_timeout to an invalid value"),
         ("socket_timeout=0", "sets the option socket_timeout to an invalid value"),
+        ("socket_timeout=.", "sets the option socket_timeout to an invalid value"),
+        ("socket_timeout=.0", "sets the option socket_timeout to an invalid value"),
         ("socket_timeout=0.0", "sets the option socket_timeout to an invalid value"),
         ("socket_timeout=-1", "sets the option socket_timeout to an invalid value"),
         ("socket_timeout=nan", "sets the option socket_timeout to an invalid value"),
@@ -160,6 +160,17 @@ def test_cache_and_readiness_work_with_each_option_of_tls(
 def test_other_option_is_rejected(query: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         redis_url.parse(f"redis://host/0?{query}")
+
+
+@pytest.mark.parametrize("url", ["redis://host/0", "redis+sentinel://host/service/0"])
+def test_empty_options_are_ignored(url: str) -> None:
+    query = "password=&username&client_name=&socket_timeout=&max_connections="
+    assert redis_url.parse(f"{url}?{query}") == redis_url.parse(url)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(".5", 0.5), ("5.", 5.0), ("005", 5.0)])
+def test_seconds_may_lack_digits_on_one_side(text: str, seconds: float) -> None:
+    assert redis_url.parse(f"redis://host/0?socket_timeout={text}").options["socket_timeout"] == seconds
 
 
 @pytest.mark.parametrize(

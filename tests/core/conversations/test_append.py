@@ -14,6 +14,7 @@ from core import conversations
 from core.api.error_codes import ErrorCode
 from core.api.exceptions import ApiError
 from core.conversations import append_message, read_messages
+from core.deletion import delete_messages
 from core.models import Message, Session, User
 from core.models.fields import MAX_JSON_DEPTH
 from core.phi import stored_fields
@@ -231,3 +232,18 @@ def test_equal_forms_of_a_value_are_the_same_message(session: Session) -> None:
     resent: dict[str, Any] = {"role": "user", "content": 5, "tokens": "7", "contains_phi": "t", "metadata": None}
     append = partial(append_message, session.pk, client_message_id="1")
     assert append(**sent).pk == append(**resent).pk  # type: ignore[arg-type]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_that_is_deleted_during_its_retry_is_stored_again(session: Session) -> None:
+    append = partial(append_message, session.pk, role="user", client_message_id="1")
+    first = append()
+
+    def delete_before_lookup(execute: Any, sql: str, *args: Any) -> Any:
+        if "IS NOT DISTINCT FROM" in sql:
+            delete_messages(Message.objects.filter(pk=first.pk))
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(delete_before_lookup):
+        assert append().pk != first.pk
+    assert counts(session) == (1, 1)
