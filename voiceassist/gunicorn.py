@@ -22,6 +22,7 @@ if __name__ == "__config__":  # see the end of this file
 
 from health.multiprocess import draining, metric_files, runtime_folder, worker_states
 from voiceassist import descriptors, settings, start_checks
+from voiceassist.gunicorn_master import survive_failed_starts_of_workers
 from voiceassist.logs.config import StderrToLog, configure
 from voiceassist.logs.streams import open_closed_streams
 
@@ -102,7 +103,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Make SIGTERM drain first. Gunicorn's own handler closes the listening sockets at once."""
+    """Make SIGTERM drain first, because gunicorn's handler closes the listening sockets at once. Freeze the heap."""
 
     def drain(signum: int, frame: FrameType | None) -> None:
         if draining.is_draining() or settings.DRAIN_SECONDS == 0:
@@ -116,6 +117,7 @@ def when_ready(server: Any) -> None:
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGALRM, stop)
+    survive_failed_starts_of_workers(server)
     # The garbage collector of a worker must not write to the pages that it shares with the master.
     gc.collect()
     gc.freeze()

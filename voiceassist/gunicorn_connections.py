@@ -58,6 +58,16 @@ class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for listener in self.sockets:
                 listener.close()
 
+    def is_parent_alive(self) -> bool:
+        """If the master was killed, stop as on SIGTERM.
+
+        Otherwise clients with kept-alive connections would keep the listening socket open for `graceful_timeout`, and a
+        new server could not start on its port.
+        """
+        if not super().is_parent_alive():
+            self.alive = False
+        return self.alive
+
     def _accept_waiting(self, listener: Any) -> None:
         before = -1
         while before < self.nr_conns < self.worker_connections:

@@ -1,8 +1,8 @@
 """Gunicorn's threaded worker, with separate threads for probes and error responses that never quote the request.
 
 The server responds to probes even while every other thread waits for a database or a client. Gunicorn assigns a
-connection to a thread before the request has arrived. Here the connection waits in the poller until its first bytes
-have arrived, which determine the thread pool.
+connection to a thread before the request has arrived, so a few clients that send one byte would hold all threads. Here
+a new connection waits in the poller until the head of its request has arrived, which determines the thread pool.
 
 Gunicorn's log line and response for a malformed request quote its path, method or headers, which may contain personal
 data. Ours name only the kind of error.
@@ -33,9 +33,10 @@ from voiceassist.gunicorn_connections import LimitedWorker
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
 _PEEK = 4096  # bytes; the complete head of a probe fits
+_END_OF_HEAD = b"\r\n\r\n"
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(health|ready|metrics)/?[ ?]")
 _BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
-_FIRST_BYTES_TIMEOUT = 15.0  # seconds; browsers open connections that they may never use
+_DATA_TIMEOUT = 15.0  # seconds without data; browsers open connections that they may never use
 # Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health.
 _PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
 
@@ -51,9 +52,9 @@ class Worker(LimitedWorker):
         return _started_pool(self.cfg.threads, "request")
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread as soon as the first bytes of its request have arrived."""
+        """Give a connection to a thread as soon as its request has arrived, without the body."""
         start = _first_bytes(conn.sock)
-        if start is None and not conn.initialized:
+        if not conn.initialized and not self.cfg.is_ssl and (start is None or _await_rest_of_head(conn.sock, start)):
             self._wait_in_poller(conn)
             return
         conn.data_ready = True  # otherwise gunicorn would wait for the data with a selector, which takes a descriptor
@@ -65,7 +66,7 @@ class Worker(LimitedWorker):
     def _wait_in_poller(self, conn: Any) -> None:
         """Register the connection with the poller, as gunicorn does after 5 seconds without data."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + _FIRST_BYTES_TIMEOUT
+        conn.timeout = time.monotonic() + _DATA_TIMEOUT
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
@@ -136,7 +137,7 @@ def _probe_in(start: bytes) -> bytes:
     hold a thread of the probes.
     """
     probe = _PROBE.match(start)
-    head, end, _ = start.partition(b"\r\n\r\n")
+    head, end, _ = start.partition(_END_OF_HEAD)
     return probe[1] if probe and end and not _BODY.search(head) else b""
 
 
@@ -148,3 +149,18 @@ def _first_bytes(sock: socket.socket) -> bytes | None:
         return None
     except OSError:
         return b""  # the thread that handles the connection gets the same error and closes it
+
+
+def _await_rest_of_head(sock: socket.socket, start: bytes) -> bool:
+    """Return whether more of the head has to arrive, and make the poller report the socket only when it has.
+
+    A socket that is readable without more bytes has reached its end, or has no low-water mark, like Unix sockets.
+    """
+    try:
+        low_water_mark = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        is_incomplete = low_water_mark <= len(start) < _PEEK and _END_OF_HEAD not in start
+        if is_incomplete or low_water_mark > 1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(start) + 1 if is_incomplete else 1)
+    except OSError:
+        return False
+    return is_incomplete

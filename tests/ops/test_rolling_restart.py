@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ METRICS = (
     "/%6detrics?x=1",
     "/m%65%74rics/",
     "http://h/%6detrics",
+    "http:///metrics",
 )
 # These don't, and must not if a proxy or gunicorn should normalise them one day.
 NORMALISED = ("//metrics", "/./metrics", "/x/../metrics", "/%2e/metrics", "/x/%2e%2e/metrics", "/%256Detrics")
@@ -107,6 +109,24 @@ def test_rolling_restart_loses_no_request(servers: Servers, haproxy: HAProxy) ->
     assert set(load.responses) == {200}
     assert load.responses[200] > 500
     assert sum(int(row["wretr"]) + int(row["wredis"]) for row in haproxy.rows() if row["svname"] == "BACKEND") == 0
+
+
+@needs_haproxy
+def test_slow_clients_hold_no_thread(haproxy: HAProxy) -> None:
+    head = f"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'c' * 32}\r\n".encode()
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for port in server_ports(haproxy):
+            stack.enter_context(VoiceAssistServer(port=port, WEB_CONCURRENCY="1", WEB_THREADS="1"))
+        haproxy.wait_for("alive", {"app1", "app2"})
+        for _ in range(4):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", haproxy.port)))
+            client.sendall(head + form + b"a")
+        for _ in range(4):
+            assert get(haproxy)[0] == 200
+        client.sendall(b"=" * 8)
+        client.settimeout(5)
+        assert client.recv(12) == b"HTTP/1.1 403"  # the form has no CSRF token
 
 
 @needs_haproxy

@@ -213,11 +213,47 @@ def test_connection_without_data_holds_no_thread() -> None:
         assert idle[0].recv(12) == b"HTTP/1.0 200"
 
 
-def test_connection_without_data_does_not_delay_the_stop() -> None:
+def test_incomplete_head_holds_no_thread() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with VoiceAssistServer(WEB_CONCURRENCY="1", WEB_THREADS="1") as app, contextlib.ExitStack() as stack:
+        (worker,) = app.workers()
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", app.port))) for _ in range(5)]
+        for client in clients:
+            client.sendall(request[:1])
+        assert app.get("/", timeout=3)[0] == 200
+        cpu = sum(worker.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(worker.cpu_times()[:2]) - cpu < 0.5  # the poller does not report the first byte again and again
+        for position in range(1, len(request)):
+            clients[0].sendall(request[position : position + 1])
+            time.sleep(0.005)
+        clients[0].settimeout(10)
+        assert clients[0].recv(12) == b"HTTP/1.1 200"
+        clients[0].sendall(request)  # the kept-alive connection works as before
+        assert succeeds_within(5, lambda: b"HTTP/1.1 200" in clients[0].recv(65536))
+        clients[1].shutdown(socket.SHUT_WR)
+        clients[1].settimeout(5)
+        assert clients[1].recv(1) == b""  # closed, instead of waiting for the rest
+
+
+def test_body_in_pieces_arrives_after_a_head_in_pieces(app: VoiceAssistServer) -> None:
+    """The low-water mark of the socket must not stay above the length of a piece."""
+    head = f"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'c' * 32}\r\n".encode()
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", app.port), 5) as client:
+        for piece in (head, form, b"a", b"="):
+            client.sendall(piece)
+            time.sleep(0.1)
+        assert client.recv(12) == b"HTTP/1.1 403"  # the body has no CSRF token
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /"])
+def test_connection_without_a_request_does_not_delay_the_stop(data: bytes) -> None:
     with (
         VoiceAssistServer(WEB_CONCURRENCY="1", DRAIN_SECONDS="0") as app,
-        socket.create_connection(("127.0.0.1", app.port)),
+        socket.create_connection(("127.0.0.1", app.port)) as client,
     ):
+        client.sendall(data)
         assert app.get("/health")[0] == 200
         app.terminate()
         assert app.process.wait(15) == 0  # gunicorn's graceful_timeout is 30 s

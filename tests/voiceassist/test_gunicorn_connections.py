@@ -81,6 +81,46 @@ def test_worker_without_descriptors_waits_for_some(app: VoiceAssistServer) -> No
     assert (line["level"], line["error"]) == ("warning", "EMFILE")
 
 
+def test_master_without_descriptors_keeps_its_workers(tmp_path: Path) -> None:
+    """Gunicorn's would stop them all when it can't replace one."""
+    with limited_server(tmp_path, f"ulimit -n {OPEN_FILES}; export WEB_CONCURRENCY=2") as app:
+        assert succeeds_within(10, lambda: len(app.workers()) == 2)
+        killed, kept = app.workers()
+        master = psutil.Process(app.process.pid)
+        master.rlimit(psutil.RLIMIT_NOFILE, (4, OPEN_FILES))  # it has more, so it gets no new one
+        killed.kill()
+        message = "A worker can't be started (Too many open files). The server tries again every second."
+        assert succeeds_within(10, lambda: message in messages(app))
+        time.sleep(2)  # further attempts
+        assert app.get("/health")[0] == 200
+        assert app.workers() == [kept]
+        assert messages(app).count(message) == 1
+        master.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+        assert succeeds_within(10, lambda: len(app.workers()) == 2)
+
+
+def test_workers_free_the_port_when_the_master_was_killed(tmp_path: Path) -> None:
+    """Clients with kept-alive connections would hold it for 30 s, and a new server could not start."""
+    with limited_server(tmp_path, "") as app:
+        (worker,) = app.workers()
+        client = http.client.HTTPConnection("127.0.0.1", app.port, timeout=10)
+        client.request("GET", "/")
+        assert client.getresponse().read()
+        app.process.kill()
+        app.process.wait(10)
+
+        def is_closed() -> bool:
+            client.request("GET", "/")
+            response = client.getresponse()
+            response.read()
+            return response.headers["Connection"] == "close"
+
+        assert succeeds_within(10, is_closed)
+        with pytest.raises(ConnectionRefusedError):
+            app.get("/health")
+        assert psutil.wait_procs([worker], timeout=10)[1] == []
+
+
 def test_soft_limit_is_raised(tmp_path: Path) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with limited_server(tmp_path, f"ulimit -S -n {OPEN_FILES}") as app:
