@@ -11,6 +11,7 @@ data. Ours name only the kind of error.
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -37,19 +38,28 @@ _END_OF_HEAD = b"\r\n\r\n"
 _PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(health|ready|metrics)/?[ ?]")
 _BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _DATA_TIMEOUT = 15.0  # seconds without data; browsers open connections that they may never use
+_RESTART_INTERVAL = 1.0  # seconds
 # Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health.
 _PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
 
 
 class Worker(LimitedWorker):
     def init_process(self) -> None:
-        self.probe_pools = {
-            name: _started_pool(threads, f"probe-{name.decode()}") for name, threads in _PROBE_THREADS.items()
-        }
+        """Start all threads and serve. If one can't be started, the server ends, unless other workers serve already."""
+        try:
+            self.request_pool = _started_pool(self.cfg.threads, "request")
+            self.probe_pools = {
+                name: _started_pool(threads, f"probe-{name.decode()}") for name, threads in _PROBE_THREADS.items()
+            }
+        except RuntimeError:
+            if self.age <= self.cfg.workers:  # one of the first workers
+                raise
+            time.sleep(_RESTART_INTERVAL)
+            sys.exit(1)  # the master starts another worker
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        return _started_pool(self.cfg.threads, "request")
+        return self.request_pool
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread as soon as its request has arrived, without the body."""

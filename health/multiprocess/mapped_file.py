@@ -82,7 +82,8 @@ class MappedFile(mmap_dict.MmapedDict):
         if not _is_failing:
             _is_failing = True
             log.error(
-                "metrics are incomplete: %s could not be extended (%s). Free space in its folder.",
+                "metrics are incomplete: %s could not be extended (%s). "
+                "Free space in its folder, or restart if it is gone.",
                 self._fname,
                 getattr(error, "strerror", None) or type(error).__name__,
             )

@@ -99,6 +99,32 @@ def test_master_without_descriptors_keeps_its_workers(tmp_path: Path) -> None:
         assert succeeds_within(10, lambda: len(app.workers()) == 2)
 
 
+def test_replacement_without_threads_does_not_end_the_server(tmp_path: Path) -> None:
+    """Root has no limit of threads, so the replacement becomes another user."""
+    config = tmp_path / "gunicorn.py"
+    config.write_text(
+        "import os, resource\n"
+        "from voiceassist.gunicorn import *\n"
+        "from voiceassist.gunicorn import post_fork as ours, start\n"
+        "start()\n"
+        "def post_fork(server, worker):\n"
+        "    ours(server, worker)\n"
+        "    if worker.age == 3:\n"
+        "        if os.geteuid() == 0:\n"
+        "            os.setuid(54321)\n"
+        "        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
+    )
+    with VoiceAssistServer(config=str(config)) as app:
+        assert succeeds_within(10, lambda: len(app.workers()) == 2)
+        killed, kept = app.workers()
+        killed.kill()
+        message = "A thread can't be started. Raise the limit of processes and threads (ulimit -u, TasksMax=)."
+        assert succeeds_within(10, lambda: message in messages(app))
+        assert succeeds_within(10, lambda: sum(line.startswith("Booting worker") for line in messages(app)) == 4)
+        assert app.get("/health")[0] == 200
+        assert kept in app.workers()
+
+
 def test_workers_free_the_port_when_the_master_was_killed(tmp_path: Path) -> None:
     """Clients with kept-alive connections would hold it for 30 s, and a new server could not start."""
     with limited_server(tmp_path, "") as app:

@@ -57,7 +57,8 @@ def test_values_stay_in_memory_until_there_is_space(
             file.write_value("other", value, 1.0)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"metrics are incomplete: {path} could not be extended (File too large). Free space in its folder."
+        f"metrics are incomplete: {path} could not be extended (File too large). "
+        "Free space in its folder, or restart if it is gone."
     )
     assert stored(path) == {}
     file.write_value("key", 100, 0.0)
