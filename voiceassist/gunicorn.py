@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ def start() -> None:
     configure(settings.LOGGING)
     if settings.LOG_FORMAT == "json":
         sys.stderr = StderrToLog()
+    warnings.filterwarnings("ignore", "No directory at")  # WhiteNoise's. The start check says what to do
     # Our log lines don't have these fields: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork

@@ -11,6 +11,7 @@ from django.contrib.staticfiles.apps import StaticFilesConfig
 from django.contrib.staticfiles.finders import get_finders
 from pytest_django import Settings
 
+from tests.support.load_settings import PRODUCTION
 from tests.support.voiceassist_server import ROOT
 from voiceassist import start_checks
 
@@ -26,8 +27,31 @@ START = [sys.executable, "-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voi
     ],
 )
 def test_start_is_refused(shell: str, environment: dict[str, str], message: str) -> None:
+    lines = refused_start(*START, shell=shell, **environment)
+    assert lines[-1].startswith(f"voiceassist: {message}")
+    assert "/va" not in " ".join(lines)
+
+
+def test_production_without_static_files_is_refused_with_one_line(tmp_path: Path) -> None:
+    """WhiteNoise would also warn, before the line that says what to do."""
+    config = tmp_path / "gunicorn.py"
+    config.write_text(
+        "from pathlib import Path\n"
+        "from voiceassist import settings\n"
+        "settings.STATIC_ROOT = Path('/no/such/folder')\n"
+        "from voiceassist.gunicorn import *\n"
+        "from voiceassist.gunicorn import start\n"
+        "start()\n"
+    )
+    starting, refused = refused_start(*START[:3], "-c", str(config), START[-1], **PRODUCTION)
+    assert starting.startswith("Starting gunicorn")
+    assert refused.startswith("voiceassist: static files: Not collected")
+
+
+def refused_start(*command: str, shell: str = "exec", **environment: str) -> list[str]:
+    """Return the messages that the server logs before it exits."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f'{shell} "$@"', "sh", *START, "--bind", "127.0.0.1:0"],
+        ["/bin/sh", "-c", f'{shell} "$@"', "sh", *command, "--bind", "127.0.0.1:0"],
         env={**os.environ, "LOG_FORMAT": "json", **environment},
         cwd=ROOT,
         capture_output=True,
@@ -35,9 +59,7 @@ def test_start_is_refused(shell: str, environment: dict[str, str], message: str)
         timeout=60,
     )
     assert done.returncode == 1
-    *_, last = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
-    assert last["message"].startswith(f"voiceassist: {message}")
-    assert "/va" not in done.stdout + done.stderr
+    return [json.loads(line)["message"] for line in (done.stdout + done.stderr).splitlines()]
 
 
 COLLECTED = {path: path for finder in get_finders() for path, _ in finder.list(StaticFilesConfig.ignore_patterns)}
