@@ -106,6 +106,7 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """Make SIGTERM drain first, because gunicorn's handler closes the listening sockets at once. Freeze the heap."""
+    from health import checks  # uses Django's settings
 
     def drain(signum: int, frame: FrameType | None) -> None:
         if draining.is_draining() or settings.DRAIN_SECONDS == 0:
@@ -120,6 +121,7 @@ def when_ready(server: Any) -> None:
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGALRM, stop)
     survive_failed_starts_of_workers(server)
+    checks.preload()
     # The garbage collector of a worker must not write to the pages that it shares with the master.
     gc.collect()
     gc.freeze()

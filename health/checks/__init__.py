@@ -9,10 +9,10 @@ from collections.abc import Collection
 from django.conf import settings
 
 from health.check_runner import Check
-from health.checks.migrations import migrations
+from health.checks.migrations import migrations, migrations_on_disk
 from health.checks.postgres import postgres, postgres_endpoint
 from health.checks.qdrant import qdrant, qdrant_endpoint
-from health.checks.redis import redis, redis_endpoint
+from health.checks.redis import cache_keys, redis, redis_endpoint
 
 CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations}
 # The configured endpoints, without credentials.
@@ -29,3 +29,9 @@ def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:
     return [
         Check(name, run, critical=name not in settings.HEALTH_OPTIONAL) for name, run in CHECKS.items() if name in names
     ]
+
+
+def preload() -> None:
+    """Load what the first checks of each worker would load, in gunicorn's master, so that all workers share it."""
+    migrations_on_disk()
+    cache_keys()

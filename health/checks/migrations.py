@@ -17,7 +17,7 @@ MAX_LISTED = 3  # unapplied migrations named in the detail
 
 
 @cache
-def _on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
+def migrations_on_disk() -> dict[tuple[str, str], list[tuple[str, str]]]:
     """Return each migration of this code with those that it replaces."""
     nodes = MigrationLoader(None).graph.nodes
     return {key: list(migration.replaces) for key, migration in nodes.items() if migration}
@@ -39,7 +39,7 @@ _connection = PersistentConnection(connect)
 
 def migrations(seconds: float) -> CheckOutput:
     """Fail if a migration of this code is unapplied. Applied migrations of newer code are ignored."""
-    known, applied = _on_disk(), _connection.run(_query, seconds)
+    known, applied = migrations_on_disk(), _connection.run(_query, seconds)
     pending = sorted(
         f"{app}.{name}"
         for (app, name), replaces in known.items()

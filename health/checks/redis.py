@@ -77,6 +77,8 @@ def _connect(seconds: float) -> Client:
 def _load_tls_files(options: dict[str, Any]) -> None:
     """Raise CheckFailed if a file in the URL cannot be loaded, because redis-py's error does not name it."""
     files = {name: options[name] for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") if options.get(name)}
+    if not files:
+        return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if "ssl_ca_certs" in files:
@@ -107,7 +109,7 @@ def _query(client: Client, seconds: float) -> CheckOutput:
 
 
 @cache
-def _keys() -> list[str]:
+def cache_keys() -> list[str]:
     """Return keys of the application, one in each quarter of the hash slots.
 
     A node of a Redis Cluster that does not have all slots refuses one of them. One that has all of them works, and so
@@ -118,7 +120,7 @@ def _keys() -> list[str]:
 
 def _use(client: Client) -> None:
     """Send the commands of the cache in one round trip. A replica or a full server refuses SET, but not PING."""
-    keys = _keys()
+    keys = cache_keys()
     pipeline = client.pipeline(transaction=False)
     pipeline.set(keys[0], "", ex=60)
     pipeline.get(keys[0])

@@ -499,7 +499,7 @@ def test_pending_migrations_are_detected(point_at: PointAt, database: Postgres) 
     point_at(database=database.url)
     shared = runner("migrations", 5)
     assert shared.report().results[0].reason == "migrations_pending"
-    known = import_module("health.checks.migrations")._on_disk()
+    known = import_module("health.checks.migrations").migrations_on_disk()
     database.execute("CREATE TABLE django_migrations (app text, name text)")
     try:
         assert shared.report().results[0].reason == "migrations_pending"

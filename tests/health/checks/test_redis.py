@@ -13,7 +13,7 @@ from django.contrib.sessions.backends.cached_db import SessionStore
 from django.core.cache import cache as django_cache
 from redis.crc import key_slot
 
-from health.checks.redis import _keys
+from health.checks.redis import cache_keys
 from tests.support.dependency_servers import Valkey, free_port
 from tests.support.fixed_reply_server import FixedReplyServer
 from tests.support.polling import succeeds_within
@@ -143,7 +143,7 @@ def test_proxy_that_closes_the_connection_at_other_commands(use_url: RedisUrl, s
 
 
 def test_keys_are_in_different_quarters_of_the_hash_slots() -> None:
-    assert sorted(key_slot(key.encode()) // 4096 for key in _keys()) == [0, 1, 2, 3]
+    assert sorted(key_slot(key.encode()) // 4096 for key in cache_keys()) == [0, 1, 2, 3]
 
 
 def test_every_node_of_a_cluster_is_misconfigured(use_url: RedisUrl, tmp_path: Path) -> None:
