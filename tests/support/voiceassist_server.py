@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from tests.support.dependency_servers import Postgres, free_port
+from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,14 @@ def collect_static_files() -> None:
     }
     command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Return whether a process has ended. It may be a zombie, because nobody waits for a child of a killed process."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class VoiceAssistServer:
@@ -100,10 +109,15 @@ class VoiceAssistServer:
                 time.sleep(0.05)
 
     def __exit__(self, *args: object) -> None:
+        workers = []
         if self.process.poll() is None:
-            for process in [*self.workers(), psutil.Process(self.process.pid)]:
-                process.send_signal(signal.SIGKILL)
+            self.process.send_signal(signal.SIGSTOP)  # otherwise it could start a worker meanwhile
+            workers = self.workers()
+            for worker in workers:
+                worker.kill()
+            self.process.kill()
         self.process.wait(10)
+        assert succeeds_within(10, lambda: all(map(has_ended, workers)))  # they write to the folders
         self._log.close()
         for folder in [self.folder, *self.runtime_folders()]:
             shutil.rmtree(folder)
