@@ -1,4 +1,4 @@
-"""No value in a URL or a form makes a page of the admin respond 500, whoever sends it: superusers see every page."""
+"""No value in a URL or a form makes a page of the admin respond 500. Superusers see every page."""
 
 from collections.abc import Iterator
 from itertools import product
