@@ -8,6 +8,8 @@ import threading
 import time
 from contextlib import suppress
 
+from tests.support.tcp_server import TcpServer
+
 _INVALID_RESPONSES = {
     "garbage": bytes(range(255, 127, -1)) + b"\r\n\r\n",
     "html": b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<html>Oh no</html>\r\n",
@@ -160,7 +162,7 @@ def _shut_down(connection: socket.socket, *, reset: bool = False) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class TlsProxy:
+class TlsProxy(TcpServer):
     """Terminates TLS, because the servers in the wheels are built without it.
 
     With `postgres` it first accepts PostgreSQL's SSLRequest. With `allow_plain` it also forwards connections without
@@ -172,27 +174,10 @@ class TlsProxy:
     ) -> None:
         self._target, self._context, self._postgres, self._allow_plain = target, context, postgres, allow_plain
         self.tls_connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="tls", daemon=True)
+        super().__init__()
 
-    def __enter__(self) -> "TlsProxy":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        _shut_down(self._listener)  # wakes accept()
-        self._listener.close()
-        self._thread.join(5)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), name="tls", daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._target)) as server:
+    def serve(self, client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self._target)) as server:
             if self._postgres:
                 client.recv(8)
                 client.sendall(b"S")

@@ -7,9 +7,10 @@ https://www.postgresql.org/docs/current/protocol-message-formats.html
 import socket
 import ssl
 import struct
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
+
+from tests.support.tcp_server import TcpServer
 
 _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 _AUTHENTICATION_OK = b"R" + struct.pack("!II", 8, 0)
@@ -30,36 +31,16 @@ class Refusal:
         return (_AUTHENTICATION_OK if self.is_logged_in else b"") + b"E" + struct.pack("!I", len(body) + 4) + body
 
 
-class RefusingPostgres:
+class RefusingPostgres(TcpServer):
     """Sends `refusal` over TLS, and `plain_refusal` without. TLS is rejected if there is no `context`."""
 
     def __init__(self, refusal: Refusal, plain_refusal: Refusal | None = None, context: ssl.SSLContext | None = None):
         self._refusal, self._plain_refusal, self._context = refusal, plain_refusal or refusal, context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="refusing-postgres", daemon=True)
+        super().__init__()
 
-    def __enter__(self) -> "RefusingPostgres":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        self._listener.close()
-        self._thread.join(5)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            client.settimeout(5)
-            with suppress(OSError, struct.error):
-                self._serve(client)
-
-    def _serve(self, client: socket.socket) -> None:
-        with client:
+    def serve(self, client: socket.socket) -> None:
+        client.settimeout(5)
+        with suppress(struct.error):  # the client disconnected
             length, code = struct.unpack("!II", client.recv(8))
             while code in (_SSL_REQUEST, _GSS_REQUEST):
                 if code == _SSL_REQUEST and self._context:
