@@ -24,11 +24,16 @@ class AuditEvent(models.Model):
         CHANGE = "change"
         DELETE = "delete"
         REVEAL = "reveal"
+        REVEAL_REFUSED = "reveal_refused"
         LOGIN = "login"
         LOGIN_FAILED = "login_failed"
         LOGIN_LOCKED = "login_locked"  # refused after too many failures
+        SECOND_FACTOR_FAILED = "second_factor_failed"
+        RECOVERY_CODE_USED = "recovery_code_used"
+        PASSWORD_FAILED = "password_failed"  # a wrong current password on the page that changes it
         LOGOUT = "logout"
         LOGOFF = "logoff"  # automatic, when a web session expires
+        LOGINS_ENDED = "logins_ended"  # all logins of a user, ended by staff
 
     PERSONAL = ("actor_email", "address", "changes")
     NON_SENSITIVE = ("action", "table", "object_id", "actor_id", "trace_id")

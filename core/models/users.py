@@ -34,13 +34,32 @@ class UserManager(BaseUserManager["User"]):
 class User(BaseModel, AbstractBaseUser, PermissionsMixin):
     PERSONAL = ("email", "full_name")
     SECRET = ("password",)
-    NON_SENSITIVE = ("specialty", "is_active", "is_staff", "is_superuser", "last_login")
+    NON_SENSITIVE = (
+        "specialty",
+        "is_active",
+        "is_staff",
+        "is_superuser",
+        "is_emergency",
+        "must_change_password",
+        "logins_ended_at",
+        "last_login",
+    )
 
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
     specialty = models.CharField(max_length=100, blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
+    is_emergency = models.BooleanField(
+        "emergency account",
+        default=False,
+        db_default=False,
+        help_text="Failed logins from other addresses do not lock this account. Each of its logins raises an alert.",
+    )
+    must_change_password = models.BooleanField(
+        default=False, db_default=False, help_text="Somebody else chose the password. The user must change it."
+    )
+    logins_ended_at = models.DateTimeField(null=True, editable=False)  # logins that began before it are over
 
     USERNAME_FIELD = EMAIL_FIELD = "email"
     objects = UserManager()

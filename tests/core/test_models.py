@@ -51,6 +51,9 @@ def test_columns_of_each_table() -> None:
         "is_active": "boolean",
         "is_staff": "boolean",
         "is_superuser": "boolean",
+        "is_emergency": "boolean",
+        "must_change_password": "boolean",
+        "logins_ended_at": "timestamp with time zone",
         "last_login": "timestamp with time zone",
     }
     assert columns("sessions") == common | {
