@@ -19,7 +19,7 @@ STEADY_SECONDS = 2.0  # of load before a fault, and after the recovery
 def _application(route: Route) -> Iterator[VoiceAssistServer]:
     with VoiceAssistServer(
         python=route.python,
-        DATABASE_URL=route.url,
+        DATABASE_URL=as_application(route.url),
         DATABASE_TIMEOUT=str(DATABASE_TIMEOUT),
         DJANGO_SETTINGS_MODULE="tests.failover.settings",
         HEALTH_MAX_AGE="1.0",  # the default; the other tests change it

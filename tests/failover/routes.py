@@ -13,7 +13,6 @@ from tests.failover.agent import Agent
 from tests.failover.cluster import Cluster, Node
 from tests.failover.load import CLIENTS
 from tests.support.dependency_servers import (
-    PASSWORD,
     PGBOUNCER,
     QUOTED,
     Server,
@@ -102,7 +101,7 @@ class Pooler(Server):
     def __init__(self, folder: Path, upstream: HAProxy) -> None:
         super().__init__(folder)
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
-        (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
+        (folder / "users").write_text(user_list())
         (folder / "pgbouncer.ini").write_text(
             f"%include {ROOT / 'ops' / 'pgbouncer.ini'}\n"
             f"listen_port = {self.port}\nauth_file = {folder / 'users'}\n"
