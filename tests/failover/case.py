@@ -10,6 +10,7 @@ from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, WORKERS, Route
 from tests.failover.verdict import MAX_RECOVERY, TOLERANCE, Verdict, judge
+from tests.support.dependency_servers import as_application
 from tests.support.voiceassist_server import VoiceAssistServer
 
 STEADY_SECONDS = 2.0  # of load before a fault, and after the recovery

@@ -18,6 +18,7 @@ from tests.support.dependency_servers import (
     Server,
     accepts_connections,
     unprivileged_command,
+    user_list,
 )
 from tests.support.haproxy import PROGRAM as HAPROXY
 from tests.support.voiceassist_server import ROOT

@@ -156,6 +156,8 @@ class Postgres(Server):
     `url` is the superuser's. All roles have the same password. New databases have the privileges of the template.
     """
 
+    _needs_roles = False  # data that comes from another server has them
+
     def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
         super().__init__(folder)
         self.data = folder / "data"
@@ -174,13 +176,13 @@ class Postgres(Server):
                         "--locale-provider=builtin", "--builtin-locale=C.UTF-8"], **run)  # type: ignore[call-overload]  # fmt: skip
         subprocess.run([*self._as_user, postgres_program("postgres"), "--single", "-D", self.data, "postgres"],
                        input=b"CREATE DATABASE tests", **run)  # type: ignore[call-overload]  # fmt: skip
-        self._has_roles = False
+        self._needs_roles = True
 
     def start(self) -> None:
         super().start()
-        if not self._has_roles:
+        if self._needs_roles:
             self._create_roles()
-            self._has_roles = True
+            self._needs_roles = False
 
     def _create_roles(self) -> None:
         variables = dict.fromkeys(("POSTGRES_MIGRATE_PASSWORD", "POSTGRES_APP_PASSWORD"), PASSWORD)
