@@ -10,6 +10,7 @@ from typing import Any
 
 from django.utils.functional import SimpleLazyObject
 
+from core.database_roles import OWNER_ROLE
 from voiceassist import __version__
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
@@ -49,6 +50,10 @@ if EMBEDDED_SERVERS:
     from voiceassist import embedded
 
     _embedded_database, _embedded_redis = embedded.postgres_url(VAR), embedded.redis_url(VAR)
+
+# The role that `migrate` connects as. In development it owns the tables of the embedded server, which asks for no
+# password. Otherwise it is the role in the DATABASE_URL of `migrate`.
+MIGRATION_ROLE = OWNER_ROLE if "postgres" in EMBEDDED_SERVERS else None
 
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {

@@ -23,6 +23,7 @@ from django.test import Client
 
 from core.conversations import append_message, end_session
 from core.models import Session, User
+from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,10 +53,10 @@ def rows() -> None:
 
 @pytest.fixture
 def fresh_database(servers: Servers) -> Iterator[str]:
-    """Create an empty database and return its URL."""
+    """Create an empty database and return its owner's URL."""
     with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE loaded")
-        yield servers.postgres.url.removesuffix("/tests") + "/loaded"
+        yield as_owner(servers.postgres.url.removesuffix("/tests") + "/loaded")
         connection.execute("DROP DATABASE loaded WITH (FORCE)")
 
 

@@ -33,7 +33,7 @@ from django.db import connection, models
 
 from core import phi
 from core.models import AuditEvent, Message, Session, User
-from tests.support.dependency_servers import Postgres
+from tests.support.dependency_servers import Postgres, as_owner
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
@@ -84,7 +84,7 @@ class Scenario:
             "SECRET_KEY": "only-for-these-tests-" * 3,
             "ALLOWED_HOSTS": "127.0.0.1",
             "HTTPS_ONLY": "false",  # as in docker-compose.yml, which has no certificate
-            "DATABASE_URL": self.postgres.url,
+            "DATABASE_URL": self.postgres.application_url,
             "LOG_LEVEL": "DEBUG",
             "WEB_CONCURRENCY": "1",
             "TMPDIR": str(folder),
@@ -185,7 +185,8 @@ def scenario(servers: Servers) -> Iterator[Scenario]:
     with tempfile.TemporaryDirectory(prefix="voiceassist-canaries-") as folder:
         scenario = Scenario(Path(folder), servers)
         try:
-            commands = [scenario.command("migrate"), scenario.command("collectstatic", "--noinput", "--verbosity=0")]
+            migrate = scenario.command("migrate", DATABASE_URL=as_owner(scenario.postgres.url))
+            commands = [migrate, scenario.command("collectstatic", "--noinput", "--verbosity=0")]
             scenario.wait_for_exit(*commands, code=0)
             scenario.insert(
                 User(email="admin@example.org", password=make_password(PASSWORD), is_staff=True, is_superuser=True)
@@ -347,7 +348,11 @@ def failing_commands(scenario: Scenario, rows: dict[str, Any]) -> None:
         scenario.command("shell", "-c", "\n".join(lines)),
         scenario.command("createsuperuser", "--noinput", **duplicate),
         scenario.command("createsuperuser", "--noinput", "--traceback", **duplicate),
-        scenario.command("migrate", DJANGO_SETTINGS_MODULE="tests.support.migrating.settings"),
+        scenario.command(
+            "migrate",
+            DJANGO_SETTINGS_MODULE="tests.support.migrating.settings",
+            DATABASE_URL=as_owner(scenario.postgres.url),
+        ),
         code=1,
     )
     scenario.sql("DROP EVENT TRIGGER broken")

@@ -141,7 +141,7 @@ def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
         VOICEASSIST_ENV="production",
         SECRET_KEY="a-key-of-the-tests-that-is-long-enough-for-production-0123456789",
         ALLOWED_HOSTS="127.0.0.1",
-        DATABASE_URL=servers.postgres.url.replace("/tests", "/readme"),
+        DATABASE_URL=servers.postgres.url.replace("/tests", "/readme"),  # one role for both commands
         REDIS_URL=servers.redis.url,
         QDRANT_URL=servers.qdrant.url,
         QDRANT_API_KEY=API_KEY,

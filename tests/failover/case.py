@@ -10,6 +10,7 @@ from tests.failover.faults import Fault, Scene
 from tests.failover.load import DATABASE_TIMEOUT, Load
 from tests.failover.routes import ROUTES, WORKERS, Route
 from tests.failover.verdict import MAX_RECOVERY, TOLERANCE, Verdict, judge
+from tests.support.dependency_servers import as_application
 from tests.support.voiceassist_server import VoiceAssistServer
 
 STEADY_SECONDS = 2.0  # of load before a fault, and after the recovery
@@ -19,7 +20,7 @@ STEADY_SECONDS = 2.0  # of load before a fault, and after the recovery
 def _application(route: Route) -> Iterator[VoiceAssistServer]:
     with VoiceAssistServer(
         python=route.python,
-        DATABASE_URL=route.url,
+        DATABASE_URL=as_application(route.url),
         DATABASE_TIMEOUT=str(DATABASE_TIMEOUT),
         DJANGO_SETTINGS_MODULE="tests.failover.settings",
         HEALTH_MAX_AGE="1.0",  # the default; the other tests change it

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, free_port
+from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, as_owner, free_port
 from tests.support.voiceassist_server import ROOT
 from voiceassist.embedded.programs import clean_environment, postgres_program
 
@@ -104,7 +104,7 @@ class Template:
             rules.write("host replication all 127.0.0.0/8 scram-sha-256\nhost all all 127.0.0.0/8 scram-sha-256\n")
 
     def _fill(self) -> None:
-        environment = {**clean_environment(), "DATABASE_URL": self._postgres.url}
+        environment = {**clean_environment(), "DATABASE_URL": as_owner(self._postgres.url)}
         subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True, env=environment)
         user = uuid4()
         with psycopg.connect(self._postgres.url) as connection:

@@ -13,12 +13,12 @@ from tests.failover.agent import Agent
 from tests.failover.cluster import Cluster, Node
 from tests.failover.load import CLIENTS
 from tests.support.dependency_servers import (
-    PASSWORD,
     PGBOUNCER,
     QUOTED,
     Server,
     accepts_connections,
     unprivileged_command,
+    user_list,
 )
 from tests.support.haproxy import PROGRAM as HAPROXY
 from tests.support.voiceassist_server import ROOT
@@ -102,7 +102,7 @@ class Pooler(Server):
     def __init__(self, folder: Path, upstream: HAProxy) -> None:
         super().__init__(folder)
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
-        (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
+        (folder / "users").write_text(user_list())
         (folder / "pgbouncer.ini").write_text(
             f"%include {ROOT / 'ops' / 'pgbouncer.ini'}\n"
             f"listen_port = {self.port}\nauth_file = {folder / 'users'}\n"

@@ -22,7 +22,8 @@ COMPOSE_FILE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
-REQUIRED = ("SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "QDRANT_API_KEY")
+POSTGRES_PASSWORDS = ("POSTGRES_PASSWORD", "POSTGRES_MIGRATE_PASSWORD", "POSTGRES_APP_PASSWORD")
+REQUIRED = ("SECRET_KEY", *POSTGRES_PASSWORDS, "REDIS_PASSWORD", "QDRANT_API_KEY")
 FILLED = {name: f"value-of-{name}" for name in REQUIRED}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
 MONITORING = ("prometheus", "grafana")  # only with --profile observability
@@ -155,7 +156,8 @@ def test_env_example_describes_every_compose_variable() -> None:
 
 def test_env_example_variables_reach_the_server() -> None:
     names = set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE))
-    names -= {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}  # part of the URLs
+    names -= {*POSTGRES_PASSWORDS, "REDIS_PASSWORD"}  # part of the URLs
+    names -= {"MIGRATE_DATABASE_URL"}  # for migrate only
     names -= {"GRAFANA_PASSWORD"}  # for Grafana only
     names -= {"VOICEASSIST_ENV"}  # fixed by the image, which lacks the development packages
     environment = {name: f"value-of-{name}" for name in names}
@@ -166,7 +168,7 @@ def test_env_example_variables_reach_the_server() -> None:
 def test_servers_default_environment(services: Any) -> None:
     environment = services["voiceassist-server"]["environment"]
     assert {name: value for name, value in environment.items() if value is not None} == {
-        "DATABASE_URL": f"postgres://voiceassist:{FILLED['POSTGRES_PASSWORD']}@postgres:5432/voiceassist",
+        "DATABASE_URL": f"postgres://voiceassist_app:{FILLED['POSTGRES_APP_PASSWORD']}@postgres:5432/voiceassist",
         "REDIS_URL": f"redis://:{FILLED['REDIS_PASSWORD']}@redis:6379/0",
         "QDRANT_URL": "http://qdrant:6333",
         "QDRANT_API_KEY": FILLED["QDRANT_API_KEY"],
@@ -174,6 +176,33 @@ def test_servers_default_environment(services: Any) -> None:
         "ALLOWED_HOSTS": "localhost,127.0.0.1",
         "HTTPS_ONLY": "false",
     }
+
+
+def test_migrate_connects_as_the_owner_and_differs_in_nothing_else(services: Any) -> None:
+    owner = f"postgres://voiceassist_migrate:{FILLED['POSTGRES_MIGRATE_PASSWORD']}@postgres:5432/voiceassist"
+    server = services["voiceassist-server"]["environment"]
+    assert services["migrate"]["environment"] == server | {"DATABASE_URL": owner}
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({"DATABASE_URL": "postgres://one@db/x"}, "postgres://one@db/x"),
+        ({"DATABASE_URL": "postgres://one@db/x", "MIGRATE_DATABASE_URL": "postgres://two@db/x"}, "postgres://two@db/x"),
+    ],
+)
+def test_migrate_uses_the_server_of_database_url(variables: dict[str, str], url: str) -> None:
+    config = parse_config(environment=FILLED | variables)["services"]
+    assert config["migrate"]["environment"]["DATABASE_URL"] == url
+    assert config["voiceassist-server"]["environment"]["DATABASE_URL"] == "postgres://one@db/x"
+
+
+def test_new_volume_gets_the_two_roles(services: Any) -> None:
+    (mount,) = (mount for mount in services["postgres"]["volumes"] if mount["type"] == "bind")
+    assert mount["target"] == "/docker-entrypoint-initdb.d"
+    assert [path.name for path in Path(mount["source"]).iterdir()] == ["roles.sql"]
+    read = set(re.findall(r"^\\getenv \w+ (\w+)$", Path(mount["source"], "roles.sql").read_text(), re.MULTILINE))
+    assert read == set(POSTGRES_PASSWORDS[1:]) <= set(services["postgres"]["environment"])
 
 
 def test_image_contains_only_the_packages_and_runs_unprivileged() -> None:

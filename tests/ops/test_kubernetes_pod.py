@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.dependency_servers import free_port
+from tests.support.dependency_servers import as_application, as_owner, free_port
 from tests.support.kubernetes import find, needs_kubectl, render
 from tests.support.plugin import API_KEY, Servers
 from tests.support.polling import succeeds_within
@@ -72,11 +72,11 @@ class Cluster:
         database = servers.postgres.url.replace("/tests", f"/{DATABASE}")
         secrets = {
             "voiceassist-server/SECRET_KEY": "k" * 64,
-            "voiceassist-server/DATABASE_URL": database,
+            "voiceassist-server/DATABASE_URL": as_application(database),
             "voiceassist-server/REDIS_URL": servers.redis.url,
             "voiceassist-server/QDRANT_API_KEY": API_KEY,
             "voiceassist-server/METRICS_TOKEN": TOKEN,
-            "voiceassist-migrate/DATABASE_URL": database,
+            "voiceassist-migrate/DATABASE_URL": as_owner(database),
         }
         for name, value in secrets.items():
             path = folder / name

@@ -16,7 +16,7 @@ from math import isnan
 
 import pytest
 
-from tests.support.dependency_servers import Valkey
+from tests.support.dependency_servers import Valkey, as_application, as_owner
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
@@ -62,10 +62,11 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
     """Yield a server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
-    environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    environment = {"DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
     is_stopping = threading.Event()
-    with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
+    options = {"REDIS_URL": redis.url, "METRICS_TOKEN": TOKEN, "HEALTH_MAX_AGE": "0.1"}
+    with VoiceAssistServer(DATABASE_URL=as_application(url), **options) as app:
 
         def probe() -> None:
             while not is_stopping.wait(0.2):

@@ -6,6 +6,7 @@ process exits, even if it crashes.
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,10 +20,13 @@ import psutil
 import psycopg
 import pytest
 
-from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, valkey_program
+from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, psql, valkey_program
+from voiceassist.embedded.servers import ROLES
 
 PASSWORD = "se:cr@t/pass%word"
 QUOTED = "se%3Acr%40t%2Fpass%25word"
+SUPERUSER = "tester"
 _PATH = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
 PGBOUNCER = shutil.which("pgbouncer", path=_PATH)
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="pgbouncer is not installed")
@@ -124,6 +128,20 @@ def unprivileged_command(data: Path) -> list[str]:
     return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
 
 
+def as_role(url: str, role: str) -> str:
+    """Return the URL of a tests' server with another role, which has the same password."""
+    return re.sub(r"(?<=://)\w+(?=:)", role, url, count=1)
+
+
+def as_application(url: str) -> str:
+    return as_role(url, APPLICATION_ROLE)
+
+
+def as_owner(url: str) -> str:
+    """Return the URL with the role that `migrate` has in production."""
+    return as_role(url, OWNER_ROLE)
+
+
 def accepts_connections(url: str) -> bool:
     try:
         psycopg.connect(url, connect_timeout=2).close()
@@ -133,10 +151,18 @@ def accepts_connections(url: str) -> bool:
 
 
 class Postgres(Server):
+    """A server with the superuser `tester`, the database `tests`, and the roles of ops/postgresql/roles.sql.
+
+    `url` is the superuser's. All roles have the same password. New databases have the privileges of the template.
+    """
+
+    _needs_roles = False  # data that comes from another server has them
+
     def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
         super().__init__(folder)
         self.data = folder / "data"
-        self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
+        self.url = f"postgres://{SUPERUSER}:{QUOTED}@127.0.0.1:{self.port}/tests"
+        self.application_url = as_application(self.url)
         self._as_user = unprivileged_command(self.data)
         self._options = [word for option in options for word in ("-c", option)]
         self._initialise()
@@ -145,11 +171,33 @@ class Postgres(Server):
         password = self.folder / "password"
         password.write_text(PASSWORD)
         run = {"check": True, "capture_output": True, "env": clean_environment()}
-        subprocess.run([*self._as_user, postgres_program("initdb"), "-D", self.data, "-U", "tester", "--no-sync",
+        subprocess.run([*self._as_user, postgres_program("initdb"), "-D", self.data, "-U", SUPERUSER, "--no-sync",
                         "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C",
                         "--locale-provider=builtin", "--builtin-locale=C.UTF-8"], **run)  # type: ignore[call-overload]  # fmt: skip
         subprocess.run([*self._as_user, postgres_program("postgres"), "--single", "-D", self.data, "postgres"],
                        input=b"CREATE DATABASE tests", **run)  # type: ignore[call-overload]  # fmt: skip
+        self._needs_roles = True
+
+    def start(self) -> None:
+        super().start()
+        if self._needs_roles:
+            self._create_roles()
+            self._needs_roles = False
+
+    def _create_roles(self) -> None:
+        variables = dict.fromkeys(("POSTGRES_MIGRATE_PASSWORD", "POSTGRES_APP_PASSWORD"), PASSWORD)
+        # Some tests configure a synchronous standby that does not exist, or a read-only server.
+        options = "-c synchronous_commit=local -c default_transaction_read_only=off"
+        environment = {
+            **clean_environment(),
+            **variables,
+            "PGPORT": str(self.port),
+            "PGPASSWORD": PASSWORD,
+            "PGOPTIONS": options,
+        }
+        for database in ("template1", "tests"):
+            command = psql("127.0.0.1", database, SUPERUSER, ROLES)
+            subprocess.run(command, check=True, capture_output=True, env=environment)
 
     def command(self) -> list[str]:
         return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),
@@ -166,6 +214,11 @@ class Postgres(Server):
             connection.execute(statement.encode())
 
 
+def user_list() -> str:
+    """Return the content of PgBouncer's auth_file."""
+    return "".join(f'"{role}" "{PASSWORD}"\n' for role in (SUPERUSER, OWNER_ROLE, APPLICATION_ROLE))
+
+
 class PgBouncer(Server):
     """A connection pooler in transaction mode: consecutive transactions use different server connections."""
 
@@ -173,7 +226,7 @@ class PgBouncer(Server):
         super().__init__(folder)
         self._postgres_port = postgres.port
         self.url = self.url_for(postgres.url)
-        (folder / "users").write_text(f'"tester" "{PASSWORD}"\n')
+        (folder / "users").write_text(user_list())
         (folder / "pgbouncer.ini").write_text(f"""
             [databases]
             * = host=127.0.0.1 port={postgres.port}

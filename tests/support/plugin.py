@@ -36,7 +36,7 @@ class Servers:
         for line in ENV_EXAMPLE.read_text().splitlines():
             os.environ.pop(line.lstrip("# ").split("=")[0], None)
         os.environ |= {
-            "DATABASE_URL": self.postgres.url,
+            "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
             "QDRANT_URL": self.qdrant.url,
             "QDRANT_API_KEY": API_KEY,

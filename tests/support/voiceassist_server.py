@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.support.dependency_servers import Postgres, free_port
+from tests.support.dependency_servers import Postgres, as_application, as_owner, free_port
 from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def database_with_staff(postgres: Postgres, name: str, email: str, password: str) -> str:
-    """Return the URL of a new, migrated database with a superuser."""
+    """Return the application's URL of a new, migrated database with a superuser."""
     postgres.execute(f"CREATE DATABASE {name}")
     url = postgres.url.replace("/tests", f"/{name}")
     program = (
@@ -29,9 +29,9 @@ def database_with_staff(postgres: Postgres, name: str, email: str, password: str
         "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
         f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
     )
-    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    environment = {**os.environ, "DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
-    return url
+    return as_application(url)
 
 
 @cache

@@ -47,7 +47,8 @@ def get_status(port: int, path: str) -> int:
 def test_prepares_the_database_and_serves(servers: Servers, tmp_path: Path) -> None:
     servers.postgres.execute("CREATE DATABASE make_run")
     port = free_port()
-    url = os.environ["DATABASE_URL"].replace("/tests", "/make_run")
+    # It migrates and serves with the same role.
+    url = servers.postgres.url.replace("/tests", "/make_run")
     process = start(tmp_path, DATABASE_URL=url, BIND=f"127.0.0.1:{port}")
     deadline = time.monotonic() + 50
     while True:

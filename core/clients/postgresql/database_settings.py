@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 
+from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+
 # `remote_write`, `local` and `off` acknowledge a commit before it is durable on the server and its synchronous standby.
 _DURABLE = ("on", "remote_apply")
 _SETTINGS = """
@@ -19,9 +21,11 @@ _SETTINGS = """
 """
 _MIGRATION_SETTINGS = """
     SELECT current_schema(), current_setting('transaction_read_only'),
-        has_schema_privilege(current_schema(), 'CREATE'),
+        has_schema_privilege(current_schema(), 'CREATE'), current_user,
         (SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid
             WHERE pg_class.oid = to_regclass('django_migrations')),
+        (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('django_migrations')
+            AND NOT pg_has_role(relowner, 'USAGE')),
         format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
 """
 
@@ -61,18 +65,25 @@ def find_migration_problem(connection: "psycopg.Connection[Any]") -> str | None:
     """Return why `migrate` can't create tables in this database, and what to do, or None."""
     if problem := find_problem(connection):
         return problem
-    schema, read_only, may_create, found_in, grant = _fetch(connection, _MIGRATION_SETTINGS)
+    schema, read_only, may_create, role, found_in, other_owner, grant = _fetch(connection, _MIGRATION_SETTINGS)
     if read_only == "on":
         return (
             "The database is read-only. Connect to the primary, or set default_transaction_read_only to off for the "
             "server, the database and the role."
         )
     if found_in is None and not may_create:
+        if role == APPLICATION_ROLE:
+            return f"The role {role} may not create tables. Run migrate with the DATABASE_URL of {OWNER_ROLE}."
         return f"The role may not create tables. As the owner of the database, run {grant}."
     if found_in not in (None, schema):
         return (
             f"search_path finds the table django_migrations in the schema {found_in}, but would create tables in "
             f"{schema}. Set search_path to only the schema of the application."
+        )
+    if other_owner:
+        return (
+            f"The tables belong to the role {other_owner}, and {role} may not change them. Run migrate with the "
+            f"DATABASE_URL of {other_owner}."
         )
     return None
 

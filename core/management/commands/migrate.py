@@ -2,7 +2,8 @@
 
 Processes take turns and all exit 0. A migration that can't get a lock within seconds is rolled back and retried, so
 that requests never wait long behind it. The command fails after `MAX_TRIES` tries. In a database with settings that the
-application can't work with it fails before it changes anything.
+application can't work with it fails before it changes anything. At the end it grants the application's role what
+`core.database_roles` lists.
 """
 
 import random
@@ -11,12 +12,14 @@ from typing import Any
 
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
-from django.db import OperationalError
+from django.db import OperationalError, connections, transaction
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from core.clients.postgresql.database_settings import find_migration_problem
 from core.clients.postgresql.migration_advisory_lock import migration_advisory_lock
 from core.clients.postgresql.migration_locks import bounded_connection, reported_blockers
+from core.clients.postgresql.owner import connected_as_owner
+from core.database_roles import grant_privileges
 
 MAX_TRIES = 20
 PAUSE_SECONDS = (2.0, 4.0)  # between tries, in which statements that waited behind the migration can run
@@ -26,6 +29,10 @@ class Command(migrate.Command):
     _current: Any = None  # the migration being applied or unapplied
 
     def handle(self, *args: Any, **options: Any) -> None:
+        with connected_as_owner(options["database"]):
+            self._migrate(*args, **options)
+
+    def _migrate(self, *args: Any, **options: Any) -> None:
         alias, write = options["database"], self.stderr.write
         with migration_advisory_lock(alias, write) as connection:
             if problem := find_migration_problem(connection):
@@ -34,6 +41,9 @@ class Command(migrate.Command):
                 for attempt in range(1, MAX_TRIES + 1):
                     try:
                         super().handle(*args, **options)
+                        if not (options["plan"] or options["check_unapplied"]):
+                            with transaction.atomic(alias), connections[alias].cursor() as cursor:
+                                grant_privileges(cursor)
                         break
                     except OperationalError as error:
                         if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):

@@ -13,7 +13,7 @@ from core import deletion
 from core.admin import base, changelist
 from core.models import AuditEvent, Message, Session, User
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.database_superuser]  # disables triggers, and runs ANALYZE
 
 # 30 users, 1,000 sessions, 10,000 messages, 10,000 audit events; the first user has a tenth of the sessions.
 DATA = """

@@ -13,7 +13,9 @@ from selenium.webdriver.common.by import By
 
 from core.models import AuditEvent, Message, User
 from tests.core.admin.conftest import CANARY
+from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.browser import needs_chromium
+from tests.support.dependency_servers import SUPERUSER
 
 pytestmark = pytest.mark.django_db
 
@@ -125,16 +127,16 @@ def test_audit_event_is_committed_before_rendering(
 
 @pytest.mark.django_db(transaction=True)
 def test_reveals_nothing_if_the_audit_event_is_rejected(client: Client, reviewer: User, message: Message) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal') NOT VALID")
+    with separate_connection(user=SUPERUSER) as owner:
+        owner.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal') NOT VALID")
     try:
         client.raise_request_exception = False
         response = client.post(page_url(message))
         assert response.status_code == 500
         assert CANARY not in response.content.decode()
     finally:
-        with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE audit_events DROP CONSTRAINT full_disk")
+        with separate_connection(user=SUPERUSER) as owner:
+            owner.execute("ALTER TABLE audit_events DROP CONSTRAINT full_disk")
 
 
 @needs_chromium

@@ -13,6 +13,7 @@ from django.test import Client
 from core.models import Message, Session
 from tests.core.admin.conftest import CANARY
 from tests.core.clients.postgresql.connections import separate_connection
+from tests.support.dependency_servers import SUPERUSER
 
 pytestmark = pytest.mark.django_db(transaction=True)  # real commits
 
@@ -47,7 +48,7 @@ def count_reveal_events(row: Message | Session) -> int:
 def broken_audit_trail(when: str, failure: str) -> Iterator[None]:
     """Make audit events fail at insert or at commit, by an error ("refused") or a lost connection ("lost")."""
     deferred = "DEFERRABLE INITIALLY DEFERRED" if when == AT_COMMIT else ""
-    with separate_connection() as owner:
+    with separate_connection(user=SUPERUSER) as owner:
         owner.execute(CREATE_FUNCTION)
         owner.execute(f"{when} ON audit_events {deferred} FOR EACH ROW EXECUTE FUNCTION broken('{failure}')".encode())
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,11 +36,11 @@ def run_command(*arguments: str, database: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def empty_database(servers: Servers, request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database."""
+    """Return the owner's URL of an empty database."""
     name = f"fresh_{abs(hash(request.node.name))}"
     servers.postgres.execute(f"CREATE DATABASE {name}")
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
-    return servers.postgres.url.replace("/tests", f"/{name}")
+    return as_owner(servers.postgres.url.replace("/tests", f"/{name}"))
 
 
 def tables(database: str) -> set[str]:

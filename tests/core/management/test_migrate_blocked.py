@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from core.database_roles import OWNER_ROLE
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import ROOT, empty_database, run_command
 from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
@@ -92,7 +93,8 @@ INDEX_IS_VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass
 def assert_names_blocker(line: str, pid: int) -> None:
     assert line.startswith("Waiting for AccessExclusiveLock on messages, blocked by")
     assert (
-        f"pid {pid}, application 'monthly report', user 'tester', idle in transaction, in a transaction since 2" in line
+        f"pid {pid}, application 'monthly report', user '{OWNER_ROLE}', idle in transaction, in a transaction since 2"
+        in line
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import empty_database
 from tests.core.management.test_migrate_blocked import Migrate, blocker, fetch_all, migrated_database
+from tests.support.dependency_servers import as_application
 from tests.support.load_clients import Clients
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
@@ -114,11 +115,11 @@ def test_old_code_serves_while_newer_code_migrates(
     servers: Servers, migrated_database: str, sessions: list[UUID], tmp_path: Path
 ) -> None:
     new_environment = {
-        "DATABASE_URL": migrated_database,
+        "DATABASE_URL": as_application(migrated_database),
         **newer_code(tmp_path, ADD_COLUMN, ADD_INDEX, settings=OLD_SETTINGS),
     }
     environment: dict[str, Any] = {
-        "DATABASE_URL": migrated_database,
+        "DATABASE_URL": as_application(migrated_database),
         "DJANGO_SETTINGS_MODULE": OLD_SETTINGS,
         "WEB_CONCURRENCY": "1",
     }
@@ -145,7 +146,7 @@ def test_blocked_migration_does_not_block_the_application(
     servers: Servers, migrated_database: str, sessions: list[UUID], tmp_path: Path
 ) -> None:
     environment: dict[str, Any] = {
-        "DATABASE_URL": migrated_database,
+        "DATABASE_URL": as_application(migrated_database),
         "DJANGO_SETTINGS_MODULE": OLD_SETTINGS,
         "WEB_CONCURRENCY": "1",
     }

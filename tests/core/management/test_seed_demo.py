@@ -20,6 +20,7 @@ from django.test import Client
 from core import conversations
 from core.demo.generator import write
 from core.models import AuditEvent, Message, Session, User
+from tests.support.dependency_servers import as_application, as_owner
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,6 +125,7 @@ def test_long_session_can_be_continued(admin_client: Client) -> None:
     assert f"{count + 1:,} messages" in page.content.decode()
 
 
+@pytest.mark.database_superuser
 def test_rows_are_audited_and_analyzed() -> None:
     seed()
     assert AuditEvent.objects.filter(table="sessions", action="create").count() == 120
@@ -184,8 +186,10 @@ def separate_database(servers: Servers, monkeypatch: pytest.MonkeyPatch, request
     name = "demo_" + request.node.name.partition("[")[0][-40:]
     servers.postgres.execute(f"CREATE DATABASE {name}")
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
-    monkeypatch.setenv("DATABASE_URL", servers.postgres.url.replace("/tests", f"/{name}"))
+    url = servers.postgres.url.replace("/tests", f"/{name}")
+    monkeypatch.setenv("DATABASE_URL", as_owner(url))
     subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
+    monkeypatch.setenv("DATABASE_URL", as_application(url))
 
 
 def test_shows_progress_on_terminal_only(separate_database: None) -> None:

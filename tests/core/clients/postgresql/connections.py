@@ -17,9 +17,9 @@ requires_real_transactions = pytest.mark.django_db(transaction=True)
 
 
 @contextlib.contextmanager
-def separate_connection() -> Iterator[psycopg.Connection]:
+def separate_connection(**overrides: Any) -> Iterator[psycopg.Connection]:
     """Yield a psycopg connection to the same database. Unlike the ORM's, it sees only committed rows."""
-    with psycopg.connect(**connection_parameters(), autocommit=True) as other:
+    with psycopg.connect(**{**connection_parameters(), **overrides}, autocommit=True) as other:
         yield other
 
 

@@ -23,7 +23,7 @@ from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
 from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.proxy import Proxy
 
-pytestmark = requires_real_transactions
+pytestmark = [requires_real_transactions, pytest.mark.database_superuser]  # `migrate` runs in new databases
 
 NAME = "with_settings"
 PASSWORD = "the admin's password"

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.hashers import make_password
 
 from tests.core.management.test_migrate import migrate_concurrently
-from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
+from tests.support.dependency_servers import PgBouncer, as_application, as_owner, needs_pgbouncer
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import VoiceAssistServer
 
@@ -27,13 +27,13 @@ def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     servers.postgres.execute(f"CREATE DATABASE {DATABASE}")
     pooler = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), servers.postgres, pool=2)
     pooler.start()
-    yield pooler.url_for(servers.postgres.url).replace("/tests", f"/{DATABASE}")
+    yield as_application(pooler.url_for(servers.postgres.url).replace("/tests", f"/{DATABASE}"))
     pooler.kill()
     servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
 
 
 def test_migrate_from_many_processes(pooled: str) -> None:
-    migrate_concurrently(4, url=pooled)
+    migrate_concurrently(4, url=as_owner(pooled))
 
 
 def test_concurrent_requests_share_no_state(pooled: str) -> None:
