@@ -132,13 +132,23 @@ def accepts_connections(url: str) -> bool:
     return True
 
 
+# As docker-compose.yml sets them, otherwise the application would warn of every server of the tests.
+NO_VALUES_IN_LOG = (
+    "log_min_messages=log",
+    "log_error_verbosity=terse",
+    "log_min_error_statement=panic",
+    "log_parameter_max_length=0",
+    "log_parameter_max_length_on_error=0",
+)
+
+
 class Postgres(Server):
     def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
         super().__init__(folder)
         self.data = folder / "data"
         self.url = f"postgres://tester:{QUOTED}@127.0.0.1:{self.port}/tests"
         self._as_user = unprivileged_command(self.data)
-        self._options = [word for option in options for word in ("-c", option)]
+        self._options = [word for option in (*NO_VALUES_IN_LOG, *options) for word in ("-c", option)]
         self._initialise()
 
     def _initialise(self) -> None:
