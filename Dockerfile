@@ -16,7 +16,8 @@ COPY health health
 
 # collectstatic needs the production settings, which name static files by their hash. The required variables get dummy
 # values for this command only; it connects to no server.
-RUN VOICEASSIST_ENV=production SECRET_KEY=only-for-collectstatic ALLOWED_HOSTS=localhost \
+RUN VOICEASSIST_ENV=production ALLOWED_HOSTS=localhost \
+    SECRET_KEY=only-for-collectstatic-which-signs-nothing-and-connects-to-no-server \
     DATABASE_URL=postgres://localhost/none REDIS_URL=redis://localhost QDRANT_URL=http://localhost:6333 \
     PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python manage.py collectstatic --noinput
 # Bytecode that Python never compares with its source. Otherwise it would recompile everything at every start, because

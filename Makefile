@@ -62,8 +62,8 @@ check: .venv/installed-dev ## check style, spelling, types, imports, migrations 
 	$(PYTHON) -m tests.support.lint_migrations
 	$(MANAGE) spectacular --validate --fail-on-warn --file /dev/null
 	VOICEASSIST_ENV=production SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') \
-		ALLOWED_HOSTS=example.org BEHIND_PROXY=true DATABASE_URL=postgres://user:password@host/name REDIS_URL=redis://host \
-		QDRANT_URL=http://host:6333 $(MANAGE) check --deploy --fail-level WARNING
+		ALLOWED_HOSTS=example.org BEHIND_PROXY=true METRICS_TOKEN=token REDIS_URL=rediss://host QDRANT_URL=https://host:6333 \
+		DATABASE_URL='postgres://user:password@host/name?sslmode=verify-full' $(MANAGE) check --deploy --fail-level WARNING
 	@$(MAKE) --no-print-directory smoke
 
 kubernetes: .venv-kubernetes/installed-kubernetes ## validate ops/kubernetes with the API's schemas and checkov's policies

@@ -38,3 +38,13 @@ def check_https(**kwargs: Any) -> Iterator[CheckMessage]:
             hint="Use https:// origins only.",
             id="voiceassist.W004",
         )
+
+
+@register(Tags.security, deploy=True)
+def check_metrics_token(**kwargs: Any) -> Iterator[CheckMessage]:
+    if not settings.METRICS_TOKEN:
+        yield Warning(
+            "METRICS_TOKEN is not set, so any client that reaches this server can read /metrics.",
+            hint="Set METRICS_TOKEN and let Prometheus send it, or refuse /metrics in a proxy.",
+            id="voiceassist.W005",
+        )

@@ -29,6 +29,7 @@ class CheckOutput:
 
     endpoint: str
     version: str | None = None
+    transport: str | None = None  # see core.clients.transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Result:
     reason: str | None = None  # None if healthy
     detail: str = ""  # the endpoint if healthy, otherwise what went wrong
     version: str | None = None
+    transport: str | None = None
 
     @property
     def healthy(self) -> bool:
@@ -78,9 +80,10 @@ class _Attempt:
     started_at: float = field(default_factory=time.monotonic)
     result: Result | None = None
 
-    def build_result(self, reason: str | None, detail: str, version: str | None = None) -> Result:
+    def build_result(self, reason: str | None, detail: str, output: CheckOutput | None = None) -> Result:
         latency_ms = round((time.monotonic() - self.started_at) * 1000, 1)
-        return Result(self.check.name, self.check.critical, latency_ms, reason, detail, version)
+        version, transport = (output.version, output.transport) if output else (None, None)
+        return Result(self.check.name, self.check.critical, latency_ms, reason, detail, version, transport)
 
 
 class _Round:
@@ -153,7 +156,7 @@ class Runner:
     def _run(self, attempt: _Attempt, round_: _Round) -> None:
         try:
             output = attempt.check.run(self.timeout * _CHECK_TIMEOUT_FRACTION)
-            result = attempt.build_result(None, output.endpoint, output.version)
+            result = attempt.build_result(None, output.endpoint, output)
         except Exception as error:
             result = attempt.build_result(*self._explain(error))
         with self._lock:

@@ -1,6 +1,7 @@
 """Prometheus metrics of the last readiness checks. A scrape starts no check."""
 
 import platform
+from collections.abc import Collection
 
 import django
 from django.conf import settings
@@ -30,6 +31,15 @@ _READY = Gauge(
     "1 if the last report was ready or degraded, otherwise 0.",
     multiprocess_mode="mostrecent",
 )
+DATABASE_WARNINGS = ("logs_values", "connection_limit", "audit_trigger_missing", "audit_role_too_powerful")
+_DATABASE_WARNING = Gauge(
+    "voiceassist_database_warning",
+    "1 if the last look at the database server found this problem, which does not make it unready, otherwise 0.",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+)
+for _kind in DATABASE_WARNINGS:
+    _DATABASE_WARNING.labels(_kind)
 Gauge(
     "voiceassist_build_info",
     "Versions of the running server; always 1.",
@@ -45,6 +55,11 @@ def measure(report: Report) -> None:
         if result.reason:
             _FAILURES.labels(result.name, result.reason).inc()
     set_ready(report.status != "not_ready")
+
+
+def measure_database_warnings(found: Collection[str]) -> None:
+    for kind in DATABASE_WARNINGS:
+        _DATABASE_WARNING.labels(kind).set(kind in found)
 
 
 def set_ready(ready: bool) -> None:

@@ -16,7 +16,7 @@ from django.conf import settings
 
 from core.api.envelope import timestamp
 from core.clients import redis_url
-from health import metrics
+from health import database_warnings, metrics
 from health.check_runner import Report, Runner
 from health.checks import checks, failure_reasons
 from health.multiprocess import draining, worker_states
@@ -24,6 +24,7 @@ from health.multiprocess import draining, worker_states
 log = structlog.stdlib.get_logger("voiceassist.readiness")
 
 _HEARTBEAT_INTERVAL = 2.0  # seconds
+_STAFF_FIELDS = ("detail", "version", "transport")
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -44,7 +45,7 @@ def status(report: Report) -> str:
 
 
 def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
-    """Return the report of the contract. Details and versions are included only `for_staff`."""
+    """Return the report of the contract. Details, versions and transports are included only `for_staff`."""
     return {
         "status": status(report),
         "dependencies": {
@@ -53,7 +54,7 @@ def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
                 "critical": result.critical,
                 "latency_ms": result.latency_ms,
                 "reason": result.reason,
-                **({"detail": result.detail, "version": result.version} if for_staff else {}),
+                **({name: getattr(result, name) for name in _STAFF_FIELDS} if for_staff else {}),
             }
             for result in report.results
         },
@@ -67,6 +68,8 @@ def observe(before: Report | None, now: Report) -> None:
         metrics.measure(now)
     with _logging_failures("recording a report"):
         worker_states.record(now)
+    with _logging_failures("recording warnings about the database"):
+        database_warnings.observe()
     known = {result.name: result for result in before.results} if before else {}
     for result in now.results:
         last = known.get(result.name)
@@ -107,20 +110,23 @@ def runner() -> Runner:
 
 
 def start_background_thread() -> None:
-    """Publish the state of this worker regularly, and keep it up to date while the status page is open.
+    """Run the checks at the start and while the status page is open, and publish the state of this worker regularly.
 
-    Otherwise the page would show the results of the worker's last probe, which may be old.
+    The first run logs what is wrong without waiting for a probe. Without the others, the page would show the results of
+    the worker's last probe, which may be old.
     """
     threading.Thread(target=_run_in_background, name="readiness", daemon=True).start()
 
 
 def _run_in_background() -> None:
+    is_starting = True
     while True:
         with _logging_failures("publishing the state of this worker"):
             worker_states.publish()
-        with _logging_failures("checking for the status page"):
-            if worker_states.is_page_open():
+        with _logging_failures("checking in the background"):
+            if is_starting or worker_states.is_page_open():
                 _runner.report()
+        is_starting = False
         time.sleep(_HEARTBEAT_INTERVAL)
 
 

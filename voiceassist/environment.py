@@ -15,12 +15,15 @@ from typing import Any, NoReturn
 from environ.fileaware_mapping import FileAwareMapping
 
 from core.clients import database_url, redis_url
+from core.clients.transport import Transport
 from voiceassist import address, url_grammar
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _MAX_SECONDS = 3600
 _MAX_COUNT = 1000  # of workers or threads
+# Django's rules: https://docs.djangoproject.com/en/5.2/ref/checks/#security (security.W009 and W025)
+_MIN_KEY_LENGTH, _MIN_KEY_CHARACTERS, _INSECURE_KEY = 50, 5, "django-insecure-"
 
 
 class Environment:
@@ -80,6 +83,26 @@ class Environment:
             self.fail(name, "Contains a character that an HTTP header can't carry. Use ASCII without spaces.")
         return value
 
+    def secret_key(self, name: str, *, required: bool) -> str | None:
+        """Return Django's secret key, which must be strong if it is required."""
+        value = self.text(name, required=required)
+        if value and required:
+            self._check_key(name, value, "The value")
+        return value
+
+    def secret_key_fallbacks(self, name: str, *, strong: bool) -> list[str]:
+        keys = self.comma_separated(name)
+        for number, key in enumerate(keys if strong else [], start=1):
+            self._check_key(name, key, f"Item {number}")
+        return keys
+
+    def _check_key(self, name: str, key: str, subject: str) -> None:
+        if len(key) < _MIN_KEY_LENGTH or len(set(key)) < _MIN_KEY_CHARACTERS or key.startswith(_INSECURE_KEY):
+            self.fail(
+                name,
+                f"{subject} is too weak. Use at least {_MIN_KEY_LENGTH} random characters: openssl rand -hex 32.",
+            )
+
     def address(self, name: str, default: str) -> str:
         value = self.text(name) or default
         try:
@@ -107,6 +130,15 @@ class Environment:
             "not a host. Use example.org, .example.org (with all subdomains), 192.0.2.1, [2001:db8::1] or *, separated "
             "by commas, without scheme, port, path and quotes, and international names in punycode (xn--).",
         )  # fmt: skip
+
+    def require_verified_tls(self, name: str, dependency: str, transport: Transport, advice: str) -> None:
+        """Exit unless nobody in the network path can read or change the connection to the dependency."""
+        if not transport.is_safe:
+            self.fail(
+                name,
+                f"The connection would be {transport}. {advice}, or accept the risk with "
+                f"PLAINTEXT_DEPENDENCIES={dependency}.",
+            )
 
     def origins(self, name: str) -> list[str]:
         return self._parse_items(

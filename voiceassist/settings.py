@@ -10,6 +10,7 @@ from typing import Any
 
 from django.utils.functional import SimpleLazyObject
 
+from core.clients import transport
 from core.database_roles import OWNER_ROLE
 from voiceassist import __version__
 from voiceassist.cpus import usable_cpus
@@ -31,10 +32,13 @@ DEBUG = env.flag("DEBUG", False)
 if DEBUG and PRODUCTION:
     env.fail("DEBUG", "Must not be true in production. Unset it, or set VOICEASSIST_ENV to development.")
 
-SECRET_KEY = env.text("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
+SECRET_KEY = env.secret_key("SECRET_KEY", required=PRODUCTION) or SimpleLazyObject(
     partial(development_secret_key, VAR / "secret-key")
 )
+SECRET_KEY_FALLBACKS = env.secret_key_fallbacks("SECRET_KEY_FALLBACKS", strong=PRODUCTION)
 ALLOWED_HOSTS = env.hosts("ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]", required=PRODUCTION)
+if PRODUCTION and "*" in ALLOWED_HOSTS:  # links and redirects would lead to any host that a client names
+    env.fail("ALLOWED_HOSTS", "Must not contain * in production. List the host names that clients use.")
 CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS")
 
 # --- Dependencies ---------------------------------------------------------------------------------
@@ -89,6 +93,7 @@ _server_defaults = {
 # It applies to statements outside of transactions too. At a stricter level, concurrent appends to a session would fail.
 _ISOLATION = r"-c default_transaction_isolation=read\ committed"
 _url_options: dict[str, Any] = DATABASES["default"]["OPTIONS"]
+_database_parameters = _url_options | ({"host": DATABASES["default"]["HOST"]} if DATABASES["default"]["HOST"] else {})
 _server_options = " ".join(f"-c {name}={value}" for name, value in _server_defaults.items())
 # The last value of an option wins, so those of the URL override all except the isolation level. An empty `?options=`
 # sends no options at all, for poolers that reject them.
@@ -121,6 +126,16 @@ CACHES = {
 QDRANT_URL = env.http_url("QDRANT_URL", required=PRODUCTION, default_port=6333)
 QDRANT_API_KEY = env.token("QDRANT_API_KEY")
 QDRANT_PATH = VAR / "qdrant"  # data folder of the client's local mode, used without a URL
+
+PLAINTEXT_DEPENDENCIES = env.subset("PLAINTEXT_DEPENDENCIES", ("postgres", "redis", "qdrant"))
+if PRODUCTION:
+    for _dependency, _variable, _transport, _advice in (
+        ("postgres", "DATABASE_URL", transport.postgres(_database_parameters), "Add sslmode=verify-full"),
+        ("redis", "REDIS_URL", transport.redis(REDIS_URL), "Use rediss:// and leave its certificate checks on"),
+        ("qdrant", "QDRANT_URL", transport.qdrant(QDRANT_URL), "Use https://"),
+    ):
+        if _dependency not in PLAINTEXT_DEPENDENCIES:
+            env.require_verified_tls(_variable, _dependency, _transport, _advice)
 
 # --- Readiness and metrics ------------------------------------------------------------------------
 

@@ -5,11 +5,13 @@ import time
 import psycopg
 from django.db import connections
 
+from core.clients import transport as transports
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import MIN_TIMEOUT
 from core.clients.postgresql.database_settings import find_problem
 from core.clients.postgresql.errors import CommitNotReplicated, NoResponse
 from core.clients.postgresql.probe import ProbeConnection
+from health import database_warnings
 from health.check_runner import CheckOutput
 from health.checks import failure_reasons
 from health.checks.failure_reasons import CheckFailed
@@ -36,7 +38,10 @@ def connect(seconds: float) -> ProbeConnection:
 
 
 def _query(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
+    deadline = time.monotonic() + seconds
     connection.check_writable(seconds)
+    # Half of the time that is left, because a statement that times out has to be cancelled too.
+    database_warnings.refresh(connection, (deadline - time.monotonic()) / 2)
     return connection.info
 
 
@@ -77,4 +82,5 @@ def postgres(seconds: float) -> CheckOutput:
     _has_responded = True
     # 180001 means 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
-    return CheckOutput(f"{_server(info.host, info.port)}/{info.dbname}", version)
+    transport = transports.postgres(connections["default"].get_connection_params(), uses_tls=info.pgconn.ssl_in_use)
+    return CheckOutput(f"{_server(info.host, info.port)}/{info.dbname}", version, transport)

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
+from core.clients import transport
 from core.clients.qdrant import base_url, tls_context
 from health.check_runner import CheckOutput
 from health.checks import failure_reasons
@@ -94,7 +95,8 @@ def qdrant_endpoint() -> str:
 def qdrant(seconds: float) -> CheckOutput:
     if settings.QDRANT_URL is None:
         return _local_mode()
-    return CheckOutput(qdrant_endpoint(), _connection.run(_query, seconds))
+    found_version = _connection.run(_query, seconds)
+    return CheckOutput(qdrant_endpoint(), found_version, transport.qdrant(settings.QDRANT_URL))
 
 
 def _local_mode() -> CheckOutput:
@@ -106,4 +108,4 @@ def _local_mode() -> CheckOutput:
     collections = folder / "meta.json"
     if collections.exists():
         json.loads(collections.read_text())
-    return CheckOutput(qdrant_endpoint(), version("qdrant-client"))
+    return CheckOutput(qdrant_endpoint(), version("qdrant-client"), transport.qdrant(None))

@@ -27,7 +27,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from core.clients import redis_url
+from core.clients import redis_url, transport
 from health.check_runner import CheckOutput
 from health.checks.failure_reasons import BAD_RESPONSE, MISCONFIGURED, TLS_FAILURE, CheckFailed
 from health.checks.persistent_connection import PersistentConnection
@@ -105,7 +105,7 @@ def _query(client: Client, seconds: float) -> CheckOutput:
         raise
     except Exception as error:  # redis-py could not parse a response
         raise CheckFailed(BAD_RESPONSE, "not a response of Redis") from error
-    return CheckOutput(_endpoint(client), client.version or None)
+    return CheckOutput(_endpoint(client), client.version or None, transport.redis(settings.REDIS_URL))
 
 
 @cache

@@ -3,19 +3,15 @@
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
-import psycopg
-from django.conf import settings
 from django.core.management.base import OutputWrapper
 from django.core.management.color import Style, no_style
 
-from core.clients.postgresql.connection_limit import find_limit, max_connections
 from core.management.progress import show_line
 from health.check_runner import Report, Result
-from health.checks.failure_reasons import HINTS, CheckFailed
-from health.checks.postgres import connect
+from health.checks.failure_reasons import HINTS
 
 MIN_DESCRIPTION_WIDTH = 36  # with less, the description moves below its row
 
@@ -59,7 +55,8 @@ def _describe(result: Result) -> list[str]:
     if result.reason:
         optional = "" if result.critical else " (optional)"
         return [f"{result.reason}{optional}: {result.detail.rstrip('.')}.", f"Hint: {HINTS[result.reason]}"]
-    return [f"{result.version} at {result.detail}" if result.version else result.detail]
+    where = f"{result.version} at {result.detail}" if result.version else result.detail
+    return [f"{where} ({result.transport})" if result.transport else where]
 
 
 def _wrap(paragraphs: list[str], width: int) -> list[str]:
@@ -70,20 +67,9 @@ def _is_critical_failure(result: Result) -> bool:
     return result.critical and not result.healthy
 
 
-def warn_of_connection_limit(stderr: OutputWrapper, style: Style, timeout: float) -> None:
-    """Warn if the server's settings allow more connections to PostgreSQL than it accepts."""
-    try:
-        with closing(connect(timeout)) as connection:
-            limit = find_limit(connection)
-    except (psycopg.Error, CheckFailed):
-        return  # the checks report outages and settings
-    count = max_connections(settings.WEB_CONCURRENCY, settings.WEB_THREADS)
-    if limit is not None and limit[0] < count:
-        stderr.write(
-            f"Warning: This server may open {count} connections to PostgreSQL, which accepts {limit[0]} ({limit[1]}). "
-            "Lower WEB_CONCURRENCY or WEB_THREADS, raise the limit, or use PgBouncer.",
-            style.WARNING,
-        )
+def write_warnings(warnings: Iterable[str], stderr: OutputWrapper, style: Style) -> None:
+    for warning in warnings:
+        stderr.write(f"Warning: {warning}", style.WARNING)
 
 
 @contextmanager

@@ -103,8 +103,12 @@ def _record_result(result: Result, now: float) -> None:
     if before and before.reason and not is_same:
         _own.past_outages = [*_own.past_outages, replace(before, until=now)][-_MAX_OUTAGES:]
     state = DependencyState(**asdict(result), since=before.since if before and is_same else now)
-    version = result.version or (before.version if before else None)  # during an outage, the last known version
-    _own.dependencies[result.name] = replace(state, detail=result.detail[:_MAX_DETAIL], version=version)
+    # During an outage, the last known ones.
+    version = result.version or (before.version if before else None)
+    transport = result.transport or (before.transport if before else None)
+    _own.dependencies[result.name] = replace(
+        state, detail=result.detail[:_MAX_DETAIL], version=version, transport=transport
+    )
     buckets = _own.latencies.setdefault(result.name, [])
     number, slowest, has_failed = int(now // BUCKET_SECONDS), result.latency_ms, not result.healthy
     if buckets and buckets[-1][0] == number:

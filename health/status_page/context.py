@@ -13,6 +13,7 @@ from typing import Any
 import django
 from django.conf import settings
 
+from health import database_warnings
 from health.check_runner import Report
 from health.checks import ENDPOINTS
 from health.checks.failure_reasons import HINTS
@@ -49,6 +50,7 @@ def build(report: Report) -> dict[str, Any]:
     return {
         "overall": {"label": label, "explanation": explanation, "severity": severity, "details": details},
         "dependencies": dependencies,
+        "database_warnings": list(database_warnings.current.values()),
         "outages": outages[:_MAX_OUTAGES],
         "workers": [worker for worker in workers if not worker.is_dead],
         "alive": alive,
@@ -119,6 +121,7 @@ def _dependency(
         "since": max([first_seen, *changes]),
         "latency_ms": max(state.latency_ms for state in states),
         "version": next((state.version for state in states if state.version), None),
+        "transport": next((state.transport for state in states if state.transport), ""),
         "endpoint": endpoint,
         "extra_detail": "" if failing or shown.detail == endpoint else shown.detail,
         "graph": sparkline.draw(worker.latencies.get(name, []) for worker in workers),

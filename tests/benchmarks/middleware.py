@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.smoke import IS_SMOKE
+from tests.support.load_settings import KEY
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 TARGET = 1.6
@@ -23,7 +24,7 @@ ROUNDS, SECONDS = (1, 0.2) if IS_SMOKE else (21, 0.5)
 CLOSED_PORT = "127.0.0.1:1"  # the view uses no dependency
 ENVIRONMENT: dict[str, Any] = {
     "VOICEASSIST_ENV": "production",
-    "SECRET_KEY": "k" * 64,
+    "SECRET_KEY": KEY,
     "ALLOWED_HOSTS": "localhost,127.0.0.1",
     "HTTPS_ONLY": "false",
     "DATABASE_URL": f"postgres://user:password@{CLOSED_PORT}/name",

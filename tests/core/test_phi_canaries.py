@@ -2,8 +2,8 @@
 
 The scenario stores a unique canary string in each column that the models declare as PHI, PERSONAL or SECRET, and sends
 one in every part of a request. Then it makes everything fail that can: in a server that runs as in production but logs
-at DEBUG, in commands, and in PostgreSQL, which logs as docker-compose.yml configures it. The tests search all output
-for canaries.
+at DEBUG, in commands, and in PostgreSQL, which logs as docker-compose.yml configures it, but to all destinations. The
+tests search all output for canaries.
 """
 
 import contextlib
@@ -70,8 +70,10 @@ class Scenario:
     def __init__(self, folder: Path, servers: Servers) -> None:
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
         options = [word for word in compose["services"]["postgres"]["command"] if word.startswith("log_")]
-        # An operator may enable these to find slow or blocked statements.
+        # An operator may enable these to find slow or blocked statements, and log shippers read csvlog or jsonlog.
         diagnostics = [
+            "logging_collector=on",
+            "log_destination=stderr,csvlog,jsonlog",
             "log_statement=all",
             "log_min_duration_statement=0",
             "log_lock_waits=on",
@@ -392,7 +394,10 @@ def capture_files(scenario: Scenario) -> None:
 
 def capture_logs(scenario: Scenario) -> None:
     scenario.output["log"] = scenario.app.log()
-    scenario.output["PostgreSQL's log"] = (scenario.folder / "postgres" / "log").read_text()
+    logs = {path.suffix: path.read_text() for path in (scenario.postgres.data / "log").iterdir()}
+    assert set(logs) == {".log", ".csv", ".json"}
+    assert all("INSERT INTO" in text for text in logs.values())
+    scenario.output["PostgreSQL's log"] = "".join(logs.values())
     scenario.output["metrics"] = scenario.app.get("/metrics")[2].decode()
     scenario.output["audit"] = str(scenario.sql("SELECT * FROM audit_events"))
     capture_files(scenario)

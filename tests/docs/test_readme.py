@@ -21,6 +21,7 @@ import pytest
 from tests.docs import markdown
 from tests.docs.markdown import ROOT
 from tests.support.dependency_servers import free_port
+from tests.support.load_settings import KEY
 from tests.support.plugin import API_KEY, Servers
 
 README = (ROOT / "README.md").read_text()
@@ -139,7 +140,7 @@ def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
     clone = Clone(
         tmp_path / "clone",
         VOICEASSIST_ENV="production",
-        SECRET_KEY="a-key-of-the-tests-that-is-long-enough-for-production-0123456789",
+        SECRET_KEY=KEY,
         ALLOWED_HOSTS="127.0.0.1",
         DATABASE_URL=servers.postgres.url.replace("/tests", "/readme"),  # one role for both commands
         REDIS_URL=servers.redis.url,

@@ -126,7 +126,7 @@ def test_data_is_stored_in_named_volumes_and_not_logged(services: Any) -> None:
         assert mount["read_only"] is True
         assert Path(mount["source"]).is_dir(), mount
     options = set(services["postgres"]["command"])
-    assert {"log_error_verbosity=terse", "log_min_error_statement=panic"} <= options
+    assert {"log_min_messages=log", "log_parameter_max_length=0", "log_parameter_max_length_on_error=0"} <= options
 
 
 def test_server_starts_after_its_dependencies_and_has_time_to_drain(services: Any) -> None:
@@ -175,6 +175,7 @@ def test_servers_default_environment(services: Any) -> None:
         "SECRET_KEY": FILLED["SECRET_KEY"],
         "ALLOWED_HOSTS": "localhost,127.0.0.1",
         "HTTPS_ONLY": "false",
+        "PLAINTEXT_DEPENDENCIES": "postgres,redis,qdrant",
     }
 
 
@@ -203,6 +204,18 @@ def test_new_volume_gets_the_two_roles(services: Any) -> None:
     assert [path.name for path in Path(mount["source"]).iterdir()] == ["roles.sql"]
     read = set(re.findall(r"^\\getenv \w+ (\w+)$", Path(mount["source"], "roles.sql").read_text(), re.MULTILINE))
     assert read == set(POSTGRES_PASSWORDS[1:]) <= set(services["postgres"]["environment"])
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "QDRANT_URL"])
+def test_plain_text_to_another_server_is_a_decision(name: str) -> None:
+    """Compose allows plain text to its own services only."""
+    result = compose("--quiet", environment=FILLED | {name: "elsewhere"})
+    assert result.returncode != 0
+    assert "required variable PLAINTEXT_DEPENDENCIES is missing" in result.stderr
+    for value in ("", "redis,qdrant"):
+        config = parse_config(environment=FILLED | {name: "elsewhere", "PLAINTEXT_DEPENDENCIES": value})
+        server = config["services"]["voiceassist-server"]
+        assert server["environment"]["PLAINTEXT_DEPENDENCIES"] == value
 
 
 def test_image_contains_only_the_packages_and_runs_unprivileged() -> None:

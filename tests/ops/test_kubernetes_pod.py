@@ -17,6 +17,7 @@ import yaml
 
 from tests.support.dependency_servers import as_application, as_owner, free_port
 from tests.support.kubernetes import find, needs_kubectl, render
+from tests.support.load_settings import KEY
 from tests.support.plugin import API_KEY, Servers
 from tests.support.polling import succeeds_within
 
@@ -71,7 +72,7 @@ class Cluster:
         self._documents = render()
         database = servers.postgres.url.replace("/tests", f"/{DATABASE}")
         secrets = {
-            "voiceassist-server/SECRET_KEY": "k" * 64,
+            "voiceassist-server/SECRET_KEY": KEY,
             "voiceassist-server/DATABASE_URL": as_application(database),
             "voiceassist-server/REDIS_URL": servers.redis.url,
             "voiceassist-server/QDRANT_API_KEY": API_KEY,

@@ -150,6 +150,16 @@ def accepts_connections(url: str) -> bool:
     return True
 
 
+# As docker-compose.yml sets them, otherwise the application would warn of every server of the tests.
+NO_VALUES_IN_LOG = (
+    "log_min_messages=log",
+    "log_error_verbosity=terse",
+    "log_min_error_statement=panic",
+    "log_parameter_max_length=0",
+    "log_parameter_max_length_on_error=0",
+)
+
+
 class Postgres(Server):
     """A server with the superuser `tester`, the database `tests`, and the roles of ops/postgresql/roles.sql.
 
@@ -164,7 +174,7 @@ class Postgres(Server):
         self.url = f"postgres://{SUPERUSER}:{QUOTED}@127.0.0.1:{self.port}/tests"
         self.application_url = as_application(self.url)
         self._as_user = unprivileged_command(self.data)
-        self._options = [word for option in options for word in ("-c", option)]
+        self._options = [word for option in (*NO_VALUES_IN_LOG, *options) for word in ("-c", option)]
         self._initialise()
 
     def _initialise(self) -> None:

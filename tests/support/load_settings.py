@@ -8,13 +8,14 @@ from unittest.mock import patch
 
 from voiceassist import settings
 
+KEY = "a-key-of-the-tests-that-is-long-enough-for-production-0123456789"
 PRODUCTION = {
     "VOICEASSIST_ENV": "production",
-    "SECRET_KEY": "k" * 64,
+    "SECRET_KEY": KEY,
     "ALLOWED_HOSTS": "example.org",
-    "DATABASE_URL": "postgres://user:password@db.example.org:5432/name",
-    "REDIS_URL": "redis://redis.example.org:6379/0",
-    "QDRANT_URL": "http://qdrant.example.org:6333",
+    "DATABASE_URL": "postgres://user:password@db.example.org:5432/name?sslmode=verify-full",
+    "REDIS_URL": "rediss://redis.example.org:6379/0",
+    "QDRANT_URL": "https://qdrant.example.org:6333",
 }
 
 

@@ -41,7 +41,7 @@ def collect_static_files() -> None:
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "voiceassist.settings",
         "VOICEASSIST_ENV": "production",
-        "SECRET_KEY": "only-for-collectstatic",
+        "SECRET_KEY": "only-for-collectstatic-which-signs-nothing-and-connects-to-no-server",
         "ALLOWED_HOSTS": "localhost",
         # It connects to no server.
         "DATABASE_URL": "postgres://localhost/none",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.load_settings import PRODUCTION, load_settings
+from tests.support.load_settings import KEY, PRODUCTION, load_settings
 
 SECRET = "canary-of-a-secret-value"
 
@@ -33,14 +33,14 @@ def test_required_variable(name: str, value: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("ALLOWED_HOSTS", "Example.org, .example.com ,[::1],*", ["example.org", ".example.com", "[::1]", "*"]),
+        ("ALLOWED_HOSTS", "Example.org, .example.com ,[::1]", ["example.org", ".example.com", "[::1]"]),
         ("ALLOWED_HOSTS", "a.example,\nb.example,\n", ["a.example", "b.example"]),
         ("CSRF_TRUSTED_ORIGINS", "https://A.example,http://*.b.example:81", ["https://a.example", "http://*.b.example:81"]),
         ("CSRF_TRUSTED_ORIGINS", ",", []),
         ("QDRANT_URL", "HTTPS://Qdrant/prefix", "https://qdrant:6333/prefix"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1]:4318", "http://[::1]:4318"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example.org/otlp", "https://collector.example.org/otlp"),
-        ("REDIS_URL", "redis://:a,b@host:1/2?socket_timeout=3", "redis://:a,b@host:1/2?socket_timeout=3"),
+        ("REDIS_URL", "rediss://:a,b@host:1/2?socket_timeout=3", "rediss://:a,b@host:1/2?socket_timeout=3"),
         ("HEALTH_TIMEOUT", "0.1", 0.1),
         ("HEALTH_TIMEOUT", ".5", 0.5),
         ("HEALTH_MAX_AGE", "0", 0.0),
@@ -52,7 +52,9 @@ def test_required_variable(name: str, value: str | None) -> None:
         ("BEHIND_PROXY", "ON", True),
         ("HEALTH_OPTIONAL", "redis, qdrant,", ["redis", "qdrant"]),
         ("METRICS_TOKEN", "a!~+/=", "a!~+/="),
-        ("SECRET_KEY", "\ufeff$üñí key " + "k" * 50, "$üñí key " + "k" * 50),
+        ("SECRET_KEY", f"\ufeff$üñí key {KEY}", f"$üñí key {KEY}"),
+        ("SECRET_KEY_FALLBACKS", f"{KEY},\n {KEY[::-1]},", [KEY, KEY[::-1]]),
+        ("PLAINTEXT_DEPENDENCIES", "postgres, redis", ["postgres", "redis"]),
         ("BIND", "[::]:80", "[::]:80"),
     ],
 )  # fmt: skip
@@ -131,6 +133,17 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         ("SECRET_KEY", f"{SECRET}\x1b[0m", "control or invisible character"),
         ("ALLOWED_HOSTS", "example.org\u200b", "control or invisible character"),
         ("OTEL_SERVICE_NAME", f"voice\xa0{SECRET}", "control or invisible character"),
+        ("SECRET_KEY", SECRET, "The value is too weak. Use at least 50 random characters: openssl rand -hex 32."),
+        ("SECRET_KEY", "abcd" * 20, "openssl rand"),
+        ("SECRET_KEY", f"django-insecure-{KEY}", "openssl rand"),
+        ("SECRET_KEY_FALLBACKS", f"{KEY}, {SECRET}", "Item 2 is too weak."),
+        ("ALLOWED_HOSTS", "example.org,*", "Must not contain * in production."),
+        ("PLAINTEXT_DEPENDENCIES", f"redis,{SECRET}", "postgres, redis, qdrant."),
+        ("DATABASE_URL", f"postgres://user:{SECRET}@host/name", "Add sslmode=verify-full, or accept the risk with PLAIN"),
+        ("DATABASE_URL", f"postgres://user:{SECRET}@host/name?sslmode=require", "TLS, not verified"),
+        ("REDIS_URL", f"redis://:{SECRET}@host", "PLAINTEXT_DEPENDENCIES=redis."),
+        ("REDIS_URL", f"rediss://:{SECRET}@host?ssl_cert_reqs=none", "TLS, not verified"),
+        ("QDRANT_URL", f"http://{SECRET}", "Use https://, or accept the risk with PLAINTEXT_DEPENDENCIES=qdrant."),
         ("SECRET_KEY", f"{SECRET}\udcff", "not UTF-8"),  # how Python reads a byte that is not UTF-8
     ],
 )

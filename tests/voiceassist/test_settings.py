@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 import voiceassist.address
 from tests.support.dependency_servers import free_port
-from tests.support.load_settings import PRODUCTION, load_settings
+from tests.support.load_settings import KEY, PRODUCTION, load_settings
 from voiceassist import settings
 from voiceassist.secret_key import development_secret_key
 
@@ -135,12 +135,12 @@ def database_options(url: str, **environment: str) -> dict[str, object]:
 
 
 def test_empty_options_in_the_url_send_no_server_options() -> None:
-    assert database_options("postgres://h/db?options=")["options"] == ""
+    assert database_options("postgres://localhost/db?options=")["options"] == ""
 
 
 def test_options_of_the_url_override_the_defaults_except_isolation() -> None:
     in_url = "-c%20lock_timeout%3D1s%20-c%20default_transaction_isolation%3Dserializable"
-    url = f"postgres://h/db?keepalives_idle=7&tcp_user_timeout=9&connect_timeout=8&options={in_url}"
+    url = f"postgres://localhost/db?keepalives_idle=7&tcp_user_timeout=9&connect_timeout=8&options={in_url}"
     options = database_options(url, DATABASE_TIMEOUT="6")
     expected = {"keepalives_idle": "7", "keepalives_interval": 5, "tcp_user_timeout": "9", "connect_timeout": "8",
                 "server_side_binding": True}  # fmt: skip
@@ -251,7 +251,7 @@ def test_import_of_settings_writes_no_file_and_blocks_no_module(environment: dic
 
 
 def test_secret_key_of_production_is_the_variable() -> None:
-    assert load_settings(PRODUCTION)["SECRET_KEY"] == "k" * 64
+    assert load_settings(PRODUCTION)["SECRET_KEY"] == KEY
 
 
 def test_secret_key_of_development_survives_a_restart() -> None:

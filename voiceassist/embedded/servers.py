@@ -153,10 +153,12 @@ class Postgres(Server):
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": '"' + str(self.folder).replace('"', '""') + '"',
-            # Failed queries are not logged, because the statement, the message and its DETAIL line quote the data.
+            # Failed queries and parameters are not logged, because they and the DETAIL line quote the data.
             "log_min_messages": "log",
             "log_error_verbosity": "terse",
             "log_min_error_statement": "panic",
+            "log_parameter_max_length": "0",
+            "log_parameter_max_length_on_error": "0",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return [*as_user_of(self.data), programs.postgres_program("postgres"), "-D", str(self.data), *options]

@@ -1,6 +1,9 @@
 """Compare the connections that the server may open to PostgreSQL with those that PostgreSQL accepts."""
 
-from core.clients.postgresql.probe import ProbeConnection
+from typing import Any
+
+import psycopg
+from django.conf import settings
 
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
@@ -28,9 +31,19 @@ def max_connections(workers: int, threads: int) -> int:
     return workers * (threads + _EXTRA_CONNECTIONS)
 
 
-def find_limit(connection: ProbeConnection) -> tuple[int, str] | None:
-    """Return the lowest limit and its name, or None behind a pooler, whose own limits count instead."""
+def find_problems(connection: "psycopg.Connection[Any]") -> dict[str, str]:
+    """Return the warning `connection_limit` if the server may open more connections than PostgreSQL accepts.
+
+    Behind a pooler there is none, because the limits of the pooler count instead.
+    """
     row = connection.execute(_LIMITS).fetchone()
     if row is None or row[0] != connection.info.backend_pid:  # a pooler sends its clients another number
-        return None
-    return min((limit, name) for limit, name in zip(row[1:], _NAMES, strict=True) if limit >= 0)
+        return {}
+    limit, name = min((limit, name) for limit, name in zip(row[1:], _NAMES, strict=True) if limit >= 0)
+    count = max_connections(settings.WEB_CONCURRENCY, settings.WEB_THREADS)
+    if count <= limit:
+        return {}
+    return {
+        "connection_limit": f"This server may open {count} connections to PostgreSQL, which accepts {limit} ({name}). "
+        "Lower WEB_CONCURRENCY or WEB_THREADS, raise the limit, or use PgBouncer."
+    }

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from health import readiness
+from health import database_warnings, readiness
 from health.check_runner import Report, Runner
 from health.checks import CHECKS, checks
 from health.management import checkdeps_output
@@ -45,8 +45,7 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(readiness.as_dict(report, for_staff=True), indent=2))
         else:
             checkdeps_output.write(report, self.stdout, self.style)
-        if "postgres" in {result.name for result in report.results if result.healthy}:
-            checkdeps_output.warn_of_connection_limit(self.stderr, self.style, options["timeout"])
+        checkdeps_output.write_warnings(database_warnings.current.values(), self.stderr, self.style)
         if report.status == "not_ready":
             raise SystemExit(1)
 

@@ -1,0 +1,63 @@
+"""Warnings about the database server, for problems that do not make the application unready.
+
+After a success, the check `postgres` refreshes them on its own connection. `/ready` does not report them; the log,
+`checkdeps`, the status page and the metric `voiceassist_database_warning` do.
+
+A source is a function `find_problems(connection)`. It returns a dict of kinds and messages, which say what is wrong and
+what to do.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import structlog
+
+from core.clients.postgresql import connection_limit, server_log
+from core.clients.postgresql.connection import MIN_TIMEOUT, Connection
+from health import metrics
+
+log = structlog.stdlib.get_logger("voiceassist.database")
+
+SOURCES: tuple[Callable[["psycopg.Connection[Any]"], dict[str, str]], ...] = (
+    server_log.find_problems,
+    connection_limit.find_problems,
+)
+REFRESH_INTERVAL = 60.0  # seconds
+
+current: dict[str, str] = {}  # messages by kind
+_next_refresh = 0.0  # time.monotonic()
+_logged: set[str] = set()
+
+
+def refresh(connection: Connection, seconds: float) -> None:
+    """Query all sources again if the last refresh is REFRESH_INTERVAL ago. Take at most about `seconds`. Never raise.
+
+    After a failure the warnings stay as they were, because they are no reason to be unready.
+    """
+    global current, _next_refresh
+    if time.monotonic() < _next_refresh:
+        return
+    _next_refresh = time.monotonic() + REFRESH_INTERVAL
+    deadline = time.monotonic() + seconds
+    found: dict[str, str] = {}
+    try:
+        for find_problems in SOURCES:
+            with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
+                found |= find_problems(connection)
+    except Exception:
+        log.exception("The warnings about the database could not be refreshed")
+    else:
+        current = found
+
+
+def observe() -> None:
+    """Measure the current warnings, and log each one that was not there the last time."""
+    global _logged
+    found = current
+    metrics.measure_database_warnings(found)
+    for kind, message in found.items():
+        if kind not in _logged:
+            log.warning(message, kind=kind)
+    _logged = set(found)
