@@ -34,6 +34,7 @@ def user() -> User:
 
 @pytest.fixture
 def staff_client(client: Client, user: User) -> Client:
+    client.get("/admin/login/")  # sets the CSRF cookie
     assert client.post("/admin/login/", FORM).status_code == 302
     return client
 
@@ -54,7 +55,9 @@ def test_session_cookie_attributes(staff_client: Client) -> None:
     cookie = staff_client.cookies[COOKIE]
     assert cookie["httponly"] is True
     assert cookie["samesite"] == "Lax"
-    assert cookie["max-age"] == cookie["expires"] == ""  # a browser deletes it when it closes
+    for name in (COOKIE, "csrftoken"):
+        cookie = staff_client.cookies[name]
+        assert cookie["max-age"] == cookie["expires"] == ""  # a browser deletes it when it closes
     stored = staff_client.session
     assert stored[LAST_SEEN_KEY] == stored[LOGIN_AT_KEY]
 
