@@ -117,6 +117,8 @@ CACHES = {
             "SOCKET_TIMEOUT": 1,
             # Treat an outage as a cache miss: all cached data is in the database too, and readiness reports outages.
             "IGNORE_EXCEPTIONS": True,
+            # The default, pickle, would let anyone who can write to Redis run code in the server.
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "REDIS_CLIENT_CLASS": "core.clients.redis.Client",
             "CONNECTION_FACTORY": "core.clients.redis.ConnectionFactory",
         },
@@ -181,7 +183,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "health.middleware.StatusAccessMiddleware",  # sets a cookie that opens the status page while the database is down
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "core.auth.web_sessions.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "core.auth.session_expiry.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -233,7 +235,7 @@ AUTH_PASSWORD_VALIDATORS = [
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
-SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+SESSION_ENGINE = "core.auth.web_sessions"
 SESSION_COOKIE_AGE = 12 * 3600  # seconds from the login, a long shift; enforced by core.auth.session_expiry
 SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
@@ -259,6 +261,11 @@ HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
 HSTS_PRELOAD = env.flag("HSTS_PRELOAD", False)
 BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+# With this prefix, browsers refuse a cookie that another host of the domain or a connection without TLS has set.
+_COOKIE_PREFIX = "__Host-" if HTTPS_ONLY else ""
+SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}sessionid"
+CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
+CSRF_COOKIE_AGE = None  # a browser deletes it when it closes
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD

@@ -5,17 +5,21 @@ Only superusers may grant permissions or edit staff accounts, since either can l
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
 from core import deletion
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link, parse_uuid
 from core.admin.filters import TimeFilter
+from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
 MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
@@ -37,6 +41,30 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
     search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
     ordering = ("-created_at", "-id")
     readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "audit_events_link")
+    actions = ("end_logins_of_selected",)
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.end_logins_view)
+        return [path("<path:object_id>/end-logins/", view, name="core_user_end_logins"), *super().get_urls()]
+
+    def end_logins_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if request.method == "POST":  # otherwise redirected here after a login, or a typed URL
+            user = self.get_object(request, unquote(object_id))
+            if not self.has_change_permission(request, user):
+                raise PermissionDenied
+            if user is None:
+                raise Http404
+            end_logins(user, request)
+            messages.success(request, "All logins of this user have ended.")
+        return HttpResponseRedirect(reverse("admin:core_user_change", args=[object_id]))
+
+    @admin.action(permissions=["change"], description="End all logins of selected users")
+    def end_logins_of_selected(self, request: HttpRequest, users: QuerySet) -> None:
+        for user in users:
+            if not self.has_change_permission(request, user):
+                raise PermissionDenied
+            end_logins(user, request)
+        messages.success(request, "All logins of the selected users have ended.")
 
     @admin.display(description="sessions")
     def sessions(self, user: User) -> SafeString:

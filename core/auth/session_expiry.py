@@ -1,7 +1,8 @@
-"""Log users out 15 minutes after their last request and 12 hours after the login.
+"""Log users out 15 minutes after their last request, 12 hours after the login, and when all their logins are ended.
 
-Both times are stored in the web session, on the server. Once either limit has passed, `request.user` and the result of
-`request.auser()` are AnonymousUser.
+Both times are stored in the web session, on the server. `users.logins_ended_at` is compared at every request, because
+Django loads the user then anyway. Once a login is over, `request.user` and the result of `request.auser()` are
+AnonymousUser.
 """
 
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.auth import middleware
+from django.contrib.auth import SESSION_KEY, middleware
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import UpdateError
@@ -19,15 +20,26 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from core import audit
-from core.models import AuditEvent
+from core.models import AuditEvent, User
 
-LOGIN_AT_KEY, LAST_SEEN_KEY = "began", "seen"  # keys of the web session; values in seconds since 1970
+# Keys of the web session. The first two values are in seconds since 1970.
+LOGIN_AT_KEY, LAST_SEEN_KEY, LOGINS_ENDED_KEY = "began", "seen", "logins_ended"
 _SAVE_INTERVAL = 60  # seconds; saving the session on every request would cost a write each
 
 
 @receiver(user_logged_in)
-def _store_login_time(request: HttpRequest, **kwargs: Any) -> None:
+def _store_login(request: HttpRequest, user: User, **kwargs: Any) -> None:
     request.session[LOGIN_AT_KEY] = request.session[LAST_SEEN_KEY] = int(time.time())
+    request.session[LOGINS_ENDED_KEY] = _logins_ended(user)
+
+
+def _logins_ended(user: User) -> str:
+    """Return a value that changes whenever all logins of the user end.
+
+    A login is over when it has another value. Comparing it with the time of the login would depend on the clocks of two
+    machines.
+    """
+    return user.logins_ended_at.isoformat() if user.logins_ended_at else ""
 
 
 def is_expired(session: Any) -> bool:
@@ -38,7 +50,7 @@ def is_expired(session: Any) -> bool:
 
 
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
-    """Django's middleware, except that expired sessions have no user."""
+    """Django's middleware, except that a session whose login is over is deleted and has no user."""
 
     def process_request(self, request: Any) -> None:
         super().process_request(request)
@@ -47,8 +59,15 @@ class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
 
 
 def _get_user(request: Any) -> Any:
+    user_id = request.session.get(SESSION_KEY)
     user = middleware.get_user(request)
-    if user.is_anonymous or _touch_or_expire(request, user):
+    if user_id is None:
+        return user
+    if user.is_anonymous:  # the account was deactivated or deleted, or has another password
+        _record_logoff(request, User.objects.filter(pk=user_id).first())
+    elif is_expired(request.session) or request.session.get(LOGINS_ENDED_KEY) != _logins_ended(user):
+        _record_logoff(request, user)
+    elif _touch(request):
         return user
     request.session.flush()
     # Private: the cache of `middleware.get_user`, which the request log reads.
@@ -59,12 +78,14 @@ def _get_user(request: Any) -> Any:
 _aget_user = sync_to_async(_get_user)
 
 
-def _touch_or_expire(request: Any, user: Any) -> bool:
-    """Record the request as activity. Return False if the session has expired or was deleted."""
-    session, now = request.session, int(time.time())
-    if is_expired(session):
+def _record_logoff(request: HttpRequest, user: User | None) -> None:
+    if user is not None:
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
-        return False
+
+
+def _touch(request: Any) -> bool:
+    """Record the request as activity. Return False if the session was deleted."""
+    session, now = request.session, int(time.time())
     # Automatic refreshes of a page must not extend an unattended login.
     if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL and not getattr(request, "is_automatic_refresh", False):
         session[LAST_SEEN_KEY] = now

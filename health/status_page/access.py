@@ -16,7 +16,8 @@ from core.auth.session_expiry import LOGIN_AT_KEY
 from core.clients.outages import is_outage
 
 PATH = "/admin/status/"
-COOKIE = "status_access"
+# Browsers accept the prefix __Host- only with the path "/".
+COOKIE = "__Secure-status_access" if settings.SESSION_COOKIE_SECURE else "status_access"
 _SALT = "health.status_page.access"
 
 

@@ -6,7 +6,6 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from django.contrib.sessions.backends.cached_db import SessionStore
 from django.contrib.sessions.models import Session as WebSession
 from django.core import exceptions
 from django.core.cache import cache
@@ -14,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import include, path
 
+from core.auth.web_sessions import SessionStore
 from tests.voiceassist.test_logs import Read, capture_log, restore_logging
 from voiceassist.logs.refused_requests import INTERVAL
 

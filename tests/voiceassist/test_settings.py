@@ -82,6 +82,9 @@ def test_https_only_sets_redirect_cookies_and_hsts() -> None:
         assert {settings[name] for name in names} == {expected}
         assert settings["SECURE_HSTS_SECONDS"] == hsts
         assert settings["SECURE_HSTS_PRELOAD"] is False
+        prefix = "__Host-" if expected else ""
+        assert settings["SESSION_COOKIE_NAME"] == f"{prefix}sessionid"
+        assert settings["CSRF_COOKIE_NAME"] == f"{prefix}csrftoken"
 
 
 def test_hsts_preload_is_a_separate_choice() -> None:

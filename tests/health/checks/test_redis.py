@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 import trustme
-from django.contrib.sessions.backends.cached_db import SessionStore
 from django.core.cache import cache as django_cache
 from redis.crc import key_slot
 
+from core.auth.web_sessions import SessionStore
 from health.checks.redis import cache_keys
 from tests.support.dependency_servers import Valkey, free_port
 from tests.support.fixed_reply_server import FixedReplyServer

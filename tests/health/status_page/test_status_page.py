@@ -84,6 +84,8 @@ def test_only_current_staff_has_access(client: Client, superuser: User) -> None:
         User.objects.update(**{flag: False})
         assert not has_access(client), flag
         User.objects.update(**{flag: True})
+        assert not has_access(client), flag
+        client.post("/admin/login/", {"username": EMAIL, "password": PASSWORD})
         assert has_access(client)
     superuser.set_password("another long password")  # ends all sessions
     superuser.save()
