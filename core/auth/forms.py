@@ -81,6 +81,7 @@ class NewPasswordForm(SetPasswordForm):
     def __init__(self, request: HttpRequest, user: User, *args: Any) -> None:
         self.request = request
         super().__init__(user, *args)
+        self.fields["new_password1"].widget.attrs["autofocus"] = True
 
     def clean_new_password1(self) -> str:
         password: str = self.cleaned_data["new_password1"]

@@ -16,8 +16,9 @@ from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.signals import user_login_failed
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
@@ -60,7 +61,7 @@ def ask_again(request: HttpRequest) -> HttpResponse:
 
     Queries are left out, because a search may contain an email.
     """
-    return HttpResponseRedirect(reverse("admin:second_factor_verify", query={"next": request.path}))
+    return redirect_to_login(request.path, reverse("admin:second_factor_verify"))
 
 
 def mark_verified(request: HttpRequest) -> None:

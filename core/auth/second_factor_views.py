@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from django.contrib import messages
 from django.contrib.admin import AdminSite
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -27,7 +28,7 @@ def verify(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Ask for a code, because the last one is older than an hour or the user never entered one."""
     user, next_url = cast(User, request.user), _next_url(request)
     if not second_factor.is_enrolled(user):
-        return HttpResponseRedirect(reverse("admin:second_factor", query={"next": next_url}))
+        return redirect_to_login(next_url, reverse("admin:second_factor"))
     form = CodeForm(request, user, *((request.POST,) if request.method == "POST" else ()))
     if request.method == "POST" and form.is_valid():
         second_factor.mark_verified(request)

@@ -62,7 +62,10 @@ class Person:
         assert submit(client, CONTINUE).status_code == 302
 
     def log_in(self) -> httpx.Client:
-        """Return a client that is logged in: at first by enrolment, later by a recovery code, because an app's code works once."""
+        """Return a client that is logged in.
+
+        The first login enrols. Later ones use recovery codes, because a code of the app works only once in 30 seconds.
+        """
         client = self.browser()
         assert self.enter_password(client).headers["Location"] == CONTINUE
         if self.recovery_codes:
