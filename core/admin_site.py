@@ -1,4 +1,4 @@
-"""Admin site that attributes every change to the logged-in user."""
+"""Admin site that attributes every change to the logged-in user, and asks for the second factor."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,8 +7,10 @@ from typing import Any
 from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponseBase
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
 
 from core.audit import audit_context
+from core.auth import login_views, second_factor, second_factor_views
 from core.auth.login_throttling import LoginForm
 
 
@@ -17,13 +19,14 @@ class AdminSite(admin.AdminSite):
     index_template = "admin/core/index.html"
     empty_value_display = "–"
     enable_nav_sidebar = False  # few models, wide tables
-    login_form = LoginForm
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:
         """Run each view that may change data in one transaction whose audit events name the user."""
 
         @wraps(view)
         def attributed(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if second_factor.is_missing(request):
+                return second_factor.ask_again(request)
             if request.method in ("GET", "HEAD", "OPTIONS"):
                 return view(request, *args, **kwargs)  # type: ignore[no-any-return]
             with audit_context(request):
@@ -36,6 +39,35 @@ class AdminSite(admin.AdminSite):
         response = super().logout(request, extra_context)
         response["Clear-Site-Data"] = '"cache", "storage"'  # "cookies" would include those of the domain's other hosts
         return response
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        def site_path(route: str, view: Callable[..., Any], name: str) -> URLPattern:
+            pattern: URLPattern = path(route, self.admin_view(view), {"site": self}, name=name)
+            return pattern
+
+        return [
+            path("login/continue/", login_views.continue_login, {"site": self}, name="login_continue"),
+            site_path("second-factor/", second_factor_views.manage, "second_factor"),
+            site_path("second-factor/verify/", second_factor_views.verify, "second_factor_verify"),
+            *super().get_urls(),
+        ]
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show Django's login page, with a view that asks for the second factor before it logs the user in."""
+        if request.method == "GET" and self.has_permission(request):
+            return super().login(request, extra_context)  # redirects to the index
+        context = {
+            **self.each_context(request),
+            "title": "Log in",
+            "app_path": request.get_full_path(),
+            "username": request.user.get_username(),
+            **(extra_context or {}),
+        }
+        if "next" not in request.GET and "next" not in request.POST:
+            context["next"] = reverse("admin:index", current_app=self.name)
+        view = login_views.PasswordStep.as_view(
+            extra_context=context, authentication_form=LoginForm, template_name="admin/login.html"
+        )
+        return view(request)
 
     def autocomplete_view(self, request: HttpRequest) -> Any:
         """Return 404, because no page uses this view, and it counts whole tables."""

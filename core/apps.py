@@ -6,6 +6,8 @@ class CoreConfig(AppConfig):
     default = True
     name = "core"
     verbose_name = "VoiceAssist"
+    # For `Authenticator`, whose key is django-otp's, and for many-to-many tables. All other keys are UUIDs.
+    default_auto_field = "django.db.models.AutoField"
 
     def ready(self) -> None:
         from core import checks  # noqa: F401  # registers system checks

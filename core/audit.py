@@ -32,9 +32,9 @@ def _actor(user: Any, request: HttpRequest | None) -> dict[str, Any]:
 
 
 @contextmanager
-def audit_context(request: HttpRequest) -> Iterator[None]:
-    """Open a transaction whose changes the triggers attribute to the request's user."""
-    actor = json.dumps(_actor(request.user, request), default=str)
+def audit_context(request: HttpRequest, user: User | None = None) -> Iterator[None]:
+    """Open a transaction whose changes the triggers attribute to `user`, by default the request's user."""
+    actor = json.dumps(_actor(user or request.user, request), default=str)
     with transaction.atomic():
         with connection.cursor() as cursor:
             # Transaction-local (true), because a pooler may give the connection to another client afterwards.

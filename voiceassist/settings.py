@@ -166,6 +166,7 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "django.contrib.staticfiles",
     "axes",
+    "django_otp.plugins.otp_totp",  # one-time codes; the app "django_otp" itself only has pages that are not used
     "django_prometheus",
     "rest_framework",
     "drf_spectacular",
@@ -240,6 +241,11 @@ SESSION_COOKIE_AGE = 12 * 3600  # seconds from the login, a long shift; enforced
 SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # a cookie would not be encrypted
+
+# Second factor (core.auth.second_factor). `required`: superusers and holders of core.view_phi must have one.
+ADMIN_MFA = env.choice("ADMIN_MFA", "required" if PRODUCTION else "optional", ("required", "optional"))
+OTP_TOTP_ISSUER = "VoiceAssist"  # shown in the authenticator app
+OTP_TOTP_THROTTLE_FACTOR = 1  # seconds to wait after the first wrong code; doubles with each further one
 
 # Login throttling. core.auth.login_throttling defines the limits.
 AXES_HANDLER = "core.auth.login_throttling.LoginThrottleHandler"

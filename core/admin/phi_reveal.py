@@ -14,6 +14,7 @@ from django.urls import path, reverse
 from core import audit, phi
 from core.admin.base import ReadOnlyAdmin
 from core.admin.stored_text import indented, stored_lengths, stored_texts
+from core.auth import second_factor
 from core.models import AuditEvent
 
 
@@ -62,6 +63,8 @@ class RevealPHIAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         if row is None:
             raise Http404
+        if second_factor.requires_step_up(request):
+            return second_factor.ask_again(request)
         audit.record(AuditEvent.Action.REVEAL, request, user=request.user, target=row)
         json_fields = {field.name for field in self.opts.fields if isinstance(field, JSONField)}
         values = {

@@ -1,6 +1,7 @@
 """Pages of users and groups.
 
-Only superusers may grant permissions or edit staff accounts, since either can lead to PHI.
+Only superusers may grant permissions or edit staff accounts, since either can lead to PHI. The rules for passwords and
+the second factor are in `core.admin.account_security`.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
 from core import deletion
+from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link, parse_uuid
 from core.admin.filters import TimeFilter
 from core.auth.ended_logins import end_logins
@@ -27,20 +29,43 @@ PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
 @admin.register(User)
-class UserAdmin(LargeTableAdmin, DjangoUserAdmin):
+class UserAdmin(AccountSecurityAdmin, LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Login", {"fields": ("must_change_password", "second_factor")}),
         ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "audit_events_link")}),
     )
     add_fieldsets = (
-        (None, {"fields": ("email", "full_name", "specialty", "usable_password", "password1", "password2")}),
+        (
+            None,
+            {
+                "fields": (
+                    "email",
+                    "full_name",
+                    "specialty",
+                    "usable_password",
+                    "password1",
+                    "password2",
+                    "confirmation",
+                )
+            },
+        ),
     )
     list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
     search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
     ordering = ("-created_at", "-id")
-    readonly_fields = ("id", "created_at", "updated_at", "last_login", "sessions", "audit_events_link")
+    readonly_fields = (
+        "id",
+        "created_at",
+        "updated_at",
+        "last_login",
+        "sessions",
+        "audit_events_link",
+        "must_change_password",
+        "second_factor",
+    )
     actions = ("end_logins_of_selected",)
 
     def get_urls(self) -> list[Any]:
@@ -119,6 +144,11 @@ admin.site.unregister(Group)
 @admin.register(Group)
 class GroupAdmin(AuditedModelAdmin, DjangoGroupAdmin):
     """Deletes a group without loading its members, which Django's confirmation page lists one by one."""
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if set(form.cleaned_data["permissions"]) - set(form.initial.get("permissions", ())):
+            withdraw_passwords_of_others(User.objects.filter(groups=form.instance))
 
     def count_deletions(self, groups: QuerySet) -> dict[type[Model], int]:
         return {Group: groups.count()}

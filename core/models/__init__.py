@@ -1,6 +1,7 @@
 """Users, their sessions, the messages of a session, and the audit trail.
 
     User 1 ─── * Session 1 ─── * Message
+         1 ─── 0..1 Authenticator, RecoveryCodes   the second factor
 
 `Session` is a conversation, not a web session. Keys are UUIDv7, which contain the time of creation, so new rows go to
 the end of the primary key's index.
@@ -13,14 +14,17 @@ from core.models.audit_events import MATCHES_TIME_INDEX, AuditEvent
 from core.models.base import BaseModel
 from core.models.conversations import Message, Session
 from core.models.fields import LowercaseEmailField
+from core.models.second_factor import Authenticator, RecoveryCodes
 from core.models.users import User
 
 __all__ = [
     "MATCHES_TIME_INDEX",
     "AuditEvent",
+    "Authenticator",
     "BaseModel",
     "LowercaseEmailField",
     "Message",
+    "RecoveryCodes",
     "Session",
     "User",
 ]

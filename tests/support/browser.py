@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django import Settings
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -17,8 +18,12 @@ needs_chromium = pytest.mark.skipif(
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses."""
+def browser(tmp_path: Path, settings: Settings) -> Iterator[Chrome]:
+    """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses.
+
+    The live server of the test requires the second factor, as production does (`tests.support.second_factor.log_in`).
+    """
+    settings.ADMIN_MFA = "required"
     assert CHROMIUM and DRIVER, "Chromium not found. Install Debian's packages chromium and chromium-driver."
     options = ChromeOptions()
     options.binary_location = CHROMIUM

@@ -16,6 +16,7 @@ from tests.core.admin.conftest import CANARY
 from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import SUPERUSER
+from tests.support.second_factor import log_in
 
 pytestmark = pytest.mark.django_db
 
@@ -144,11 +145,7 @@ def test_reveals_nothing_if_the_audit_event_is_rejected(client: Client, reviewer
 def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server: LiveServer, message: Message) -> None:
     browser.implicitly_wait(20)  # for the page after a click
     create_staff("reviewer@example.org", "view_phi", *OTHER_PERMISSIONS)
-    browser.get(f"{live_server.url}/admin/login/")
-    browser.find_element(By.NAME, "username").send_keys("reviewer@example.org")
-    browser.find_element(By.NAME, "password").send_keys(PASSWORD)
-    browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
-    browser.find_element(By.ID, "logout-form")
+    log_in(browser, f"{live_server.url}/admin/", "reviewer@example.org", PASSWORD)
 
     # HTML markup, and a character that reverses the text direction.
     content = f"<script>document.title = 'run'</script> \u202e{CANARY}"

@@ -11,6 +11,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from core.models import Message, Session, User
 from tests.support.browser import needs_chromium
+from tests.support.second_factor import log_in
 
 PASSWORD = "correct horse battery"
 HTML_CSP = {
@@ -111,11 +112,9 @@ def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveSer
     message = Message.objects.create(session=session, role="user", content="some content")
     visitor = PageVisitor(browser, live_server.url)
 
-    visitor.open("/admin/")
-    visitor.wait_for("#id_username").send_keys("user@example.org")
-    visitor.wait_for("#id_password").send_keys(PASSWORD)
-    visitor.click("[type=submit]")
-    visitor.wait_for("#user-tools")
+    visitor.open("/admin/login/")
+    log_in(browser, live_server.url + "/admin/", "user@example.org", PASSWORD)
+    visitor.assert_no_errors()
     day = f"{message.created_at:created_at__year=%Y&created_at__month=%m&created_at__day=%d}"
     for path in (
         "/admin/core/user/",
@@ -128,6 +127,9 @@ def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveSer
         f"/admin/core/user/{user.pk}/delete/",
         f"/admin/core/user/{user.pk}/password/",
         f"/admin/core/user/{user.pk}/history/",
+        f"/admin/core/user/{user.pk}/reset-second-factor/",
+        "/admin/second-factor/",
+        "/admin/second-factor/verify/",
         "/admin/password_change/",
         "/admin/auth/group/",
     ):

@@ -25,6 +25,7 @@ from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
+from tests.support.second_factor import log_in
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "admin@example.org", "a long password"
@@ -338,12 +339,8 @@ def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis
     def text(selector: str) -> str:
         return browser.find_element(By.CSS_SELECTOR, selector).text
 
-    with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3") as app:
-        browser.implicitly_wait(20)  # for the page after a click
-        browser.get(f"{app.url}/admin/login/?next=/admin/")
-        browser.find_element(By.NAME, "username").send_keys(EMAIL)
-        browser.find_element(By.NAME, "password").send_keys(PASSWORD)
-        browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3", ADMIN_MFA="required") as app:
+        log_in(browser, f"{app.url}/admin/", EMAIL, PASSWORD)
         browser.find_element(By.CSS_SELECTOR, f'#content-main [href="{PAGE}"]').click()
         browser.find_element(By.ID, "status-pause")
         browser.execute_script("window.row = document.getElementById('dependency-redis')")

@@ -1,0 +1,26 @@
+"""Delete the second factor of a user who has lost it."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from core import audit
+from core.auth import second_factor
+from core.models import AuditEvent, User
+
+
+class Command(BaseCommand):
+    help = "Delete the second factor of a user and end the user's logins. The next login sets up a new one."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email")
+
+    def handle(self, *args: Any, email: str, **options: Any) -> None:
+        user = User.objects.filter(email=email.strip().lower()).first()
+        if user is None:
+            raise CommandError("User not found. Check the email.")
+        with transaction.atomic():
+            second_factor.reset(user)
+            audit.record(AuditEvent.Action.LOGINS_ENDED, None, user=None, target=user)
+        self.stdout.write("Second factor reset, and logins ended.")
