@@ -149,8 +149,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     from health import readiness
+    from voiceassist import audit_checkpoint_thread
 
-    readiness.start_background_thread()  # it inherits the blocked signals, so that only the main thread handles them
+    # They inherit the blocked signals, so that only the main thread handles them.
+    readiness.start_background_thread()
+    audit_checkpoint_thread.start()
     _unblock_stop_signals()
 
 

@@ -1,0 +1,145 @@
+"""Checkpoints of the audit trail: digests that make the removal or change of events visible.
+
+A checkpoint has the number of events since the previous one and their digest, which includes the previous digest. It is
+stored in `audit_checkpoints` and logged. The owner of the tables can delete events and compute new checkpoints, but not
+change the log, if that is stored elsewhere. `core.audit_verification` compares all three.
+
+The digest has no key. Whoever has the log can verify it without a secret, and `SECRET_KEY` can be changed.
+
+A chain from each event to the previous one would serialise all transactions that write events. Events are covered later
+instead, when it is certain that none of their positions can still appear:
+
+1. `take_mark` reads the last position that was given to a transaction, and then takes a transaction id.
+2. A transaction has its id before it takes a position (the column's default in migration 0007). So all positions up to
+   the mark belong to transactions with lower ids.
+3. When no lower id is running, every event up to the mark is either visible or rolled back, however long it took.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+import structlog
+
+log = structlog.stdlib.get_logger("voiceassist.audit")
+
+LOG_MESSAGE = "audit checkpoint"
+MAX_EVENTS = 100_000  # per checkpoint, so that a difference can be located
+_BATCH = 5000  # events per query, of about 500 bytes
+# Unique to this lock: the first eight bytes of SHA-256 of "voiceassist audit checkpoint", as a signed integer.
+_LOCK_ID = int.from_bytes(hashlib.sha256(b"voiceassist audit checkpoint").digest()[:8], signed=True)
+# The text does not depend on settings of the session, and has no line break, which JSON escapes.
+_EVENTS = """
+    SELECT position, id, jsonb_build_array(position, id, created_at AT TIME ZONE 'UTC', action, "table", object_id,
+        actor_id, actor_email, address, trace_id, changes)::text
+    FROM audit_events WHERE (position, id) > (%s, %s) AND (position, id) <= (%s, %s)
+    ORDER BY position, id LIMIT %s
+"""
+# Before the first ANALYZE the planner would read and sort all later events for each batch.
+_USE_INDEX = """
+    SELECT set_config(name, 'off', true) FROM pg_settings
+    WHERE name IN ('enable_seqscan', 'enable_bitmapscan', 'enable_sort')
+"""
+_LAST_ID = UUID(int=2**128 - 1)
+
+
+class Mark(NamedTuple):
+    position: int
+    transaction: int
+
+
+class Checkpoint(NamedTuple):
+    number: int
+    created_at: datetime
+    position: int  # of the last event
+    last_event: UUID
+    events: int  # since the previous checkpoint
+    digest: str
+
+
+Connection = psycopg.Connection[Any]
+NO_CHECKPOINT = Checkpoint(0, datetime.min.replace(tzinfo=UTC), -1, UUID(int=0), 0, "")
+
+
+def take_mark(connection: Connection) -> Mark:
+    """Return a mark that is settled when all transactions that run now have ended. In autocommit mode only."""
+    position = _fetch(connection, "SELECT pg_sequence_last_value('audit_events_position')")
+    return Mark(position or 0, _fetch(connection, "SELECT pg_current_xact_id()::text::bigint"))
+
+
+def is_settled(connection: Connection, mark: Mark) -> bool:
+    return bool(
+        _fetch(connection, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= %s", mark.transaction)
+    )
+
+
+def write_checkpoints(connection: Connection, mark: Mark) -> Iterator[Checkpoint]:
+    """Write, log and yield checkpoints of the events up to a settled mark that have none.
+
+    Yield nothing if there are none, or if another process is writing a checkpoint.
+    """
+    while checkpoint := _write(connection, mark):
+        log.info(
+            LOG_MESSAGE,
+            number=checkpoint.number,
+            events=checkpoint.events,
+            last_event=str(checkpoint.last_event),
+            digest=checkpoint.digest,
+        )
+        yield checkpoint
+
+
+def _write(connection: Connection, mark: Mark) -> Checkpoint | None:
+    with connection.transaction():
+        if not _fetch(connection, "SELECT pg_try_advisory_xact_lock(%s)", _LOCK_ID):
+            return None
+        last = next(read_checkpoints(connection, "ORDER BY number DESC LIMIT 1"), NO_CHECKPOINT)
+        draft = Checkpoint(
+            last.number + 1, _fetch(connection, "SELECT clock_timestamp()"), mark.position, _LAST_ID, MAX_EVENTS, ""
+        )
+        checkpoint = compute(connection, last, draft)
+        if not checkpoint.events:
+            return None
+        connection.execute("INSERT INTO audit_checkpoints VALUES (%s, %s, %s, %s, %s, %s)", checkpoint)
+        return checkpoint
+
+
+def read_checkpoints(connection: Connection, condition: str, *parameters: Any) -> Iterator[Checkpoint]:
+    """Yield the checkpoints that a constant SQL condition selects."""
+    query = f"SELECT number, created_at, position, last_event, events, digest FROM audit_checkpoints {condition}"
+    return (Checkpoint(*row) for row in connection.execute(query.encode(), parameters).fetchall())
+
+
+def compute(connection: Connection, last: Checkpoint, until: Checkpoint, *, has_limit: bool = True) -> Checkpoint:
+    """Return `until` with the number and digest of the events after the checkpoint `last` and up to `until`.
+
+    With `has_limit` it ends after `until.events` events. Without, all events of the range are read, in bounded memory.
+    """
+    position, event_id, events = last.position, last.last_event, 0
+    created_at = until.created_at.astimezone(UTC).isoformat()
+    digest = hashlib.sha256(f"{until.number} {created_at} {last.digest}\n".encode())
+    with connection.transaction():
+        connection.execute(_USE_INDEX)
+        while size := min(_BATCH, until.events - events) if has_limit else _BATCH:
+            rows = connection.execute(_EVENTS, (position, event_id, until.position, until.last_event, size)).fetchall()
+            for _, _, text in rows:
+                digest.update(text.encode() + b"\n")
+            events += len(rows)
+            position, event_id = rows[-1][:2] if rows else (position, event_id)
+            if len(rows) < size:
+                break
+    return until._replace(position=position, last_event=event_id, events=events, digest=digest.hexdigest())
+
+
+def count_uncovered(connection: Connection, last: Checkpoint) -> int:
+    """Return the number of events after a checkpoint."""
+    query = "SELECT count(*) FROM audit_events WHERE (position, id) > (%s, %s)"
+    return int(_fetch(connection, query, last.position, last.last_event))
+
+
+def _fetch(connection: Connection, query: str, *parameters: Any) -> Any:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return row and row[0]
