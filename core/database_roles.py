@@ -11,9 +11,11 @@ APPLICATION_ROLE = "voiceassist_app"
 
 _ORDINARY = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 _READ_ONLY = frozenset({"SELECT"})
+_APPEND_ONLY = frozenset({"SELECT", "INSERT"})
 # Tables with other privileges than _ORDINARY.
 PRIVILEGES = {
-    "audit_events": frozenset({"SELECT", "INSERT"}),
+    "audit_events": _APPEND_ONLY,
+    "audit_checkpoints": _APPEND_ONLY,
     # Only `migrate` writes these. Renaming a permission would give it to the holders of another one.
     "auth_permission": _READ_ONLY,
     "django_content_type": _READ_ONLY,

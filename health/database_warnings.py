@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from core import audit_integrity
 from core.clients.postgresql import connection_limit, server_log
 from core.clients.postgresql.connection import MIN_TIMEOUT, Connection
 from health import metrics
@@ -23,6 +24,7 @@ log = structlog.stdlib.get_logger("voiceassist.database")
 SOURCES: tuple[Callable[["psycopg.Connection[Any]"], dict[str, str]], ...] = (
     server_log.find_problems,
     connection_limit.find_problems,
+    audit_integrity.find_problems,
 )
 REFRESH_INTERVAL = 60.0  # seconds
 

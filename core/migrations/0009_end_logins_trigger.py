@@ -25,6 +25,6 @@ ALTER TABLE users ENABLE ALWAYS TRIGGER end_logins;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0006_account_protection")]
+    dependencies = [("core", "0008_audit_events_position")]
 
     operations = [migrations.RunSQL(CREATE, "DROP TRIGGER end_logins ON users; DROP FUNCTION end_logins()")]

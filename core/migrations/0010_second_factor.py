@@ -27,7 +27,7 @@ NO_TRIGGERS = "DROP TRIGGER audit ON {table}; DROP TRIGGER audit_is_not_passed O
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0006_account_protection"), ("otp_totp", "0003_add_timestamps")]
+    dependencies = [("core", "0009_end_logins_trigger"), ("otp_totp", "0003_add_timestamps")]
 
     operations = [
         migrations.CreateModel(
