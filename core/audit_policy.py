@@ -42,6 +42,12 @@ AUDITED = {
     "auth_group_permissions": Audited("group_id", "group_id permission_id", "id"),
     "auth_permission": Audited("id", "id name content_type_id codename"),
     "django_content_type": Audited("id", "id app_label model"),
+    "otp_totp_totpdevice": Audited(
+        "user_id",
+        "id created_at user_id name confirmed step t0 digits tolerance",
+        "drift last_t last_used_at throttling_failure_count throttling_failure_timestamp",
+    ),
+    "recovery_codes": Audited("user_id", "id created_at user_id", "updated_at"),
 }
 APPEND_ONLY = {
     "audit_events": "It is the audit trail.",

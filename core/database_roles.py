@@ -6,20 +6,21 @@ its end, so a new table needs no manual SQL. If the application's role does not 
 
 from typing import Any
 
+from core.audit_policy import APPEND_ONLY, REVOKED
+
 OWNER_ROLE = "voiceassist_migrate"
 APPLICATION_ROLE = "voiceassist_app"
 
 _ORDINARY = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 _READ_ONLY = frozenset({"SELECT"})
-_APPEND_ONLY = frozenset({"SELECT", "INSERT"})
+_ADD_ONLY = frozenset({"SELECT", "INSERT"})
 # Tables with other privileges than _ORDINARY.
 PRIVILEGES = {
-    "audit_events": _APPEND_ONLY,
-    "audit_checkpoints": _APPEND_ONLY,
-    # Only `migrate` writes these. Renaming a permission would give it to the holders of another one.
+    **dict.fromkeys(APPEND_ONLY, _ADD_ONLY),
+    **dict.fromkeys(REVOKED, _READ_ONLY),
+    # Renaming a permission would give it to the holders of another one.
     "auth_permission": _READ_ONLY,
     "django_content_type": _READ_ONLY,
-    "django_migrations": _READ_ONLY,
 }
 _SEQUENCE = frozenset({"USAGE"})
 
