@@ -4,13 +4,14 @@ Every admin response to staff sets the cookie. It is signed, sent only to the st
 the session cookie that it was issued for, for at most SESSION_COOKIE_AGE after the login. Logging out deletes it.
 """
 
+import hashlib
 import time
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.core import signing
 from django.http import HttpRequest, HttpResponse
-from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.crypto import constant_time_compare
 
 from core.auth.session_expiry import LOGIN_AT_KEY
 from core.clients.outages import is_outage
@@ -65,4 +66,5 @@ def has_valid_cookie(request: HttpRequest) -> bool:
 
 
 def _digest(session_key: str) -> str:
-    return salted_hmac(_SALT, session_key, algorithm="sha256").hexdigest()
+    """Return a hash without the secret key, because the cookie is signed and has to survive a change of the key."""
+    return hashlib.sha256(f"{_SALT}:{session_key}".encode()).hexdigest()

@@ -213,8 +213,12 @@ def test_server_warns_at_its_start_without_a_probe(postgres: Postgres) -> None:
 
 def test_checkdeps_warns_on_stderr(postgres: Postgres) -> None:
     url = f"{postgres.url}?options=-c%20log_min_messages%3Dwarning"
-    done = run(["manage.py", "checkdeps", "--only", "postgres"], {"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1"})
+    done = run(
+        ["manage.py", "checkdeps", "--only", "postgres"], {"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1"}
+    )
     assert done.returncode == 0
-    assert done.stderr.startswith("Warning: PostgreSQL may write PHI into its log, because of log_min_messages = warning.")
+    assert done.stderr.startswith(
+        "Warning: PostgreSQL may write PHI into its log, because of log_min_messages = warning."
+    )
     assert len(done.stderr.splitlines()) == 1
     assert "Warning" not in done.stdout

@@ -173,9 +173,7 @@ def verified(servers: Servers, authority: trustme.CA) -> Iterator[int]:
         yield proxy.port
 
 
-def test_checkdeps_shows_how_each_connection_is_protected(
-    servers: Servers, ca_file: Path, verified: int
-) -> None:
+def test_checkdeps_shows_how_each_connection_is_protected(servers: Servers, ca_file: Path, verified: int) -> None:
     plain = {"REDIS_URL": servers.redis.url, "QDRANT_URL": servers.qdrant.url, "QDRANT_API_KEY": API_KEY}
     command = ["manage.py", "checkdeps", *(f"--only={name}" for name in ("postgres", "redis", "qdrant"))]
     for port, options, accepted, expected in [

@@ -139,7 +139,11 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         ("SECRET_KEY_FALLBACKS", f"{KEY}, {SECRET}", "Item 2 is too weak."),
         ("ALLOWED_HOSTS", "example.org,*", "Must not contain * in production."),
         ("PLAINTEXT_DEPENDENCIES", f"redis,{SECRET}", "postgres, redis, qdrant."),
-        ("DATABASE_URL", f"postgres://user:{SECRET}@host/name", "Add sslmode=verify-full, or accept the risk with PLAIN"),
+        (
+            "DATABASE_URL",
+            f"postgres://user:{SECRET}@host/name",
+            "Add sslmode=verify-full, or accept the risk",
+        ),
         ("DATABASE_URL", f"postgres://user:{SECRET}@host/name?sslmode=require", "TLS, not verified"),
         ("REDIS_URL", f"redis://:{SECRET}@host", "PLAINTEXT_DEPENDENCIES=redis."),
         ("REDIS_URL", f"rediss://:{SECRET}@host?ssl_cert_reqs=none", "TLS, not verified"),

@@ -72,7 +72,7 @@ def test_text_output_when_everything_is_healthy(migrated: dict[str, str]) -> Non
     assert len({row.index(" ms ") for row in rows}) == 1
 
 
-def test_json_output_is_the_report_with_detail_and_version(migrated: dict[str, str]) -> None:
+def test_json_output_is_the_report_with_details_for_staff(migrated: dict[str, str]) -> None:
     completed = checkdeps("--format", "json", **migrated)
     assert (completed.returncode, completed.stderr) == (0, "")
     report = json.loads(completed.stdout)
@@ -80,7 +80,9 @@ def test_json_output_is_the_report_with_detail_and_version(migrated: dict[str, s
     assert report["status"] == "ready"
     assert list(report["dependencies"]) == NAMES
     for dependency in report["dependencies"].values():
-        assert set(dependency) == {"status", "critical", "latency_ms", "reason", "detail", "version"}
+        assert set(dependency) == {"status", "critical", "latency_ms", "reason", "detail", "version", "transport"}
+    transports = {name: dependency["transport"] for name, dependency in report["dependencies"].items()}
+    assert transports == {"postgres": "local", "redis": "local", "qdrant": "local", "migrations": None}
     versions = {name: dependency["version"] for name, dependency in report["dependencies"].items()}
     assert versions["postgres"].startswith("18.")
     assert versions["redis"]

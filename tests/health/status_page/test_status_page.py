@@ -1,5 +1,6 @@
 """The status page: access, the state of all workers, and that it works while dependencies don't."""
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.conf import settings
 from django.core import signing
 from django.db import OperationalError, connection
 from django.test import Client, override_settings
@@ -19,6 +21,7 @@ from selenium.webdriver.common.by import By
 
 from core.auth.session_expiry import LAST_SEEN_KEY, LOGIN_AT_KEY
 from core.models import AuditEvent, User
+from health import database_warnings
 from health.status_page import access
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
@@ -66,6 +69,28 @@ def broken_database(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise OperationalError("server closed the connection unexpectedly")
 
     return lambda: monkeypatch.setattr("core.auth.session_expiry.middleware.get_user", fail)
+
+
+@pytest.mark.django_db
+def test_page_shows_transports_and_warnings_about_the_database(
+    staff_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_warnings, "_next_refresh", math.inf)
+    monkeypatch.setattr(database_warnings, "current", {"logs_values": "The log may contain PHI. Do <this>."})
+    page = staff_client.get(PAGE).content.decode()
+    assert "The log may contain PHI. Do &lt;this&gt;." in page
+    assert re.findall(r'<span class="quiet">\s*(local)\s*</span>', page) == ["local"] * 3
+    monkeypatch.setattr(database_warnings, "current", {})
+    assert "Warnings about the database" not in staff_client.get(PAGE).content.decode()
+
+
+def test_access_cookie_survives_a_change_of_the_key(staff_client: Client, broken_database: Any) -> None:
+    old_key = settings.SECRET_KEY
+    broken_database()
+    with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[old_key]):
+        assert has_access(staff_client)
+    with override_settings(SECRET_KEY="another"):
+        assert not has_access(staff_client)
 
 
 # Access
