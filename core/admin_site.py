@@ -35,7 +35,7 @@ class AdminSite(admin.AdminSite):
         return super().admin_view(attributed, cacheable)
 
     def logout(self, request: HttpRequest, extra_context: Any = None) -> TemplateResponse:
-        """Log out, and let the browser delete what it has stored of this site, pages for its Back button included."""
+        """Log out, and let the browser delete its cache and storage of this site."""
         response = super().logout(request, extra_context)
         response["Clear-Site-Data"] = '"cache", "storage"'  # "cookies" would include those of the domain's other hosts
         return response

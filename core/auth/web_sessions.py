@@ -61,7 +61,8 @@ class SessionStore(db.SessionStore):
             self._session_key = None
             return {}
         data = self.decode(row.session_data)
-        self._store_in_cache(data, self.get_expiry_age(expiry=row.expire_date))
+        if self.reads_cache:
+            self._store_in_cache(data, self.get_expiry_age(expiry=row.expire_date))
         return data
 
     def create_model_instance(self, data: dict[str, Any]) -> Any:
