@@ -128,6 +128,7 @@ def test_truncate_is_refused_even_as_a_replica(owner: Connection, table: str) ->
 def test_new_column_is_recorded_without_its_value(owner: Connection, kind: str) -> None:
     owner.execute(USER)
     owner.execute(SESSION)
+    owner.execute("SET CONSTRAINTS ALL IMMEDIATE")
     owner.execute(f"ALTER TABLE sessions ADD COLUMN summary {kind}".encode())
     # As in an append, so that the change could hide behind the ignored columns.
     owner.execute("UPDATE sessions SET summary = '1', message_count = message_count + 1, updated_at = now()")
