@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -26,7 +27,8 @@ class Command(BaseCommand):
         parser.add_argument("--digest", action="append", default=[], help="a digest that must be in the trail")
 
     def handle(self, *, log: Any, digest: list[str], **options: Any) -> None:
-        logged = logged_digests(log or ())
+        with log or nullcontext(()) as lines:
+            logged = logged_digests(lines)
         if log and not logged:
             raise CommandError(f"{log.name} contains no checkpoint. Use a log with LOG_FORMAT=json.", returncode=2)
         connection.ensure_connection()
