@@ -13,6 +13,17 @@
 \getenv migrate_password POSTGRES_MIGRATE_PASSWORD
 \getenv app_password POSTGRES_APP_PASSWORD
 
+\if :{?migrate_password}
+-- Keeps the passwords out of PostgreSQL's log and of pg_stat_statements. PostgreSQL chooses the transactions that it
+-- logs when they begin, so this comes first. Only superusers may set these.
+SET log_statement = 'none';
+SET log_min_duration_statement = -1;
+SET log_min_duration_sample = -1;
+SET log_transaction_sample_rate = 0;
+SET log_min_error_statement = 'panic';
+SET pg_stat_statements.track_utility = off;
+\endif
+
 BEGIN;
 -- Changing the owner locks each table. If a transaction uses one for longer, nothing is changed.
 SET LOCAL lock_timeout = '5s';
@@ -82,14 +93,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Keeps the passwords out of PostgreSQL's log and of pg_stat_statements, whatever the server's settings are.
 \if :{?migrate_password}
-SET LOCAL log_statement = 'none';
-SET LOCAL log_min_duration_statement = -1;
-SET LOCAL log_min_duration_sample = -1;
-SET LOCAL log_transaction_sample_rate = 0;
-SET LOCAL log_min_error_statement = 'panic';
-SET LOCAL pg_stat_statements.track_utility = off;
 ALTER ROLE voiceassist_migrate PASSWORD :'migrate_password';
 ALTER ROLE voiceassist_app PASSWORD :'app_password';
 \endif

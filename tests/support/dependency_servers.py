@@ -166,10 +166,11 @@ class Postgres(Server):
     `url` is the superuser's. All roles have the same password. New databases have the privileges of the template.
     """
 
-    _needs_roles = False  # data that comes from another server has them
+    _needs_roles = False  # False also if the data comes from another server
 
-    def __init__(self, folder: Path, *, options: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, *, options: Iterable[str] = (), has_roles: bool = True) -> None:
         super().__init__(folder)
+        self._wants_roles = has_roles
         self.data = folder / "data"
         self.url = f"postgres://{SUPERUSER}:{QUOTED}@127.0.0.1:{self.port}/tests"
         self.application_url = as_application(self.url)
@@ -186,28 +187,27 @@ class Postgres(Server):
                         "--locale-provider=builtin", "--builtin-locale=C.UTF-8"], **run)  # type: ignore[call-overload]  # fmt: skip
         subprocess.run([*self._as_user, postgres_program("postgres"), "--single", "-D", self.data, "postgres"],
                        input=b"CREATE DATABASE tests", **run)  # type: ignore[call-overload]  # fmt: skip
-        self._needs_roles = True
+        self._needs_roles = self._wants_roles
 
     def start(self) -> None:
         super().start()
         if self._needs_roles:
-            self._create_roles()
+            self.run_roles_file("template1", migrate=PASSWORD, app=PASSWORD)
+            self.run_roles_file("tests")
             self._needs_roles = False
 
-    def _create_roles(self) -> None:
-        variables = dict.fromkeys(("POSTGRES_MIGRATE_PASSWORD", "POSTGRES_APP_PASSWORD"), PASSWORD)
-        # Some tests configure a synchronous standby that does not exist, or a read-only server.
-        options = "-c synchronous_commit=local -c default_transaction_read_only=off"
+    def run_roles_file(self, database: str, *, user: str = SUPERUSER, **passwords: str) -> None:
+        """Run ops/postgresql/roles.sql. `passwords` are those of the roles `migrate` and `app`."""
         environment = {
             **clean_environment(),
-            **variables,
+            **{f"POSTGRES_{role.upper()}_PASSWORD": password for role, password in passwords.items()},
             "PGPORT": str(self.port),
             "PGPASSWORD": PASSWORD,
-            "PGOPTIONS": options,
+            # Some tests configure a synchronous standby that does not exist.
+            "PGOPTIONS": "-c synchronous_commit=local",
         }
-        for database in ("template1", "tests"):
-            command = psql("127.0.0.1", database, SUPERUSER, ROLES)
-            subprocess.run(command, check=True, capture_output=True, env=environment)
+        done = subprocess.run(psql("127.0.0.1", database, user, ROLES), capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
 
     def command(self) -> list[str]:
         return [*self._as_user, postgres_program("postgres"), "-D", str(self.data), "-p", str(self.port),

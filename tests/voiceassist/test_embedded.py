@@ -19,10 +19,11 @@ import pytest
 import redis
 from environ import Env
 
+from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
 from voiceassist import embedded
 from voiceassist.embedded import programs, servers
 from voiceassist.embedded.programs import EmbeddedServerError, as_user_of
-from voiceassist.embedded.servers import Postgres, Valkey, socket_folder
+from voiceassist.embedded.servers import SUPERUSER, Postgres, Valkey, socket_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("postgres", "redis")
@@ -62,9 +63,10 @@ def running(var: Path) -> list[psutil.Process]:
     ]
 
 
-def connect(var: Path) -> "psycopg.Connection[tuple[object, ...]]":
+def connect(var: Path, user: str = SUPERUSER) -> "psycopg.Connection[tuple[object, ...]]":
     config = Env.db_url_config(embedded.postgres_url(var))
-    return psycopg.connect(dbname=config["NAME"], user=config["USER"], host=config["OPTIONS"]["host"], autocommit=True)
+    assert config["USER"] == APPLICATION_ROLE
+    return psycopg.connect(dbname=config["NAME"], user=user, host=config["OPTIONS"]["host"], autocommit=True)
 
 
 def redis_client(var: Path) -> redis.Redis:
@@ -72,7 +74,7 @@ def redis_client(var: Path) -> redis.Redis:
 
 
 def assert_usable(var: Path) -> None:
-    with connect(var) as connection:
+    with connect(var, APPLICATION_ROLE) as connection:
         row = connection.execute(
             "SELECT current_setting('server_version_num'), lower('ÄÉ'), current_database()"
         ).fetchone()
@@ -152,6 +154,39 @@ def test_stop_preserves_the_data(var: Path) -> None:
     with connect(var) as connection, redis_client(var) as client:
         connection.execute("SELECT * FROM numbers")
         assert client.get("key") == "value"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_data_of_an_older_release_gets_the_roles(var: Path, is_running: bool) -> None:
+    """Until then the only role was the superuser. The server may still run when a new release is checked out."""
+    start_servers(var)
+    with connect(var) as connection:
+        for role in (OWNER_ROLE, APPLICATION_ROLE):
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+        connection.execute("CREATE TABLE numbers AS SELECT 7")
+    (var / "postgres" / "voiceassist-roles.sql").unlink()
+    if not is_running:
+        embedded.stop(var)
+    for _ in range(2):
+        start_servers(var)
+    assert_usable(var)
+    with connect(var, OWNER_ROLE) as connection:
+        assert connection.execute("ALTER TABLE numbers ADD text text; SELECT * FROM numbers")
+        owner = "SELECT relowner::regrole::text, (SELECT count(*) FROM numbers) FROM pg_class WHERE relname = 'numbers'"
+        assert connection.execute(owner).fetchone() == (OWNER_ROLE, 1)
+
+
+def test_roles_file_runs_only_when_it_has_changed(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded.start(["postgres"], var)
+
+    def fail(*args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Postgres, "finish", fail)
+    embedded.start(["postgres"], var)
+    (var / "postgres" / "voiceassist-roles.sql").write_text("that of an older release")
+    with pytest.raises(AssertionError):
+        embedded.start(["postgres"], var)
 
 
 def test_concurrent_starters_recover_killed_servers(var: Path) -> None:
