@@ -117,8 +117,11 @@ class AccountSecurityAdmin(DjangoUserAdmin):
 
 
 def _gains_privileges(form: Any) -> bool:
-    """Return whether a form makes a user staff or a superuser, or adds a group or a permission."""
+    """Return whether a form makes a user staff or a superuser, or adds a group or a permission.
+
+    The fields are missing if the user of the form may not grant them.
+    """
     new, old = form.cleaned_data, form.initial
-    return any(new.get(name) and not old[name] for name in ("is_staff", "is_superuser")) or any(
-        set(new.get(name, ())) - set(old[name]) for name in ("groups", "user_permissions")
+    return any(new.get(name) and not old.get(name) for name in ("is_staff", "is_superuser")) or any(
+        set(new.get(name, ())) - set(old.get(name, ())) for name in ("groups", "user_permissions")
     )

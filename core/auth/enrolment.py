@@ -35,8 +35,11 @@ def context(user: User, encrypted_secret: str) -> dict[str, Any]:
 
 
 def _qr_code(text: str) -> SafeString:
-    """Return an inline SVG without style attributes and scripts, which Content-Security-Policy refuses."""
+    """Return an inline SVG without style attributes and scripts, which Content-Security-Policy refuses.
+
+    `omitsize` gives it a viewBox. Otherwise a size in the stylesheet would cut it off.
+    """
     svg: str = segno.make(text, error="m").svg_inline(
-        scale=5, dark="#000", light="#fff", svgclass="qr-code", lineclass=None, title="QR code", omitsize=False
+        scale=5, dark="#000", light="#fff", svgclass="qr-code", lineclass=None, title="QR code", omitsize=True
     )
     return mark_safe(svg)

@@ -16,6 +16,12 @@ _CODE_ATTRIBUTES = {"autocomplete": "one-time-code", "autocapitalize": "none", "
 _DIGITS = {**_CODE_ATTRIBUTES, "inputmode": "numeric"}  # telephones show a keypad
 
 
+class CodeInput(forms.PasswordInput):
+    """A text field that is empty when the form is shown again after an error."""
+
+    input_type = "text"
+
+
 def check_password(request: HttpRequest, user: User, password: str) -> None:
     """Raise ValidationError unless `password` is the user's."""
     if not user.check_password(password):
@@ -29,7 +35,7 @@ class CodeForm(forms.Form):
         label="Code",
         max_length=50,
         help_text="The 6 digits that your authenticator app shows.",
-        widget=forms.TextInput(attrs={**_DIGITS, "autofocus": True}),
+        widget=CodeInput(attrs={**_DIGITS, "autofocus": True}),
     )
 
     def __init__(self, request: HttpRequest, user: User, *args: Any) -> None:
@@ -55,7 +61,7 @@ class EnrolForm(forms.Form):
         label="Code",
         max_length=10,
         help_text="The 6 digits that the app shows now.",
-        widget=forms.TextInput(attrs=_DIGITS),
+        widget=CodeInput(attrs=_DIGITS),
     )
 
     def __init__(self, request: HttpRequest, user: User, secret: str, *args: Any, replace: bool = False) -> None:
@@ -112,7 +118,7 @@ class ConfirmedFormMixin(forms.Form):
         if self._asks_for_code:
             field.label = "Your code"
             field.help_text = "The 6 digits that your authenticator app shows, or one of your recovery codes."
-            field.widget = forms.TextInput(attrs=_CODE_ATTRIBUTES)
+            field.widget = CodeInput(attrs=_CODE_ATTRIBUTES)
         else:
             field.label, field.help_text = "Your password", "The current password of your own account."
             field.widget = forms.PasswordInput(attrs={"autocomplete": "current-password"})

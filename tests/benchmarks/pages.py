@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.benchmarks import step_up
 from tests.benchmarks.data import Databases
 from tests.benchmarks.table import Table, interleaved_medians
 
@@ -122,6 +123,7 @@ def measure(table: Table, databases: Databases) -> None:
         interleaved_medians(*calls, rounds=2)
         large_ms, small_ms = interleaved_medians(*calls, rounds=ROUNDS)
         table.row(f"{title}, ms, against 100 thousand", large_ms, small_ms, 1.5, at_most=True)
+    step_up.measure(table, large)
     delete_a_user(large)
 
 

@@ -29,12 +29,14 @@ import pytest
 import yaml
 from django.apps import apps
 from django.contrib.auth.hashers import make_password
+from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
 
 from core import phi
-from core.models import AuditEvent, Message, Session, User
+from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Session, User
 from tests.support.dependency_servers import Postgres, as_owner
 from tests.support.plugin import Servers
+from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 pytestmark = pytest.mark.timeout(180)  # the fixture runs the whole scenario
@@ -54,7 +56,9 @@ def canaries(kind: str, set_number: int, model: type[models.Model]) -> dict[str,
             values[name] = f"{word}@example.org"
         else:
             values[name] = {word: [word]} if isinstance(field, models.JSONField) else word
-            assert isinstance(field, models.JSONField | models.CharField | models.TextField), field
+            if isinstance(field, ArrayField):
+                values[name] = [word]
+            assert isinstance(field, models.JSONField | models.CharField | models.TextField | ArrayField), field
     return values
 
 
@@ -119,7 +123,7 @@ class Scenario:
             return cursor.fetchall() if cursor.description else []
 
     def plant(self, number: int) -> dict[str, models.Model]:
-        """Store a user, a session and a message with a canary in each sensitive column."""
+        """Store a user with a second factor, a session and a message with a canary in each sensitive column."""
 
         def insert(model: type[models.Model], **values: Any) -> models.Model:
             values |= {name: value for kind in LEAKS for name, value in canaries(kind, number, model).items()}
@@ -128,6 +132,8 @@ class Scenario:
             return row
 
         user = insert(User, is_staff=True)
+        insert(Authenticator, id=1000 + number, user=user, name="app")
+        insert(RecoveryCodes, user=user)
         session = insert(Session, user=user, message_count=1)
         return {"user": user, "session": session, "message": insert(Message, session=session, role="user")}
 
@@ -208,6 +214,10 @@ def run_scenario(scenario: Scenario) -> None:
     requests_rejected_before_any_view(scenario)
     failed_logins(scenario, rows)
     assert staff.log_in("admin@example.org", PASSWORD) == 302
+    secret = secret_of(staff.get(CONTINUE))
+    assert staff.send_form(CONTINUE, step="enrol", code=f"{INPUT}-code") == 200
+    assert staff.send_form(CONTINUE, step="enrol", code=code_of(secret)) == 200
+    assert staff.send_form(CONTINUE) == 302
     admin_pages(staff, rows)
     invalid_posts(staff, rows)
     reveal(staff, rows)
@@ -470,4 +480,5 @@ def test_every_sensitive_model_has_canaries() -> None:
     models_with_canaries = {
         model for model in apps.get_app_config("core").get_models() if any(phi.columns(model, *LEAKS))
     }
-    assert models_with_canaries == {User, Session, Message, AuditEvent}  # only the database writes audit events
+    # Only the database writes audit events.
+    assert models_with_canaries == {User, Session, Message, Authenticator, RecoveryCodes, AuditEvent}

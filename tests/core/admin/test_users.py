@@ -21,6 +21,7 @@ def test_creates_and_changes_a_user(admin_client: Client) -> None:
         "usable_password": "true",
         "password1": "hunter 2 hunter",
         "password2": "hunter 2 hunter",
+        "confirmation": "password",  # of the fixture `admin_client`
     }
     response = admin_client.post("/admin/core/user/add/", form)
     assert response.status_code == 302, response.context["errors"]

@@ -301,7 +301,9 @@ def test_pages_work_in_a_browser(browser: Chrome, live_server: LiveServer) -> No
     type_into("new_password2", NEW_PASSWORD + Keys.ENTER)
     secret = browser.find_element(By.CLASS_NAME, "key").get_attribute("textContent") or ""
     assert fits_a_phone()
-    assert browser.find_element(By.CSS_SELECTOR, "svg.qr-code").size["width"] > 150
+    qr_code = browser.find_element(By.CSS_SELECTOR, "svg.qr-code")
+    assert qr_code.size["width"] > 150
+    assert qr_code.get_attribute("viewBox")  # otherwise most of it is cut off
     type_into("code", "000000" + Keys.ENTER)
     assert "Wrong code" in browser.find_element(By.CLASS_NAME, "errorlist").text
     type_into("code", code_of(secret) + Keys.ENTER)
