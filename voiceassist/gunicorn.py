@@ -7,6 +7,7 @@ nothing: a configuration file that imports from this one has to call `start` its
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import warnings
@@ -72,6 +73,8 @@ def start() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     os.register_at_fork(after_in_parent=_unblock_stop_signals)  # see pre_fork
     descriptors.raise_limit()
+    # A crash must not write PHI to a file. Kubernetes has no setting for this.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     runtime_folder.create()
     metric_files.start()
 

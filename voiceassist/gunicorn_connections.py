@@ -1,7 +1,11 @@
-"""Our gunicorn worker's handling of connections: what happens when no more fit, and when the worker stops."""
+"""Our gunicorn worker's handling of connections: when no more fit, when one is closed, and when the worker stops."""
 
+import socket
 import time
+from collections import deque
 from errno import errorcode
+from functools import partial
+from selectors import EVENT_READ
 from typing import Any
 
 import structlog
@@ -11,12 +15,15 @@ log = structlog.stdlib.get_logger("voiceassist.worker")
 
 _ACCEPT_RETRY_INTERVAL = 0.1  # seconds
 _WARNING_INTERVAL = 60.0  # seconds
+_LINGER_TIMEOUT = 2.0  # seconds until the client has received the last response, like gunicorn's
+_DISCARDED = 65_536  # bytes read at once
 
 
 class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._next_warnings: dict[str, float] = {}  # time.monotonic()
+        self._closing_conns: deque[Any] = deque()
 
     def accept(self, listener: Any) -> None:
         """Accept a connection, or log why that fails instead of ending the worker."""
@@ -33,9 +40,11 @@ class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         of events.
         """
         super().murder_pending()
+        self._close_lingering()
         if self.nr_conns < self.worker_connections:
             return
         for idle, close_expired in (
+            (self._closing_conns, self._close_lingering),
             (self.pending_conns, super().murder_pending),
             (self.keepalived_conns, self.murder_keepalived),
         ):
@@ -44,6 +53,47 @@ class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
                 idle[0].timeout = 0
                 close_expired()
                 return
+
+    def finish_request(self, conn: Any, future: Any) -> None:
+        """Keep the connection for the next request, or close it without waiting for the client.
+
+        Data that the client still sends is discarded, because otherwise the system would reset the connection, and the
+        client could lose the response. Gunicorn does the same in the main thread, which would stop for two seconds.
+        """
+        if not future.cancelled() and future.exception() is None and future.result():
+            super().finish_request(conn, future)
+            return
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, EVENT_READ, partial(self._discard, conn))
+        except (OSError, ValueError):  # it is closed already
+            self._close(conn)
+            return
+        conn.timeout = time.monotonic() + _LINGER_TIMEOUT
+        self._closing_conns.append(conn)
+
+    def _discard(self, conn: Any, client: Any) -> None:
+        try:
+            has_ended = not client.recv(_DISCARDED)
+        except BlockingIOError:
+            return
+        except OSError:
+            has_ended = True
+        if has_ended:
+            self._closing_conns.remove(conn)
+            self.poller.unregister(client)
+            self._close(conn)
+
+    def _close_lingering(self) -> None:
+        while self._closing_conns and self._closing_conns[0].timeout <= time.monotonic():
+            conn = self._closing_conns.popleft()
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """When stopping, accept the connections that already wait, then close the listening sockets.

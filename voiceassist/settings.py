@@ -175,14 +175,14 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "core.http.request_logging.RequestLoggingMiddleware",  # first: every response gets a trace id and a log line
+    "core.http.security_headers.SecurityHeadersMiddleware",  # before all that respond themselves
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "core.http.request_limits.RequestLimitsMiddleware",
     "health.middleware.ProbeMiddleware",  # responds to probes before any other middleware runs
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "core.http.security_headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "health.middleware.StatusAccessMiddleware",  # sets a cookie that opens the status page while the database is down
     "core.auth.web_sessions.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -195,6 +195,8 @@ MIDDLEWARE = [
 ROOT_URLCONF = "voiceassist.urls"
 WSGI_APPLICATION = "voiceassist.wsgi.application"
 APPEND_SLASH = True
+# Bytes of a request's body, of every content type: the server and core.http.request_limits apply it. Forms need less.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 100 * 1024
 # No view accepts uploads. Uploaded files stay in memory, so that no PHI is written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 CSRF_FAILURE_VIEW = "core.http.error_handlers.csrf_failure"
@@ -315,6 +317,7 @@ STORAGES = {
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
 }
+WHITENOISE_ALLOW_ALL_ORIGINS = False  # no other site's page uses our files
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
 
 # --- API ------------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""Limits of every request: known methods, a plausible body length, and a maximum time for database calls."""
+"""Limits of every request: known methods, the length of the body, and a maximum time for database calls.
+
+A view that needs longer bodies gets a limit of its own in `_is_too_large`, by its path, and a rule in the load
+balancer's configuration. A thread then reads such a body at its client's pace, so the view must not be for everybody.
+"""
 
 from collections.abc import Callable
 
@@ -11,12 +15,11 @@ from core.api.error_codes import ErrorCode
 from core.clients.postgresql.time_limit import request_time_limit
 from core.http.error_handlers import in_admin
 
-# Digits of Content-Length. Longer values would overflow or permanently distort django-prometheus' request-size metric.
-_MAX_CONTENT_LENGTH_DIGITS = 12
+_CONTENT_TOO_LARGE = 413
 
 
 class RequestLimitsMiddleware:
-    """Rejects unknown methods and implausible lengths, sets DATABASE_TIMEOUT, and puts Django's 405 in the envelope."""
+    """Rejects unknown methods and too large bodies, sets DATABASE_TIMEOUT, and puts Django's 405 in the envelope."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -24,13 +27,19 @@ class RequestLimitsMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in metrics.METHODS:
             return _method_not_allowed(", ".join(sorted(metrics.METHODS)))
-        if len(request.META.get("CONTENT_LENGTH", "")) > _MAX_CONTENT_LENGTH_DIGITS:
-            return failure_response(ErrorCode.BAD_REQUEST)
+        if _is_too_large(request):
+            message = "The request body is too large. Send at most 100 kB."
+            return failure_response(ErrorCode.BAD_REQUEST, message, status=_CONTENT_TOO_LARGE)
         with request_time_limit(settings.DATABASE_TIMEOUT):
             response = self.get_response(request)
         if isinstance(response, HttpResponseNotAllowed) and not in_admin(request):
             return _method_not_allowed(response["Allow"])
         return response
+
+
+def _is_too_large(request: HttpRequest) -> bool:
+    # The server refuses values that are not numbers.
+    return int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
 def _method_not_allowed(allow: str) -> HttpResponse:

@@ -279,7 +279,7 @@ def test_success_statuses(client: Client) -> None:
     [
         ("{", "application/json"),
         ("[" * 100_000, "application/json"),
-        ('{"a":' * 100_000, "application/json"),
+        ('{"a":' * 20_000, "application/json"),
         ("9" * 5_000, "application/json"),
         ("NaN", "application/json"),
         (b"\xff", "application/json"),

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
@@ -8,9 +9,14 @@ from core.clients.postgresql.time_limit import request_time_left
 from core.http.request_limits import RequestLimitsMiddleware
 
 
-def test_rejects_implausible_content_length(client: Client) -> None:
-    assert client.get("/", CONTENT_LENGTH="9" * 12).status_code == 200
-    assert client.get("/", CONTENT_LENGTH="9" * 13).status_code == 400
+@pytest.mark.parametrize("path", ["/", "/health", "/admin/login/", "/nothing"])
+def test_rejects_too_large_bodies(client: Client, path: str) -> None:
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    assert client.get(path, CONTENT_LENGTH=str(limit)).status_code != 413
+    for length in (limit + 1, 10**12):
+        response = client.post(path, CONTENT_LENGTH=str(length))
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "BAD_REQUEST")
+        assert "100 kB" in response.json()["error"]["message"]
 
 
 def test_limits_database_calls_of_the_request(rf: RequestFactory) -> None:
