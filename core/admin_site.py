@@ -39,6 +39,7 @@ class AdminSite(admin.AdminSite):
         response = super().logout(request, extra_context)
         response["Clear-Site-Data"] = '"cache", "storage"'  # "cookies" would include those of the domain's other hosts
         return response
+
     def get_urls(self) -> list[URLPattern | URLResolver]:
         def site_path(route: str, view: Callable[..., Any], name: str) -> URLPattern:
             pattern: URLPattern = path(route, self.admin_view(view), {"site": self}, name=name)
