@@ -29,7 +29,7 @@ _GRANTED = """
     SELECT relname, relkind = 'S', pg_class.oid::regclass::text,
         ARRAY(SELECT privilege_type FROM aclexplode(relacl) WHERE grantee = application.oid)
     FROM pg_class JOIN pg_roles AS application ON rolname = %s
-    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'S')
+    WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p', 'S')
         AND pg_has_role(relowner, 'USAGE') AND relowner <> application.oid AND rolname <> current_user
 """
 

@@ -73,7 +73,7 @@ BEGIN
     -- objects of the superuser that created the cluster. The sequence of a column follows its table.
     FOR object IN
         SELECT oid::regclass FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
+        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
         AND relowner <> 'voiceassist_migrate'::regrole
         AND NOT EXISTS (
             SELECT FROM pg_depend
@@ -84,7 +84,7 @@ BEGIN
     END LOOP;
     FOR object IN
         SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace AND proowner <> 'voiceassist_migrate'::regrole
+        WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proowner <> 'voiceassist_migrate'::regrole
         AND NOT EXISTS (
             SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e'
         )

@@ -65,8 +65,8 @@ def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssis
     environment = {"DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
     subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
     is_stopping = threading.Event()
-    options = {"REDIS_URL": redis.url, "METRICS_TOKEN": TOKEN, "HEALTH_MAX_AGE": "0.1"}
-    with VoiceAssistServer(DATABASE_URL=as_application(url), **options) as app:
+    url = as_application(url)
+    with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
 
         def probe() -> None:
             while not is_stopping.wait(0.2):

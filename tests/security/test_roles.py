@@ -259,6 +259,19 @@ def test_administrator_without_superuser_sets_up_the_roles(hosted: Postgres) -> 
     test_privileges_on_every_table_are_those_in_the_code(as_application(administrator))
 
 
+def test_schema_other_than_public(hosted: Postgres) -> None:
+    """The name needs quotes. The administrator's search_path selects the schema."""
+    hosted.execute('CREATE SCHEMA "Own"; CREATE TABLE "Own".thing (id serial); CREATE TABLE public.thing ()')
+    hosted.execute('ALTER ROLE tester IN DATABASE tests SET search_path = "Own"')
+    hosted.run_roles_file("tests")
+    owners = "SELECT relowner::regrole::text FROM pg_class WHERE oid = %s::regclass"
+    assert fetch(hosted.url, owners, '"Own".thing') == [(OWNER_ROLE,)]
+    assert fetch(hosted.url, owners, "public.thing") == [(SUPERUSER,)]
+    query = "SELECT has_schema_privilege(%s, %s, 'USAGE'), has_schema_privilege(%s, %s, 'CREATE')"
+    for role, may_create in ((OWNER_ROLE, True), (APPLICATION_ROLE, False)):
+        assert fetch(hosted.url, query, role, "Own", role, "Own") == [(True, may_create)]
+
+
 def test_passwords_from_the_environment_are_set_and_not_logged(hosted: Postgres) -> None:
     hosted.run_roles_file("tests", migrate="new-of-migrate", app="new-of-app")
     for role, password in ((OWNER_ROLE, "new-of-migrate"), (APPLICATION_ROLE, "new-of-app")):
