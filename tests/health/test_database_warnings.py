@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from core.clients.postgresql.probe import ProbeConnection
 from health import database_warnings, metrics
-from health.checks import postgres
+from health.checks.postgres import postgres
 from tests.support.plugin import drop_readiness_connections
 from tests.support.voiceassist_server import ROOT
 

@@ -59,7 +59,8 @@ def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
         ({"SECRET_KEY": NEW_KEY}, True),  # its session was signed again
         ({"SECRET_KEY": KEY}, False),
     ]:
-        with VoiceAssistServer(port=port, **{**production, **keys}):
+        environment = {**production, **keys}
+        with VoiceAssistServer(port=port, **environment):  # type: ignore[arg-type]  # mypy takes any of them for `port`
             assert client.get("/admin/").status_code == (200 if is_logged_in else 302), keys
             assert client.get(status_page).status_code == (200 if is_logged_in else 302), keys
 

@@ -12,8 +12,8 @@ VERIFIED, UNVERIFIED, PLAIN, LOCAL = Transport.VERIFIED, Transport.UNVERIFIED, T
 
 def parameters(url: str) -> dict[str, Any]:
     config = database_url.parse(url)
-    host = {"host": config["HOST"]} if config["HOST"] else {}
-    return host | config["OPTIONS"]
+    options: dict[str, Any] = config["OPTIONS"]
+    return options | ({"host": config["HOST"]} if config["HOST"] else {})
 
 
 @pytest.mark.parametrize(
