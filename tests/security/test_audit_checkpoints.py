@@ -65,7 +65,7 @@ ATTACKS = {
     "UPDATE audit_events SET created_at = created_at + interval '1 us' WHERE actor_email = 'eve@example.org'": (
         "Checkpoint 2, RANGE: the 3 events or the checkpoint were changed."
     ),
-    "UPDATE audit_events SET position = position - 3 WHERE actor_email = 'eve@example.org'": (
+    "UPDATE audit_events SET position = position - 9 WHERE actor_email = 'eve@example.org'": (
         "Checkpoint 2, RANGE: 3 of 3 events are missing."
     ),
     'INSERT INTO audit_events SELECT gen_random_uuid(), created_at, action, "table", object_id, actor_id, actor_email,'
