@@ -122,10 +122,10 @@ class BufferingWorker(LimitedWorker):
             return False
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Also cap connections without a request, which would delay the shutdown. Gunicorn calls this at shutdown."""
+        """Also cap connections whose head has not arrived, which would delay the shutdown. Gunicorn calls this then."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
-            if conn.request is None or not conn.request.data:
+            if conn.request is None or not conn.request.head:
                 conn.timeout = min(conn.timeout, deadline)
         self.pending_conns = deque(sorted(self.pending_conns, key=attrgetter("timeout")))
 

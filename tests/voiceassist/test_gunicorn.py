@@ -184,7 +184,7 @@ def test_requests_fail_fast_while_the_database_hangs(servers: Servers) -> None:
             assert succeeds_within(10, lambda: admin_status(0) != 503)  # 500, because this database has no tables
 
 
-def test_probes_respond_while_incomplete_requests_hold_every_thread() -> None:
+def test_incomplete_requests_delay_no_other() -> None:
     unfinished = (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
         b"GET /health HTTP/1.1\r\n",
@@ -195,9 +195,7 @@ def test_probes_respond_while_incomplete_requests_hold_every_thread() -> None:
             client = stack.enter_context(socket.create_connection(("127.0.0.1", app.port)))
             client.sendall(start)
         time.sleep(0.2)
-        with pytest.raises(TimeoutError):
-            app.get("/", timeout=1)  # no thread is free
-        for path in ("/health", "/health/", "/ready", "/ready/?x=1", "/metrics"):
+        for path in ("/", "/health", "/health/", "/ready", "/ready/?x=1", "/metrics"):
             for method in ("GET", "HEAD"):
                 started_at = time.monotonic()
                 assert app.get(path, method=method)[0] in (200, 503)
@@ -237,7 +235,6 @@ def test_incomplete_head_holds_no_thread() -> None:
 
 
 def test_body_in_pieces_arrives_after_a_head_in_pieces(app: VoiceAssistServer) -> None:
-    """The low-water mark of the socket must not stay above the length of a piece."""
     head = f"POST /admin/login/ HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'c' * 32}\r\n".encode()
     form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n\r\n"
     with socket.create_connection(("127.0.0.1", app.port), 5) as client:
