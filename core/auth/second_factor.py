@@ -38,7 +38,7 @@ def is_required(user: Any) -> bool:
 
 
 def is_enrolled(user: Any) -> bool:
-    return Authenticator.objects.filter(user=user, confirmed=True).exists()
+    return bool(Authenticator.objects.filter(user=user, confirmed=True).exists())
 
 
 def is_missing(request: HttpRequest) -> bool:

@@ -104,7 +104,7 @@ def reader(people: dict[str, Person]) -> Person:
 
 def query(database: str, sql: str, *parameters: Any) -> list[Any]:
     with psycopg.connect(database, autocommit=True) as connection:
-        cursor = connection.execute(sql, parameters)  # type: ignore[call-overload]
+        cursor = connection.execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
 
 

@@ -26,6 +26,7 @@ def log_in(browser: Chrome, url: str, email: str, password: str) -> list[str]:
 
     `url` may be any page of the admin. The user has no second factor yet, and needs one.
     """
+    wait_before = browser.timeouts.implicit_wait
     browser.implicitly_wait(20)  # for the page after a click
     browser.get(url)
     browser.find_element(By.NAME, "username").send_keys(email)
@@ -37,6 +38,7 @@ def log_in(browser: Chrome, url: str, email: str, password: str) -> list[str]:
     codes = [item.text for item in browser.find_elements(By.CSS_SELECTOR, ".recovery-codes code")]
     browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
     browser.find_element(By.ID, "logout-form")
+    browser.implicitly_wait(wait_before)
     return codes
 
 

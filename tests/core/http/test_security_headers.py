@@ -142,6 +142,7 @@ def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveSer
     visitor.wait_for("#id_email").send_keys("new@example.org")
     visitor.wait_for("#id_password1").send_keys("short")
     visitor.wait_for("#id_password2").send_keys("other")
+    visitor.wait_for("#id_confirmation").send_keys("000000")
     visitor.click("[name=_save]")
     assert visitor.wait_for(".errorlist")
     for path in (f"/admin/core/user/{user.pk}/change/", "/admin/auth/group/add/"):

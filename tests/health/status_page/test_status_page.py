@@ -365,6 +365,7 @@ def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis
         return browser.find_element(By.CSS_SELECTOR, selector).text
 
     with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3", ADMIN_MFA="required") as app:
+        browser.implicitly_wait(20)  # for the page after a click
         log_in(browser, f"{app.url}/admin/", EMAIL, PASSWORD)
         browser.find_element(By.CSS_SELECTOR, f'#content-main [href="{PAGE}"]').click()
         browser.find_element(By.ID, "status-pause")
