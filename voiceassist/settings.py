@@ -166,6 +166,7 @@ MIDDLEWARE = [
     "core.auth.session_expiry.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "axes.middleware.AxesMiddleware",
+    "core.auth.middleware.LoginMiddleware",
     "core.http.prometheus.PrometheusAfterMiddleware",
 ]
 
@@ -210,7 +211,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 # Only one hasher, because a second one would take a different time and reveal which accounts exist.
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+PASSWORD_HASHERS = ["core.auth.password_hashing.PasswordHasher"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
@@ -219,15 +220,15 @@ SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # a cookie would not be encrypted
 
-# Login throttling. core.auth.login_throttling defines the limits.
+# Login throttling. core.auth.login_failures defines the limits.
 AXES_HANDLER = "core.auth.login_throttling.LoginThrottleHandler"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "username", "ip_address"]
 AXES_FAILURE_LIMIT = 1
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_USERNAME_FORM_FIELD = "username"
-AXES_USERNAME_CALLABLE = "core.auth.login_throttling.hashed_username"
-AXES_CLIENT_IP_CALLABLE = "core.auth.login_throttling.client_network"
+AXES_USERNAME_CALLABLE = "core.auth.login_failures.hashed_username"
+AXES_CLIENT_IP_CALLABLE = "core.auth.login_failures.client_network"
 AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.lockout_response"
 AXES_DISABLE_ACCESS_LOG = True  # the audit trail records logins
 AXES_ENABLE_ADMIN = False  # its tables only have hashes and counts; the audit trail records lockouts
@@ -239,6 +240,7 @@ HTTPS_ONLY = env.flag("HTTPS_ONLY", PRODUCTION)
 HSTS_PRELOAD = env.flag("HSTS_PRELOAD", False)
 BEHIND_PROXY = env.flag("BEHIND_PROXY", False)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+DEVICE_COOKIE_NAME = "__Host-device" if HTTPS_ONLY else "device"  # core.auth.known_devices
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD
