@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import Http404, HttpRequest, HttpResponseBase
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path, reverse
+from django.urls import URLPattern, URLResolver, path, reverse, reverse_lazy
 
 from core.audit import audit_context
 from core.auth import login_views, second_factor, second_factor_views
@@ -69,6 +69,13 @@ class AdminSite(admin.AdminSite):
             extra_context=context, authentication_form=LoginForm, template_name="admin/login.html"
         )
         return view(request)
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        from core.auth.current_password import PasswordChangeView  # it needs the models, which are not loaded yet
+
+        context = {**self.each_context(request), **(extra_context or {})}
+        success_url = reverse_lazy("admin:password_change_done")
+        return PasswordChangeView.as_view(success_url=success_url, extra_context=context)(request)
 
     def autocomplete_view(self, request: HttpRequest) -> Any:
         """Return 404, because no page uses this view, and it counts whole tables."""

@@ -42,7 +42,14 @@ def audit_context(request: HttpRequest, user: User | None = None) -> Iterator[No
         yield
 
 
-def record(action: AuditEvent.Action, request: HttpRequest | None, *, user: Any, target: Model | None = None) -> None:
+def record(
+    action: AuditEvent.Action,
+    request: HttpRequest | None,
+    *,
+    user: Any,
+    target: Model | None = None,
+    changes: dict[str, list[Any]] | None = None,
+) -> None:
     """Record that `user` did `action` to the row `target`.
 
     Raise DatabaseError on failure. The caller must then abort the action, otherwise it would leave no record.
@@ -51,6 +58,7 @@ def record(action: AuditEvent.Action, request: HttpRequest | None, *, user: Any,
         action=action,
         table=target._meta.db_table if target else "",
         object_id=str(target.pk) if target else "",
+        changes=changes or {},
         **_actor(user, request),
     )
 
@@ -64,12 +72,3 @@ def _logged_in(request: HttpRequest, user: User, **kwargs: Any) -> None:
 def _logged_out(request: HttpRequest, user: User | None, **kwargs: Any) -> None:
     if user is not None:
         record(AuditEvent.Action.LOGOUT, request, user=user, target=user)
-
-
-def record_failed_login(action: AuditEvent.Action, request: HttpRequest, credentials: dict[str, Any]) -> None:
-    """Record a failed login with the user whose name was submitted, if that user exists.
-
-    Submitted values are never recorded, because a user may have typed the password into the wrong field.
-    """
-    user = User.objects.filter(email=str(credentials.get("username", ""))[:254]).first()
-    record(action, request, user=None, target=user)

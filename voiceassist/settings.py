@@ -189,6 +189,7 @@ MIDDLEWARE = [
     "core.auth.session_expiry.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "axes.middleware.AxesMiddleware",
+    "core.auth.middleware.LoginMiddleware",
     "core.http.prometheus.PrometheusAfterMiddleware",
 ]
 
@@ -235,7 +236,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 # Only one hasher, because a second one would take a different time and reveal which accounts exist.
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+PASSWORD_HASHERS = ["core.auth.password_hashing.PasswordHasher"]
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 SESSION_ENGINE = "core.auth.web_sessions"
@@ -249,15 +250,15 @@ ADMIN_MFA = env.choice("ADMIN_MFA", "required" if PRODUCTION else "optional", ("
 OTP_TOTP_ISSUER = "VoiceAssist"  # shown in the authenticator app
 OTP_TOTP_THROTTLE_FACTOR = 1  # seconds to wait after the first wrong code; doubles with each further one
 
-# Login throttling. core.auth.login_throttling defines the limits.
+# Login throttling. core.auth.login_failures defines the limits.
 AXES_HANDLER = "core.auth.login_throttling.LoginThrottleHandler"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"], "username", "ip_address"]
 AXES_FAILURE_LIMIT = 1
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_USERNAME_FORM_FIELD = "username"
-AXES_USERNAME_CALLABLE = "core.auth.login_throttling.hashed_username"
-AXES_CLIENT_IP_CALLABLE = "core.auth.login_throttling.client_network"
+AXES_USERNAME_CALLABLE = "core.auth.login_failures.hashed_username"
+AXES_CLIENT_IP_CALLABLE = "core.auth.login_failures.client_network"
 AXES_LOCKOUT_CALLABLE = "core.auth.login_throttling.lockout_response"
 AXES_DISABLE_ACCESS_LOG = True  # the audit trail records logins
 AXES_ENABLE_ADMIN = False  # its tables only have hashes and counts; the audit trail records lockouts
@@ -274,6 +275,7 @@ _COOKIE_PREFIX = "__Host-" if HTTPS_ONLY else ""
 SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}sessionid"
 CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
 CSRF_COOKIE_AGE = None  # a browser deletes it when it closes
+DEVICE_COOKIE_NAME = f"{_COOKIE_PREFIX}device"  # core.auth.known_devices
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS_ONLY else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
 SECURE_HSTS_PRELOAD = HTTPS_ONLY and HSTS_PRELOAD

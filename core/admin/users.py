@@ -25,14 +25,14 @@ from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
 MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
-PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "groups", "user_permissions")
+PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user_permissions")
 
 
 @admin.register(User)
 class UserAdmin(AccountSecurityAdmin, LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
-        ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
         ("Login", {"fields": ("must_change_password", "second_factor")}),
         ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "audit_events_link")}),
     )

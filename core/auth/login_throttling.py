@@ -1,138 +1,129 @@
 """Limit failed logins, and never reveal which accounts exist.
 
 django-axes counts failures in the database. All processes share it, and no login works without it, so an outage can't
-bypass the limits. Usernames are stored as hashes, because a password may be typed into the wrong field. Limits apply to
-the failures within `AXES_COOLOFF_TIME`. Attempts during a lockout are not counted, so they do not prolong it.
+bypass the limits (`core.auth.login_failures`). Attempts during a lockout are not counted, so they do not prolong it.
 
-    account_at_address  one account from one address: low, because the owner can still log in from elsewhere
-    account             one account from anywhere: guesses from many addresses
-    address             any account from one address: high, because a hospital may share one address
+Other pages that check a password or a second factor use `is_locked` before the check, and `record_failure` after it.
 """
 
-from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any
+from typing import Any, cast
 
 import structlog
-from axes.attempts import get_cool_off_threshold
 from axes.handlers.database import AxesDatabaseHandler
-from axes.models import AccessAttempt
+from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
 from django.contrib.admin.forms import AdminAuthenticationForm
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
-from django.db.models import Q, Sum
-from django.db.models.signals import pre_save
-from django.dispatch import receiver
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.utils.crypto import salted_hmac
 from prometheus_client import Counter
 
-from core import audit
-from core.http.client_ip import client_address, parse_address
-from core.models import AuditEvent
-
-LIMITS = {"account_at_address": 5, "account": 50, "address": 100}
+from core.auth import failed_login_events, login_failures
+from core.auth.error_pages import too_many_requests
+from core.models import AuditEvent, User
 
 LOGINS = Counter("voiceassist_logins", "Login attempts. Outcome locked: rejected with 429.", ["outcome"])
 for _outcome in ("success", "failure", "locked"):
     LOGINS.labels(_outcome)
+EMERGENCY_LOGINS = Counter("voiceassist_emergency_logins", "Logins of emergency accounts.")
 
 log = structlog.stdlib.get_logger("voiceassist.logins")
 
 
-def hashed_username(request: HttpRequest | None, credentials: dict[str, Any] | None) -> str:
-    """Return a keyed hash of the normalised username, under which failures are counted."""
-    name = str((credentials or {}).get("username", ""))
-    return salted_hmac("voiceassist.logins", name.strip().lower(), algorithm="sha256").hexdigest()
-
-
-def client_network(request: HttpRequest) -> str | None:
-    address = client_address(request)
-    return _network(address) if address else None
-
-
-def _network(address: str) -> str:
-    """Return the address to count failures under: for IPv6 its /64, in which a client can use any address."""
-    ip = ip_address(parse_address(address))
-    if isinstance(ip, IPv6Address):
-        ip = ip_network((ip, 64), strict=False).network_address
-    return str(ip)
-
-
 class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no types
-    """axes' handler with three limits instead of one, audit events and a metric.
+    """axes' handler with our limits instead of one, audit events and metrics.
 
     Private, because axes has a single limit: `get_cool_off_threshold`, `request.axes_*` (docs/UPGRADING.md).
     """
 
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
         """Return 1, the value of AXES_FAILURE_LIMIT, if any limit is reached, otherwise 0."""
-        account = Q(username=hashed_username(request, credentials))
-        address = Q(ip_address=request.axes_ip_address)
-        recent = AccessAttempt.objects.filter(account | address, attempt_time__gte=get_cool_off_threshold(request))
-        failures = recent.aggregate(
-            account_at_address=Sum("failures_since_start", filter=account & address, default=0),
-            account=Sum("failures_since_start", filter=account, default=0),
-            address=Sum("failures_since_start", filter=address, default=0),
-        )
-        return int(any(failures[scope] >= limit for scope, limit in LIMITS.items()))
+        failures = login_failures.count(request, credentials)
+        return int(login_failures.is_limit_reached(failures, login_failures.find_user(request, credentials)))
 
-    def user_login_failed(self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any) -> None:
-        """Record the failure. Attempts during a lockout only increment the metric.
+    def clean_expired_user_attempts(self, request: Any = None, credentials: dict[str, Any] | None = None) -> int:
+        return login_failures.delete_expired(request)
 
-        Otherwise anyone could make the audit trail grow without limit.
-        """
-        was_locked_out = request.axes_locked_out
-        if not was_locked_out:
-            audit.record_failed_login(AuditEvent.Action.LOGIN_FAILED, request, credentials)
-            request.axes_user_agent = request.axes_http_accept = request.axes_path_info = ""
-            super().user_login_failed(sender, credentials, request, **kwargs)
-        if request.axes_locked_out and not was_locked_out:
-            audit.record_failed_login(AuditEvent.Action.LOGIN_LOCKED, request, credentials)
-            log.warning("login locked after repeated failures")
+    def user_login_failed(
+        self,
+        sender: Any,
+        credentials: dict[str, Any],
+        request: Any = None,
+        *,
+        action: AuditEvent.Action = AuditEvent.Action.LOGIN_FAILED,
+        **kwargs: Any,
+    ) -> None:
+        """Count and record the failure. Attempts during a lockout only increment the metric."""
+        if not request.axes_locked_out:
+            self._count_and_record(action, request, credentials)
         LOGINS.labels("locked" if request.axes_locked_out else "failure").inc()
 
-    def user_logged_in(self, sender: Any, request: Any, user: AbstractBaseUser, **kwargs: Any) -> None:
-        """Delete the failures of this account at this address.
+    @transaction.atomic
+    def _count_and_record(self, action: AuditEvent.Action, request: Any, credentials: dict[str, Any]) -> None:
+        login_failures.add(request, credentials)
+        failures = login_failures.count(request, credentials)
+        user = login_failures.find_user(request, credentials)
+        request.axes_locked_out = login_failures.is_limit_reached(failures, user)
+        failed_login_events.record(action, request, credentials, failures, is_lock=request.axes_locked_out)
+        self.clean_expired_user_attempts(request)
+        if request.axes_locked_out:
+            log.warning("login locked after repeated failures")
 
-        Other failures remain. Otherwise an attacker could reset the address limit by logging in to their own account.
-        """
+    def user_logged_in(self, sender: Any, request: Any, user: User, **kwargs: Any) -> None:
         super().user_logged_in(sender, request, user, **kwargs)
-        key = hashed_username(request, {"username": user.get_username()})
-        AccessAttempt.objects.filter(username=key, ip_address=request.axes_ip_address).delete()
+        login_failures.forget(request, user)
         LOGINS.labels("success").inc()
+        if user.is_emergency:
+            EMERGENCY_LOGINS.inc()
+            log.warning("an emergency account logged in", user=str(user.pk))
 
     def reset_attempts(self, *, ip_address: str | None = None, username: str | None = None, **options: Any) -> int:
         """Delete failures. `manage.py axes_reset_username EMAIL` and `axes_reset_ip ADDRESS` call this."""
-        key = hashed_username(None, {"username": username}) if username else None
         try:
-            network = None if ip_address is None else _network(ip_address)
+            return login_failures.reset(address=ip_address, username=username)
         except ValueError:
             raise CommandError("Invalid IP address. Enter one such as 192.0.2.7 or 2001:db8::7.") from None
-        return int(super().reset_attempts(ip_address=network, username=key, **options))
 
 
-@receiver(pre_save, sender=AccessAttempt)
-def _drop_form_data(instance: Any, **kwargs: Any) -> None:
-    instance.get_data = instance.post_data = ""
+def is_locked(request: HttpRequest, username: str) -> bool:
+    """Return whether a limit is reached, so that nothing may be checked. The response is then 429."""
+    locked = AxesProxyHandler.is_locked(request, {"username": username})
+    if locked:
+        request.axes_locked_out = True  # type: ignore[attr-defined]  # AxesMiddleware reads it
+    return bool(locked)
 
 
-def lockout_response(request: HttpRequest, response: HttpResponse, credentials: Any) -> HttpResponse:
-    """Return axes' response with status 429 and `Retry-After`."""
+def record_failure(
+    request: HttpRequest, username: str, action: AuditEvent.Action = AuditEvent.Action.LOGIN_FAILED
+) -> bool:
+    """Count and record a failed check of a password or second factor. Return whether it has reached a limit."""
+    credentials = {"username": username}
+    user_login_failed.send(sender=__name__, credentials=credentials, request=request, action=action)
+    return bool(request.axes_locked_out)  # type: ignore[attr-defined]
+
+
+def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> HttpResponse:
+    """Return the page with status 429 and `Retry-After`, another page if the failures have ended the web session."""
+    retry_after = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    if getattr(request, "logged_out_by_failures", False):
+        message = f"You were logged out after too many wrong passwords. Log in again in {_cool_off_minutes()} minutes."
+        return too_many_requests(request, message, retry_after)
     response.status_code = 429
-    response["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    response["Retry-After"] = retry_after
     return response
+
+
+def _cool_off_minutes() -> int:
+    return int(settings.AXES_COOLOFF_TIME.total_seconds() // 60)
 
 
 class LoginForm(AdminAuthenticationForm):
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
-            minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
-            return ValidationError(
-                f"Too many failed login attempts. Try again in {minutes:.0f} minutes.", code="locked"
-            )
+            minutes = _cool_off_minutes()
+            return ValidationError(f"Too many failed login attempts. Try again in {minutes} minutes.", code="locked")
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:
@@ -143,6 +134,5 @@ class LoginForm(AdminAuthenticationForm):
         try:
             super().confirm_login_allowed(user)
         except ValidationError:
-            credentials = {"username": user.get_username()}
-            user_login_failed.send(sender=__name__, credentials=credentials, request=self.request)
+            record_failure(cast(HttpRequest, self.request), user.get_username())
             raise self.get_invalid_login_error() from None
