@@ -14,8 +14,9 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from core import deletion
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link, parse_uuid
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
 from core.admin.filters import TimeFilter
+from core.admin.search_terms import parse_uuid
 from core.models import Message, Session, User
 
 MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
