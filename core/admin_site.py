@@ -37,10 +37,7 @@ class AdminSite(admin.AdminSite):
         return {**super().each_context(request), "session_seconds_left": partial(seconds_left, request)}
 
     def get_urls(self) -> list[Any]:
-        from core.admin import access_review  # it uses the site, which does not exist at import
-
         return [
-            path("access-review/", self.admin_view(access_review.view), name="access_review"),
             path("stay-logged-in/", self.admin_view(self.stay_logged_in_view), name="stay_logged_in"),
             *super().get_urls(),
         ]
