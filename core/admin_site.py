@@ -1,17 +1,19 @@
 """Admin site that attributes every change to the logged-in user, and asks for the second factor."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from django.contrib import admin
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse, reverse_lazy
 
 from core.audit import audit_context
 from core.auth import login_views, second_factor, second_factor_views
+from core.auth.current_password import PasswordChangeView
 from core.auth.login_throttling import LoginForm
+from core.auth.session_expiry import seconds_left
 
 
 class AdminSite(admin.AdminSite):
@@ -48,6 +50,7 @@ class AdminSite(admin.AdminSite):
         return [
             path("login/continue/", login_views.continue_login, {"site": self}, name="login_continue"),
             site_path("second-factor/", second_factor_views.manage, "second_factor"),
+            path("stay-logged-in/", self.admin_view(self.stay_logged_in_view), name="stay_logged_in"),
             site_path("second-factor/verify/", second_factor_views.verify, "second_factor_verify"),
             *super().get_urls(),
         ]
@@ -71,11 +74,17 @@ class AdminSite(admin.AdminSite):
         return view(request)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        from core.auth.current_password import PasswordChangeView  # it needs the models, which are not loaded yet
-
         context = {**self.each_context(request), **(extra_context or {})}
         success_url = reverse_lazy("admin:password_change_done")
         return PasswordChangeView.as_view(success_url=success_url, extra_context=context)(request)
+
+    def each_context(self, request: Any) -> dict[str, Any]:
+        # The template calls it, after a logout for example.
+        return {**super().each_context(request), "session_seconds_left": partial(seconds_left, request)}
+
+    def stay_logged_in_view(self, request: HttpRequest) -> JsonResponse:
+        """Return how long the login lasts. The request itself extends it, as any other does."""
+        return JsonResponse({"seconds_left": seconds_left(request)})
 
     def autocomplete_view(self, request: HttpRequest) -> Any:
         """Return 404, because no page uses this view, and it counts whole tables."""

@@ -5,7 +5,7 @@ initialised to 0, because `rate()` misses the first increment of a new series.
 """
 
 from django.http import HttpRequest, HttpResponse
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # The methods of RFC 9110 and RFC 5789 that may become label values. All others are counted as "other".
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -36,6 +36,9 @@ QDRANT_CALLS = Histogram(
     ["method", "outcome"],
     buckets=_CALL_BUCKETS,
 )
+REVEALS = Counter("voiceassist_reveals", "Requests to reveal PHI that the audit trail records.", ["outcome"])
+for _outcome in ("revealed", "refused"):
+    REVEALS.labels(_outcome)
 for _outcome in ("ok", "error"):
     for _command in ("GET", "SET"):
         REDIS_CALLS.labels(_command, _outcome)

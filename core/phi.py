@@ -21,12 +21,19 @@ from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 MASK = "●●●●●●"
 KINDS = ("PHI", "PERSONAL", "SECRET", "NON_SENSITIVE")
+SIZES = {"short": 50, "medium": 500, "long": 5_000}  # characters at most; longer texts are "very long"
 ALWAYS_NON_SENSITIVE = frozenset({"id", "created_at", "updated_at"})
 
 
 def masked(length: int) -> str:
-    """Return a mask that may be shown instead of a text of this length."""
-    return f"{MASK} ({length} characters)" if length else "(empty)"
+    """Return a mask that may be shown instead of a text of this length.
+
+    The exact length would distinguish short answers: "yes" from "no", "HIV" from "asthma".
+    """
+    if length == 0:
+        return "(empty)"
+    size = next((name for name, limit in SIZES.items() if length <= limit), "very long")
+    return f"{MASK} ({size})"
 
 
 def stored_fields(model: type[Model]) -> list[Field]:

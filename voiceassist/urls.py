@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from core.admin import access_review
 from health.urls import status_urlpatterns
 from voiceassist.views import IndexView
 
@@ -11,6 +12,7 @@ urlpatterns = [
     path("", IndexView.as_view()),
     path("", include("health.urls")),
     path("", include(status_urlpatterns)),
+    path("admin/access-review/", admin.site.admin_view(access_review.view), name="access_review"),
     path("admin/", admin.site.urls),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema")),

@@ -11,8 +11,9 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from core.admin.base import ReadOnlyAdmin, link, parse_uuid, table
+from core.admin.base import ReadOnlyAdmin, link, table
 from core.admin.filters import IndexedFilter, TimeFilter
+from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import stored_texts
 from core.models import MATCHES_TIME_INDEX, AuditEvent, Message, Session, User
 

@@ -1,6 +1,5 @@
 """Base ModelAdmins: indexed search, deletion by count, History links to the audit trail."""
 
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from core.admin import search_terms
 from core.admin.changelist import ChangeList
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
@@ -30,13 +30,6 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
     head = join('<th scope="col">{}</th>', headings)
     body = join("<tr>{}</tr>", (join("<td>{}</td>", row) for row in rows))
     return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
-
-
-def parse_uuid(term: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(term)
-    except ValueError:
-        return None
 
 
 def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
@@ -130,6 +123,11 @@ class LargeTableAdmin(AuditedModelAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if url := search_terms.redirect_url(request):
+            return HttpResponseRedirect(url)
+        return super().changelist_view(request, extra_context)
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """Allow only lookups that an index or a list filter supports.

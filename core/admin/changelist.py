@@ -18,6 +18,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from core.admin import search_terms
 from core.admin.filters import NEWER_THAN, OLDER_THAN, IndexedFilter, TimeFilter
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
@@ -63,6 +64,7 @@ class ChangeList(main.ChangeList):
         return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
+        self.query = search_terms.read(request, self.query)
         for key in (OLDER_THAN, NEWER_THAN):  # Django would filter by them, and every link would repeat them
             self.params.pop(key, None)
             self.filter_params.pop(key, None)
@@ -146,10 +148,9 @@ class ChangeList(main.ChangeList):
         return [(label, self.get_query_string(parameters)) for label, parameters, cursor in links if cursor]
 
     @property
-    def search_parameters(self) -> list[tuple[str, str]]:
-        """Return the URL parameters that a new search repeats: the filters, without the lookups of links."""
-        dropped = (main.SEARCH_VAR, *self.linked_lookups)
-        return [(key, value) for key, value in self.params.items() if key not in dropped]
+    def search_url(self) -> str:
+        """Return the URL that a new search is sent to. It repeats the filters, without the lookups of links."""
+        return self.get_query_string({}, [main.SEARCH_VAR, *self.linked_lookups])
 
     @property
     def max_scanned_rows(self) -> str:

@@ -12,9 +12,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion
-from core.admin.base import limit_matches, link, parse_uuid, table
+from core.admin.base import limit_matches, link, table
 from core.admin.filters import TimeFilter
 from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.admin.search_terms import parse_uuid
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 

@@ -1,8 +1,10 @@
 """Masks PHI in the admin, and adds a page that reveals it after the access has been recorded in the audit trail."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -13,13 +15,15 @@ from django.urls import path, reverse
 
 from core import audit, phi
 from core.admin.base import ReadOnlyAdmin
+from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.auth import second_factor
+from core.metrics import REVEALS
 from core.models import AuditEvent
 
 
 def masked(field: str) -> Callable[[Any, Model], str]:
-    """Return an admin column that shows the size of a PHI field instead of its value."""
+    """Return an admin column that shows a class of sizes instead of the value of a PHI field."""
 
     @admin.display(description=field.replace("_", " "))
     def column(_admin: Any, row: Model) -> str:
@@ -43,12 +47,43 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         return row
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.reveal_view)
+        view = self._record_outcome(self.admin_site.admin_view(self.reveal_view))
         return [path("<path:object_id>/reveal/", view, name=f"{self._url_prefix}_reveal"), *super().get_urls()]
 
     @property
     def _url_prefix(self) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}"
+
+    def _record_outcome(self, view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        """Count the outcomes of `view`, and record a refusal after `admin_view` has rolled its transaction back."""
+
+        @wraps(view)
+        def recorded(request: HttpRequest, object_id: str) -> HttpResponse:
+            try:
+                response = view(request, object_id)
+            except (PermissionDenied, Http404):
+                self._record_refusal(request, object_id)
+                raise
+            if response.status_code == 200:
+                REVEALS.labels("revealed").inc()
+            elif request.method == "POST":  # redirected, to the login for example
+                self._record_refusal(request, object_id)
+            return response
+
+        return recorded
+
+    def _record_refusal(self, request: HttpRequest, object_id: str) -> None:
+        """Record the refusal, unless the user is unknown: anonymous clients could make the audit trail grow for ever.
+
+        A text that is not an id is not recorded, because the client may have chosen any.
+        """
+        user: Any = getattr(request, "expired_user", request.user)  # set by core.auth.session_expiry
+        if user.is_anonymous:
+            return
+        key = parse_uuid(unquote(object_id))
+        target = self.model(pk=key) if key else None
+        audit.record(AuditEvent.Action.REVEAL_REFUSED, request, user=user, target=target)
+        REVEALS.labels("refused").inc()
 
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Record the access, then return the PHI.
@@ -77,5 +112,6 @@ class RevealPHIAdmin(ReadOnlyAdmin):
             "opts": self.opts,
             "original": row,
             "values": values,
+            "mask_after": settings.REVEAL_MASK_AGE,
         }
         return TemplateResponse(request, "admin/core/reveal.html", context)

@@ -19,8 +19,9 @@ from django.utils.safestring import SafeString
 
 from core import deletion
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link, parse_uuid
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
 from core.admin.filters import TimeFilter
+from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 

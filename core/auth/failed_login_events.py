@@ -33,7 +33,7 @@ def record(
     of_network = login_failures.add_to_network(request, MAX_NETWORKS)
     is_recorded = _is_power_of_ten(of_network) or (user is not None and of_account <= login_failures.LIMITS["account"])
     changes = {"failures of the account": [None, of_account], "failures of the network": [None, of_network]}
-    actor = request.user if action is AuditEvent.Action.PASSWORD_FAILED else None
+    actor = None if action is AuditEvent.Action.LOGIN_FAILED else request.user
     for event in [action, AuditEvent.Action.LOGIN_LOCKED] if is_lock else [action]:
         with transaction.atomic():
             audit.record(event, request, user=actor, target=user, changes=changes)

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
 from core import audit
-from core.auth import second_factor
+from core.auth import current_password, second_factor
 from core.models import User
 
 _CODE_ATTRIBUTES = {"autocomplete": "one-time-code", "autocapitalize": "none", "spellcheck": "false"}
@@ -22,9 +22,9 @@ class CodeInput(forms.PasswordInput):
     input_type = "text"
 
 
-def check_password(request: HttpRequest, user: User, password: str) -> None:
-    """Raise ValidationError unless `password` is the user's."""
-    if not user.check_password(password):
+def check_password(request: HttpRequest, password: str) -> None:
+    """Raise ValidationError unless `password` is that of the request's user."""
+    if not current_password.check(request, password):
         raise ValidationError("Wrong password. Enter the password of your own account.", code="wrong")
 
 
@@ -132,7 +132,7 @@ class ConfirmedFormMixin(forms.Form):
             if self._asks_for_code:
                 second_factor.check_code(self.request, user, self.cleaned_data["confirmation"])
             else:
-                check_password(self.request, user, self.cleaned_data["confirmation"])
+                check_password(self.request, self.cleaned_data["confirmation"])
         except ValidationError as error:
             self.add_error("confirmation", error)
 
@@ -154,7 +154,7 @@ class ConfirmedEnrolForm(EnrolForm):
     field_order = ("password", "code")
 
     def clean_password(self) -> str:
-        check_password(self.request, self.user, self.cleaned_data["password"])
+        check_password(self.request, self.cleaned_data["password"])
         return ""
 
 

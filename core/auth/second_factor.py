@@ -12,10 +12,8 @@ processes and addresses the guesses come from. Wrong codes also count as failed 
 import time
 from typing import Any
 
-from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth.signals import user_login_failed
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
@@ -24,6 +22,7 @@ from django.utils import timezone
 
 from core import audit
 from core.auth.ended_logins import end_logins
+from core.auth.login_throttling import is_locked, record_failure
 from core.models import AuditEvent, Authenticator, RecoveryCodes, User
 
 VERIFIED_AT_KEY = "second_factor_at"  # key of the web session; seconds since 1970
@@ -71,8 +70,7 @@ def mark_verified(request: HttpRequest) -> None:
 
 def check_code(request: HttpRequest, user: User, code: str) -> None:
     """Check a code of the app or a recovery code, which is used up. Raise ValidationError if it is wrong."""
-    if not AxesProxyHandler.is_allowed(request, {"username": user.get_username()}):
-        request.axes_locked_out = True  # type: ignore[attr-defined]  # AxesMiddleware then responds 429
+    if is_locked(request, user.get_username()):
         minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
         raise ValidationError(f"Too many failed attempts. Try again in {minutes:.0f} minutes.", code="locked")
     code = "".join(code.split())
@@ -81,7 +79,7 @@ def check_code(request: HttpRequest, user: User, code: str) -> None:
         error = _check_app_code(user, code) if is_app_code else _use_recovery_code(request, user, code)
     if error is not None:
         if error.code == "wrong":
-            _count_failure(request, user)
+            record_failure(request, user.get_username(), AuditEvent.Action.SECOND_FACTOR_FAILED)
         raise error
 
 
@@ -126,13 +124,6 @@ def warn_of_few_codes(request: HttpRequest) -> None:
     if left is not None:
         text = "Recovery codes left: {}. Create new ones on the page “Second factor”."
         messages.warning(request, text.format(left))
-
-
-def _count_failure(request: HttpRequest, user: User) -> None:
-    """Record a wrong code and count it as a failed login of this account."""
-    actor = request.user if request.user.is_authenticated else None
-    audit.record(AuditEvent.Action.SECOND_FACTOR_FAILED, request, user=actor, target=user)
-    user_login_failed.send(sender=__name__, credentials={"username": user.get_username()}, request=request)
 
 
 def enrol(request: HttpRequest, user: User, encrypted_secret: str, code: str, *, replace: bool = False) -> list[str]:

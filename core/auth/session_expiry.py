@@ -49,6 +49,15 @@ def is_expired(session: Any) -> bool:
     return bool(idle >= settings.SESSION_IDLE_AGE or age >= settings.SESSION_COOKIE_AGE)
 
 
+def seconds_left(request: Any) -> int:
+    """Return in how many seconds the login ends if the user sends no other request, or 0 without a login."""
+    if request.user.is_anonymous:
+        return 0
+    idle_end = request.session[LAST_SEEN_KEY] + settings.SESSION_IDLE_AGE
+    end = request.session[LOGIN_AT_KEY] + settings.SESSION_COOKIE_AGE
+    return int(min(idle_end, end) - int(time.time()))
+
+
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
     """Django's middleware, except that a session whose login is over is deleted and has no user."""
 
@@ -69,6 +78,7 @@ def _get_user(request: Any) -> Any:
         _record_logoff(request, user)
     elif _touch(request):
         return user
+    request.expired_user = user  # read by core.admin.phi_reveal
     request.session.flush()
     # Private: the cache of `middleware.get_user`, which the request log reads.
     request._cached_user = AnonymousUser()

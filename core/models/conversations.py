@@ -4,7 +4,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from core.models.base import BaseModel
-from core.models.fields import DepthLimitedJSONField
+from core.models.fields import IDENTIFIER, DepthLimitedJSONField
 from core.models.users import User
 
 
@@ -61,7 +61,9 @@ class Message(BaseModel):
     role = models.CharField(max_length=10, choices=Role)
     content = models.TextField(blank=True)
     audio_url = models.CharField(max_length=2000, blank=True)
-    model = models.CharField(max_length=100, blank=True, help_text="The language model that wrote it.")
+    model = models.CharField(
+        max_length=100, blank=True, validators=[IDENTIFIER], help_text="The language model that wrote it."
+    )
     tokens = models.PositiveIntegerField(null=True, blank=True)
     tool_calls = DepthLimitedJSONField(null=True, blank=True)
     tool_results = DepthLimitedJSONField(null=True, blank=True)
@@ -72,6 +74,7 @@ class Message(BaseModel):
         max_length=128,
         null=True,
         blank=True,
+        validators=[IDENTIFIER],
         help_text="Set by the client. A message that is sent again with the same id is stored once.",
     )
 

@@ -4,12 +4,18 @@ from itertools import chain
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
 from django.db import models
 
 # Far below the depth at which a reader fails. Python 3.11 can't parse 990 levels, and PostgreSQL refuses between 10,000
 # and 20,000 with its default max_stack_depth. MySQL and Ruby have the same limit.
 MAX_JSON_DEPTH = 100  # nested arrays and objects
 _CONTAINERS = (dict, list, tuple)
+
+
+# For columns that staff see unmasked, so that no sentence about a patient fits into them. Rows from before remain.
+IDENTIFIER = RegexValidator(r"\A[A-Za-z0-9._:/+=-]*\Z", "Use only letters, digits and . _ : / + = - without spaces.")
+WORDS = RegexValidator(r"\A(?:[^\W\d_]|[ ,.&/()'’-])*\Z", "Use only letters, spaces and , . & / ( ) ' -.")
 
 
 class DepthLimitedJSONField(models.JSONField):

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Lower, Upper
 
 from core.models.base import BaseModel
-from core.models.fields import LowercaseEmailField
+from core.models.fields import WORDS, LowercaseEmailField
 
 
 class UserManager(BaseUserManager["User"]):
@@ -47,7 +47,7 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
 
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
-    specialty = models.CharField(max_length=100, blank=True)
+    specialty = models.CharField(max_length=100, blank=True, validators=[WORDS])
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
     is_emergency = models.BooleanField(

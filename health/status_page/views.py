@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from core.auth.session_expiry import seconds_left
 from health import readiness
 from health.multiprocess import worker_states
 from health.status_page import context
@@ -34,7 +35,9 @@ def page(request: HttpRequest) -> HttpResponse:
         return redirect_to_login(request.path, reverse("admin:login"))
     timeout_ms = int(1000 * settings.HEALTH_TIMEOUT) + 3000
     site = {name: getattr(admin.site, name) for name in ("site_title", "site_header", "site_url")}
-    page = {"title": "Status", "has_permission": True, "timeout_ms": timeout_ms}
+    # The session can't be read while the database is down. The cookie then decides.
+    seconds = seconds_left(request) or None
+    page = {"title": "Status", "has_permission": True, "timeout_ms": timeout_ms, "session_seconds_left": seconds}
     return render(request, "health/status.html", {**status, **site, **page})
 
 

@@ -84,7 +84,12 @@ class Staff:
             for label in ("Older ›", "Oldest »"):
                 if match := re.search(rf'href="([^"]+)"[^>]*>\s*{label}', text):
                     pages[f"{model}s, {label}"] = root + match[1].replace("&amp;", "&")
-        return pages
+        return {title: self.results_of(path) for title, path in pages.items()}
+
+    def results_of(self, path: str) -> str:
+        """Return the path of the results, if the path is a search. Otherwise return it unchanged."""
+        response = self.client.get(path) if "?q=" in path else None
+        return str(response["Location"]) if response and response.status_code == 302 else path
 
 
 def time_queries(created_at: datetime) -> dict[str, str]:

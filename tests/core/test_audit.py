@@ -304,7 +304,7 @@ def test_failed_login_records_the_user_but_no_input(client: Client, session: Ses
 
 
 def listed_events(client: Client, **query: Any) -> list[tuple[str, str]]:
-    rows = client.get("/admin/core/auditevent/", query).context["cl"].result_list
+    rows = client.get("/admin/core/auditevent/", query, follow=True).context["cl"].result_list
     return [(event.action, event.table) for event in rows]
 
 

@@ -64,9 +64,11 @@ def test_check_refuses_undeclared_column() -> None:
 # Masking
 
 
-def test_masked_shows_only_the_length() -> None:
+def test_masked_shows_only_a_class_of_sizes() -> None:
+    lengths = {"short": (1, 50), "medium": (51, 500), "long": (501, 5_000), "very long": (5_001, 10_000_000)}
     assert phi.masked(0) == "(empty)"
-    assert phi.masked(3) == "●●●●●● (3 characters)"
+    for size, (shortest, longest) in lengths.items():
+        assert phi.masked(shortest) == phi.masked(longest) == f"●●●●●● ({size})"
 
 
 def test_rows_print_only_their_key(message: Message) -> None:

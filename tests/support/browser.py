@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,18 @@ needs_chromium = pytest.mark.skipif(
 
 @pytest.fixture
 def browser(tmp_path: Path, settings: Settings) -> Iterator[Chrome]:
-    """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses.
+    """Yield a browser with an empty profile.
 
     The live server of the test requires the second factor, as production does (`tests.support.second_factor.log_in`).
     """
     settings.ADMIN_MFA = "required"
+    with start_browser(tmp_path) as browser:
+        yield browser
+
+
+@contextmanager
+def start_browser(folder: Path) -> Iterator[Chrome]:
+    """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses."""
     assert CHROMIUM and DRIVER, "Chromium not found. Install Debian's packages chromium and chromium-driver."
     options = ChromeOptions()
     options.binary_location = CHROMIUM
@@ -40,7 +48,7 @@ def browser(tmp_path: Path, settings: Settings) -> Iterator[Chrome]:
         "--disable-sync",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
         "--window-size=1280,1000",
-        f"--user-data-dir={tmp_path / 'chromium'}",
+        f"--user-data-dir={folder / 'chromium'}",
     ):
         options.add_argument(argument)
     driver = Chrome(options=options, service=Service(DRIVER))

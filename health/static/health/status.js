@@ -8,7 +8,7 @@
   const noticeText = document.getElementById("status-stale-text");
   const pauseButton = document.getElementById("status-pause");
   const title = document.title;
-  let failures = 0, nextAttempt = 0, timer, isPaused = false, isFetching = false, isLoggedOut = false;
+  let failures = 0, nextAttempt = 0, timer, isPaused = false, isFetching = false;
 
   const status = () => document.getElementById("status");
 
@@ -61,31 +61,24 @@
   }
 
   function showNotice() {
-    const isStale = isLoggedOut || failures > 0;
-    notice.hidden = !isStale;
-    status().classList.toggle("stale", isStale);
+    notice.hidden = failures === 0;
+    status().classList.toggle("stale", failures > 0);
     const time = status().querySelector("time").textContent;
     const seconds = Math.max(0, Math.round((nextAttempt - Date.now()) / 1000));
-    if (isLoggedOut) noticeText.textContent = "You have been logged out. This is the last known state.";
-    else if (failures)
+    if (failures)
       noticeText.textContent = `The server does not respond. Last updated at ${time} UTC. Retrying in ${seconds} s.`;
-    const label = isLoggedOut ? "Logged out" : failures ? "No response" : status().dataset.label;
+    const label = failures ? "No response" : status().dataset.label;
     document.title = `${label} | ${title}`;
   }
 
   async function refresh() {
-    if (isFetching || isPaused || isLoggedOut || document.hidden) return;
+    if (isFetching || isPaused || document.hidden) return;
     isFetching = true;
     clearTimeout(timer);
     try {
       const signal = AbortSignal.timeout(Number(main.dataset.timeoutMs));
       const response = await fetch(main.dataset.url, { signal, cache: "no-store", redirect: "error" });
-      if (response.status === 403) {
-        isLoggedOut = true;
-        document.getElementById("status-login").hidden = false;
-        announce("You have been logged out.");
-        return;
-      }
+      if (response.status === 403) return location.replace(main.dataset.loginUrl);
       if (!response.ok) throw new Error(`HTTP ${response.status}`);
       show(await response.text());
     } catch {

@@ -118,6 +118,12 @@ def queries_of(client: Client, page: str) -> list[str]:
     return [query["sql"] for query in queries.captured_queries if query["sql"].startswith("SELECT")]
 
 
+def searched(client: Client, page: str) -> str:
+    """Return the URL of the page's results. A search that is not for an id redirects to a URL without the term."""
+    response = client.get(page)
+    return str(response["Location"]) if response.status_code == 302 else page
+
+
 def test_lists_read_a_bounded_number_of_rows(admin_client: Client) -> None:
     user = User.objects.get(email="user1@example.org")
     session = Session.objects.filter(user=user).latest("created_at")
@@ -125,7 +131,7 @@ def test_lists_read_a_bounded_number_of_rows(admin_client: Client) -> None:
     violations = []
     for model, queries in LISTS.items():
         for query in queries:
-            page = f"/admin/core/{model}/?{query.format(**keys)}"
+            page = searched(admin_client, f"/admin/core/{model}/?{query.format(**keys)}")
             response = admin_client.get(page)
             pages = [page, *(f"/admin/core/{model}/{url}" for _, url in response.context["cl"].page_links[:1])]
             for page in pages:
@@ -157,7 +163,7 @@ def test_only_unfiltered_audit_events_use_the_time_index(
 ) -> None:
     """For an actor or a request with many old events, the planner would otherwise scan the trail by time."""
     zero = "'00000000000000000000000000000000'::uuid"
-    statements = queries_of(admin_client, f"/admin/core/auditevent/?{query}")
+    statements = queries_of(admin_client, searched(admin_client, f"/admin/core/auditevent/?{query}"))
     (page_query,) = (sql for sql in statements if "LIMIT 51" in sql)
     assert (f'"audit_events"."id" > {zero}' in page_query) is uses_time_index
 
@@ -191,7 +197,7 @@ def test_scan_of_an_unindexed_filter_stops_and_continues(admin_client: Client) -
 def test_reports_that_search_matches_are_limited(admin_client: Client) -> None:
     one_per_session = Message.objects.order_by("session_id").distinct("session_id").values_list("pk", flat=True)
     Message.objects.filter(pk__in=list(one_per_session[:200])).update(client_message_id="same")
-    response = admin_client.get("/admin/core/message/?q=same")
+    response = admin_client.get("/admin/core/message/?q=same", follow=True)
     assert "More than 100 rows match." in response.content.decode()
 
 

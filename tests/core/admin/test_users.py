@@ -97,3 +97,18 @@ def test_deletes_a_group_without_loading_its_members(admin_client: Client) -> No
         assert admin_client.post(page, {"post": "yes"}).status_code == 302
     assert len(queries) < 20
     assert AuditEvent.objects.filter(action="delete", table="users_groups").count() == 30
+
+
+def test_specialty_is_words(admin_client: Client) -> None:
+    user = User.objects.create_user("ann@example.org")
+    page = f"/admin/core/user/{user.pk}/change/"
+    for specialty, is_valid in (
+        ("Obstetrics & gynecology (high-risk)", True),
+        ("Médecine d’urgence, nuit", True),
+        ("", True),
+        ("HIV since 1970", False),
+        ("jane@example.org", False),
+        ("a=b", False),
+    ):
+        response = admin_client.post(page, {"email": "ann@example.org", "specialty": specialty})
+        assert (response.status_code == 302) is is_valid, specialty

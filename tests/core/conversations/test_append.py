@@ -247,3 +247,22 @@ def test_a_message_that_is_deleted_during_its_retry_is_stored_again(session: Ses
     with connection.execute_wrapper(delete_before_lookup):
         assert append().pk != first.pk
     assert counts(session) == (1, 1)
+
+
+@pytest.mark.parametrize("field", ["client_message_id", "model"])
+def test_refuses_free_text_in_identifiers(session: Session, field: str) -> None:
+    """Staff see, search and audit them unmasked."""
+    for identifier in (
+        "0198c000-0000-7000-8000-000000000000",
+        "gpt-4o-2024-08-06",
+        "org/model:latest",
+        "aGk+/w==",
+        "a_b",
+    ):
+        append_message(session.pk, role="user", **{field: identifier})  # type: ignore[arg-type]
+    for text in ("Jane Roe", "jane@example.org", "HIV, since 1970", "a\nb", "a\n", "ü", "<b>"):
+        with pytest.raises(ApiError) as raised:
+            append_message(session.pk, role="user", **{field: text})  # type: ignore[arg-type]
+        assert raised.value.details == {field: ["invalid"]}
+    old = Message.objects.create(session=session, role="user", **{field: "stored before, with spaces"})
+    assert getattr(Message.objects.get(pk=old.pk), field) == "stored before, with spaces"
