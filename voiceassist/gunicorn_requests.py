@@ -52,6 +52,9 @@ class BufferingWorker(LimitedWorker):
     def pool_for(self, conn: Any) -> ThreadPoolExecutor:
         raise NotImplementedError
 
+    def response_timeout(self, req: Any) -> float:
+        return _RESPONSE_TIMEOUT
+
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread as soon as its request has arrived."""
         if self.cfg.is_ssl:  # not our configuration: the data can only be decrypted by a thread
@@ -110,11 +113,11 @@ class BufferingWorker(LimitedWorker):
         conn.parser.unreader.start(conn.request)
         return super().handle(conn)
 
-    def handle_request(self, req: Any, conn: Any, response_timeout: float = _RESPONSE_TIMEOUT) -> Any:
+    def handle_request(self, req: Any, conn: Any) -> Any:
         """Also close the connection if the client does not read the response."""
         if conn.request is not None:
             _complete(req, conn.request)
-        conn.sock.settimeout(response_timeout)
+        conn.sock.settimeout(self.response_timeout(req))
         try:
             return super().handle_request(req, conn)
         except TimeoutError:

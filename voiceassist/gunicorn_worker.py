@@ -61,14 +61,16 @@ class Worker(BufferingWorker):
         probe = _PROBE.match(request.head) if request and not request.has_body else None
         return self.probe_pools[probe[1]] if probe else self.request_pool
 
+    def response_timeout(self, req: Any) -> float:
+        return _SHORT_RESPONSE_TIMEOUT if _is_probe(req) else super().response_timeout(req)
+
     def handle_request(self, req: Any, conn: Any) -> Any:
         """While draining, make clients open their next connection elsewhere, and record when requests came."""
-        is_probe = req.path.strip("/").encode() in _PROBE_THREADS
         if draining.is_draining():
             req.force_close()
-            if not is_probe:
+            if not _is_probe(req):
                 draining.record_request()
-        return super().handle_request(req, conn, *([_SHORT_RESPONSE_TIMEOUT] if is_probe else []))
+        return super().handle_request(req, conn)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Exit from the main loop instead of the signal handler.
@@ -100,6 +102,10 @@ class Worker(BufferingWorker):
                 b"Content-Length: %d\r\nX-Request-ID: %s\r\n%s\r\n%s"
                 % (code.status, HTTPStatus(code.status).phrase.encode(), len(body), trace_id.encode(), _HEADERS, body)
             )
+
+
+def _is_probe(req: Any) -> bool:
+    return req.path.strip("/").encode() in _PROBE_THREADS
 
 
 def _started_pool(threads: int, name: str) -> ThreadPoolExecutor:
