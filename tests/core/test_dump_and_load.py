@@ -101,7 +101,8 @@ def test_dump_of_every_table_loads_into_a_fresh_database(rows: None, fresh_datab
     # The load created rows, and the triggers of the new database record that.
     own = [event["fields"] for event in new_events if event["pk"] not in keys]
     assert {(event["action"], event["actor_id"]) for event in own} == {("create", None)}
-    assert Counter(event["table"] for event in own) == {
+    by_migrate = {"auth_permission", "django_content_type"}
+    assert Counter(event["table"] for event in own if event["table"] not in by_migrate) == {
         "users": 1, "users_groups": 1, "users_user_permissions": 1, "sessions": 1,
         "auth_group": 1, "auth_group_permissions": 1, "otp_totp_totpdevice": 1, "recovery_codes": 1,
     }  # fmt: skip
