@@ -13,10 +13,10 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import Group, Permission
-from django.db.models import BooleanField, Expression, Q, Value
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from core.models import User
+from core.models import Authenticator, User
 
 UNUSED_AFTER = timedelta(days=90)
 
@@ -36,16 +36,12 @@ class Account:
     remarks: str  # what a reviewer should look at
 
 
-def second_factor() -> Expression:
-    """Return whether a user has a confirmed second factor, to annotate a query of users."""
-    return Value(False, output_field=BooleanField())
-
-
 def accounts() -> Iterator[Account]:
     """Return the accounts by email. Reads each table once, and only the rows of these accounts into memory."""
     sources = _view_phi_sources()
+    authenticators = Authenticator.objects.filter(user=OuterRef("pk"), confirmed=True)
     privileged = Q(is_staff=True) | Q(is_superuser=True) | Q(is_emergency=True) | Q(pk__in=list(sources))
-    users = User.objects.filter(privileged).annotate(has_second_factor=second_factor()).order_by("email")
+    users = User.objects.filter(privileged).annotate(has_second_factor=Exists(authenticators)).order_by("email")
     now = timezone.now()
     for user in users.defer("password"):
         view_phi = ["superuser"] if user.is_superuser else sources.get(user.pk, [])

@@ -14,7 +14,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from core import access_review
-from core.models import User
+from core.models import Authenticator, User
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +42,9 @@ def users() -> None:
     create("member", is_staff=False).groups.add(reviewers)
     create("never", last_login=None).groups.add(others)
     create("old", last_login=timezone.now() - timedelta(days=91), must_change_password=True)
-    create("recent", last_login=timezone.now() - timedelta(days=89))
+    recent = create("recent", last_login=timezone.now() - timedelta(days=89))
+    Authenticator.objects.create(user=recent, confirmed=True)
+    Authenticator.objects.create(user=both, confirmed=False)
     create("gone", is_active=False, last_login=None)
     create("emergency", is_staff=False, is_emergency=True)
 
@@ -55,7 +57,7 @@ EXPECTED = {
     "member": ("group reviewers", "no second factor, may reveal PHI, but is not staff"),
     "never": ("", "no second factor, never logged in"),
     "old": ("", "no second factor, no login for 90 days, must change the password"),
-    "recent": ("", "no second factor"),
+    "recent": ("", ""),
     "root": ("superuser", "no second factor"),
 }
 
