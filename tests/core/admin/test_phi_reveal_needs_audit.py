@@ -77,7 +77,8 @@ def test_reveals_nothing_while_the_audit_trail_is_locked(reviewer: Client, messa
         connection.close()
 
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%audit_events%'"
-    with separate_connection() as lock_holder, separate_connection() as observer, lock_holder.transaction():
+    lock = separate_connection(user=SUPERUSER)  # the application's role may not lock the table
+    with lock as lock_holder, separate_connection() as observer, lock_holder.transaction():
         lock_holder.execute("LOCK TABLE audit_events IN EXCLUSIVE MODE")
         thread = threading.Thread(target=post)
         thread.start()

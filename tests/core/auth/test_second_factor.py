@@ -303,7 +303,7 @@ def test_pages_work_in_a_browser(browser: Chrome, live_server: LiveServer) -> No
     assert fits_a_phone()
     qr_code = browser.find_element(By.CSS_SELECTOR, "svg.qr-code")
     assert qr_code.size["width"] > 150
-    assert qr_code.get_attribute("viewBox")  # otherwise most of it is cut off
+    assert qr_code.get_dom_attribute("viewBox")  # otherwise most of it is cut off
     type_into("code", "000000" + Keys.ENTER)
     assert "Wrong code" in browser.find_element(By.CLASS_NAME, "errorlist").text
     type_into("code", code_of(secret) + Keys.ENTER)

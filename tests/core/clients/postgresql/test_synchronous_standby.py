@@ -23,7 +23,7 @@ from tests.core.clients.postgresql.connections import (
     separate_connection,
     stored_ids,
 )
-from tests.support.dependency_servers import Postgres
+from tests.support.dependency_servers import SUPERUSER, Postgres
 from tests.support.plugin import Servers
 
 
@@ -114,7 +114,7 @@ def test_cancelled_wait_for_standby_raises(session: Session, block: Callable[[],
         finally:
             connections.close_all()
 
-    with separate_connection() as operator:
+    with separate_connection(user=SUPERUSER) as operator:
         operator.execute("SET synchronous_commit = local")
         operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
         operator.execute("SELECT pg_reload_conf()")
@@ -138,9 +138,9 @@ def test_cancelled_wait_for_standby_raises(session: Session, block: Callable[[],
 def test_repeated_message_is_not_acknowledged_before_replication(session: Session) -> None:
     """The first copy is visible but not replicated, as after a crash of the waiting primary."""
     append_message(session.pk, role="user", client_message_id="m1")
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
-        cursor.execute("SELECT pg_reload_conf()")
+    with separate_connection(user=SUPERUSER) as operator:
+        operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
+        operator.execute("SELECT pg_reload_conf()")
     try:
         end = time.monotonic() + 10
         while time.monotonic() < end:
@@ -150,7 +150,7 @@ def test_repeated_message_is_not_acknowledged_before_replication(session: Sessio
         with request_time_limit(0.5), pytest.raises(OperationalError):
             append_message(session.pk, role="user", client_message_id="m1")
     finally:
-        with separate_connection() as other:
+        with separate_connection(user=SUPERUSER) as other:
             other.execute("SET synchronous_commit = local")
             other.execute("ALTER SYSTEM RESET synchronous_standby_names")
             other.execute("SELECT pg_reload_conf()")
