@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lint_migrations import EXEMPT
+from tests.support.lint_migrations import EXEMPT, REVIEWED
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN, newer_code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def test_accepts_existing_and_expanding_migrations(tmp_path: Path) -> None:
     existing = {path.stem for path in (ROOT / "core" / "migrations").glob("0*.py")} - EXEMPT
     code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN)
     assert code == 0, output
-    assert output.count("... OK") == len(existing) + 3, output
+    assert output.count("... OK") == len(existing - REVIEWED) + 3, output
     assert output.count("Found 0 issues in 1 file") == len(existing) + 3, output
 
 

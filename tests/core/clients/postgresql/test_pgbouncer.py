@@ -1,6 +1,7 @@
 """PgBouncer in transaction mode, where each transaction may use a different connection to PostgreSQL."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,8 +72,9 @@ def send_requests(app: VoiceAssistServer) -> None:
         probes = pool.map(assert_ready, range(20))
 
         def add(number: int) -> str:
-            form = {"email": f"{number}@example.org", "usable_password": "false"}
-            response = staff.post("/admin/core/user/add/", data=form)
+            form = {"email": f"{number}@example.org", "usable_password": "false", "confirmation": PASSWORD}
+            while (response := staff.post("/admin/core/user/add/", data=form)).status_code == 429:
+                time.sleep(0.1)  # other requests wait for their password hashes
             assert response.is_success, response.status_code
             assert "/change/" in str(response.url)  # Django reads the options of this page with cursors
             return response.headers["X-Request-ID"]
