@@ -147,6 +147,18 @@ def test_can_be_removed_and_replaced_with_a_code(client: Client, user: User, cod
     assert not RecoveryCodes.objects.exists()
 
 
+def test_user_without_the_phone_finds_the_field_for_a_recovery_code(
+    client: Client, user: User, codes: list[str]
+) -> None:
+    """On a telephone, the field for the app's code shows a keypad without letters."""
+    log_in_with(client, codes.pop())
+    assert 'href="?recovery=1"' in client.get(PAGE).content.decode()
+    response = client.get(f"{PAGE}?recovery=1")
+    assert "inputmode" not in response.content.decode()
+    assert client.post(f"{PAGE}?recovery=1", {"code": codes.pop(), "replace": "1"})["Location"] == PAGE
+    assert "secret" in client.get(PAGE).context
+
+
 def test_page_for_another_app_closes(client: Client, user: User, codes: list[str]) -> None:
     """Otherwise an unattended computer would suffice to replace the app if its user has left this page open."""
     log_in_with(client, codes.pop())
