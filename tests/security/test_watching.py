@@ -11,6 +11,7 @@ from pytest_django import Settings
 
 from core.auth.session_expiry import LAST_SEEN_KEY
 from core.models import AuditEvent, Message, Session, User
+from tests.support.dependency_servers import SUPERUSER
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
@@ -167,7 +168,7 @@ def test_nothing_is_shown_if_the_refusal_cannot_be_recorded(client: Client, mess
     client.raise_request_exception = False
     from tests.core.clients.postgresql.connections import separate_connection
 
-    with separate_connection() as owner:
+    with separate_connection(user=SUPERUSER) as owner:
         owner.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal_refused') NOT VALID")
         try:
             response = client.post(reveal_url(message))
