@@ -37,7 +37,7 @@ QDRANT_CALLS = Histogram(
     buckets=_CALL_BUCKETS,
 )
 REVEALS = Counter("voiceassist_reveals", "Requests to reveal PHI that the audit trail records.", ["outcome"])
-for _outcome in ("revealed", "refused"):
+for _outcome in ("revealed", "refused", "code_required"):
     REVEALS.labels(_outcome)
 for _outcome in ("ok", "error"):
     for _command in ("GET", "SET"):

@@ -22,8 +22,9 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django_otp.plugins.otp_totp import admin as otp_totp_admin
 
-from core.auth import second_factor
+from core.auth import known_devices, second_factor
 from core.auth.forms import ConfirmedFormMixin, ConfirmForm
+from core.auth.password_saving import PasswordSavingMixin
 from core.models import Authenticator, RecoveryCodes, User
 
 admin.site.unregister(otp_totp_admin.TOTPDevice)  # django-otp's pages show secrets and can add a device to any account
@@ -47,13 +48,16 @@ class UserAddForm(ConfirmedFormMixin, AdminUserCreationForm):
         return super().save(commit)
 
 
-class UserPasswordForm(ConfirmedFormMixin, AdminPasswordChangeForm):
+class UserPasswordForm(ConfirmedFormMixin, PasswordSavingMixin, AdminPasswordChangeForm):
     """Django's form, with a confirmation."""
 
     def save(self, commit: bool = True) -> Any:
         is_own = self.user.pk == self.request.user.pk
         self.user.must_change_password = self.cleaned_data["set_usable_password"] and not is_own
-        return super().save(commit)
+        user = super().save(commit)
+        if is_own:
+            known_devices.remember(self.request, user)  # the new password has ended the old cookie
+        return user
 
 
 class AccountSecurityAdmin(DjangoUserAdmin):

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 
 from core.auth import known_devices, login_failures
 from core.auth.login_throttling import is_locked, record_failure
+from core.auth.password_saving import PasswordSavingMixin
 from core.models import AuditEvent
 
 
@@ -35,7 +36,7 @@ def _end_session(request: Any) -> None:
     request.logged_out_by_failures = True  # read by core.auth.login_throttling.lockout_response
 
 
-class PasswordChangeForm(AdminPasswordChangeForm):
+class PasswordChangeForm(PasswordSavingMixin, AdminPasswordChangeForm):
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request = request

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 
 from core import audit
 from core.auth import current_password, second_factor
+from core.auth.password_saving import PasswordSavingMixin
 from core.models import User
 
 _CODE_ATTRIBUTES = {"autocomplete": "one-time-code", "autocapitalize": "none", "spellcheck": "false"}
@@ -81,7 +82,7 @@ class EnrolForm(forms.Form):
                 self.add_error("code", error)
 
 
-class NewPasswordForm(SetPasswordForm):
+class NewPasswordForm(PasswordSavingMixin, SetPasswordForm):
     """Ask for a password that only the user knows, instead of one that somebody else chose."""
 
     def __init__(self, request: HttpRequest, user: User, *args: Any) -> None:
@@ -98,8 +99,7 @@ class NewPasswordForm(SetPasswordForm):
     def save(self, commit: bool = True) -> User:
         self.user.must_change_password = False
         with audit.audit_context(self.request, self.user):
-            user: User = super().save(commit)
-        return user
+            return super().save(commit)
 
 
 class ConfirmedFormMixin(forms.Form):

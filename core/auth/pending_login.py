@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare
 
 from core.auth import second_factor
+from core.auth.session_expiry import logins_ended
 from core.models import User
 
 _KEY = "pending_login"  # key of the web session
@@ -27,13 +28,12 @@ MAX_STEP_AGE = 300  # seconds from one step to the next
 def start(request: HttpRequest, user: Any, next_url: str) -> None:
     """Remember in a new web session that the password was right. Call `finish` if no step is needed."""
     logout(request)  # another user may be logged in; the new session also has another key
-    now = int(time.time())
     request.session[_KEY] = {
         "user": str(user.pk),
         "backend": user.backend,
         "password": user.get_session_auth_hash(),
-        "began": now,
-        "step_at": now,
+        "logins_ended": logins_ended(user),
+        "step_at": int(time.time()),
         "next": next_url,
         "has_code": False,
     }
@@ -49,7 +49,7 @@ def get_user(request: HttpRequest) -> User | None:
         user is None
         or time.time() - pending["step_at"] >= MAX_STEP_AGE
         or not constant_time_compare(pending["password"], user.get_session_auth_hash())
-        or (user.logins_ended_at is not None and user.logins_ended_at.timestamp() >= pending["began"])
+        or pending["logins_ended"] != logins_ended(user)
     ):
         request.session.flush()
         return None

@@ -61,6 +61,7 @@ def ask_again(request: HttpRequest) -> HttpResponse:
 
     Queries are left out, because a search may contain an email.
     """
+    request.asked_for_code = True  # type: ignore[attr-defined]  # read by core.admin.phi_reveal
     return redirect_to_login(request.path, reverse("admin:second_factor_verify"))
 
 
@@ -71,16 +72,21 @@ def mark_verified(request: HttpRequest) -> None:
 def check_code(request: HttpRequest, user: User, code: str) -> None:
     """Check a code of the app or a recovery code, which is used up. Raise ValidationError if it is wrong."""
     if is_locked(request, user.get_username()):
-        minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
-        raise ValidationError(f"Too many failed attempts. Try again in {minutes:.0f} minutes.", code="locked")
+        raise _locked()
     code = "".join(code.split())
     is_app_code = code.isdecimal()
     with audit.audit_context(request, user):  # commits failures too, because the exception is raised after it
         error = _check_app_code(user, code) if is_app_code else _use_recovery_code(request, user, code)
     if error is not None:
-        if error.code == "wrong":
-            record_failure(request, user.get_username(), AuditEvent.Action.SECOND_FACTOR_FAILED)
+        is_failure = error.code == "wrong"
+        if is_failure and record_failure(request, user.get_username(), AuditEvent.Action.SECOND_FACTOR_FAILED):
+            raise _locked()
         raise error
+
+
+def _locked() -> ValidationError:
+    minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
+    return ValidationError(f"Too many failed attempts. Try again in {minutes:.0f} minutes.", code="locked")
 
 
 def _check_app_code(user: User, code: str) -> ValidationError | None:

@@ -1,5 +1,6 @@
 """Pages of the second factor for users who are logged in: the own one, and the step-up before a reveal."""
 
+import time
 from typing import Any, cast
 
 from django.contrib import messages
@@ -12,9 +13,10 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from core.auth import enrolment, second_factor
 from core.auth.forms import CodeForm, ConfirmedEnrolForm, EnrolForm
+from core.auth.pending_login import MAX_STEP_AGE
 from core.models import Authenticator, RecoveryCodes, User
 
-_REPLACING_KEY = "replaces_second_factor"  # key of the web session: a code for the replacement was right
+_REPLACING_KEY = "replaces_second_factor"  # key of the web session: when the code for the replacement was right
 
 
 def _next_url(request: HttpRequest) -> str:
@@ -43,7 +45,9 @@ def manage(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Show the own second factor. Every change needs a code."""
     user = cast(User, request.user)
     device = Authenticator.objects.filter(user=user, confirmed=True).first()
-    if device is None or request.session.get(_REPLACING_KEY):
+    # The page for the new app may be left open. Its code must not suffice for the rest of the login.
+    is_replacing = time.time() - request.session.get(_REPLACING_KEY, 0) < MAX_STEP_AGE
+    if device is None or is_replacing:
         return _enrol(request, site, user, replace=device is not None)
     form = CodeForm(request, user, *((request.POST,) if request.method == "POST" else ()))
     if request.method == "POST" and form.is_valid():
@@ -65,7 +69,7 @@ def _change(request: HttpRequest, site: AdminSite, user: User) -> HttpResponse:
     if "codes" in request.POST:
         return _show_codes(request, site, RecoveryCodes.issue(user))
     if "replace" in request.POST:
-        request.session[_REPLACING_KEY] = True
+        request.session[_REPLACING_KEY] = int(time.time())
     elif "remove" in request.POST and not second_factor.is_required(user):
         second_factor.remove(user)
         del request.session[second_factor.VERIFIED_AT_KEY]

@@ -30,10 +30,10 @@ _SAVE_INTERVAL = 60  # seconds; saving the session on every request would cost a
 @receiver(user_logged_in)
 def _store_login(request: HttpRequest, user: User, **kwargs: Any) -> None:
     request.session[LOGIN_AT_KEY] = request.session[LAST_SEEN_KEY] = int(time.time())
-    request.session[LOGINS_ENDED_KEY] = _logins_ended(user)
+    request.session[LOGINS_ENDED_KEY] = logins_ended(user)
 
 
-def _logins_ended(user: User) -> str:
+def logins_ended(user: User) -> str:
     """Return a value that changes whenever all logins of the user end.
 
     A login is over when it has another value. Comparing it with the time of the login would depend on the clocks of two
@@ -73,8 +73,9 @@ def _get_user(request: Any) -> Any:
     if user_id is None:
         return user
     if user.is_anonymous:  # the account was deactivated or deleted, or has another password
-        _record_logoff(request, User.objects.filter(pk=user_id).first())
-    elif is_expired(request.session) or request.session.get(LOGINS_ENDED_KEY) != _logins_ended(user):
+        user = User.objects.filter(pk=user_id).first() or user
+        _record_logoff(request, user)
+    elif is_expired(request.session) or request.session.get(LOGINS_ENDED_KEY) != logins_ended(user):
         _record_logoff(request, user)
     elif _touch(request):
         return user
@@ -88,8 +89,8 @@ def _get_user(request: Any) -> Any:
 _aget_user = sync_to_async(_get_user)
 
 
-def _record_logoff(request: HttpRequest, user: User | None) -> None:
-    if user is not None:
+def _record_logoff(request: HttpRequest, user: Any) -> None:
+    if not user.is_anonymous:
         audit.record(AuditEvent.Action.LOGOFF, request, user=user, target=user)
 
 

@@ -50,11 +50,12 @@ def counted() -> Iterator[dict[str, int]]:
         return REGISTRY.get_sample_value("voiceassist_reveals_total", {"outcome": outcome}) or 0
 
     expected: dict[str, int] = {}
-    before = {outcome: count(outcome) for outcome in ("revealed", "refused")}
+    before = {outcome: count(outcome) for outcome in ("revealed", "refused", "code_required")}
     yield expected
     assert {outcome: count(outcome) - before[outcome] for outcome in before} == {
         "revealed": 0,
         "refused": 0,
+        "code_required": 0,
         **expected,
     }
 
@@ -112,6 +113,31 @@ def test_reveal_by_a_user_who_is_no_longer_staff_is_recorded(
     counted["refused"] = 1
 
 
+@pytest.mark.parametrize("change", [{"is_active": False}, {"password": "!another"}])
+def test_reveal_after_the_account_was_deactivated_or_got_another_password_is_recorded(
+    client: Client, message: Message, counted: dict[str, int], change: dict[str, Any]
+) -> None:
+    user = create_staff("viewer@example.org", "view_phi", "view_message")
+    client.force_login(user)
+    User.objects.filter(pk=user.pk).update(**change)
+    for _ in range(2):
+        assert client.post(reveal_url(message)).status_code == 302
+    assert refusals() == [(user.email, "messages", str(message.pk))]
+    counted["refused"] = 1
+
+
+def test_being_asked_for_a_code_is_recorded_and_counts_separately(
+    client: Client, message: Message, counted: dict[str, int], settings: Settings
+) -> None:
+    """Every user is asked once an hour, so counting it as a refusal would raise the alert without a reason."""
+    settings.ADMIN_MFA = "required"
+    user = create_staff("viewer@example.org", "view_phi", "view_message")
+    client.force_login(user)
+    assert client.post(reveal_url(message))["Location"].startswith("/admin/second-factor/verify/")
+    assert refusals() == [(user.email, "messages", str(message.pk))]
+    counted["code_required"] = 1
+
+
 def test_anonymous_clients_cannot_make_the_trail_grow(
     client: Client, message: Message, counted: dict[str, int]
 ) -> None:
@@ -163,13 +189,15 @@ def test_every_worker_counts_into_one_metric_without_persons(servers: Servers) -
             for series, value in (line.rsplit(" ", 1) for line in lines if line.startswith("voiceassist_reveals"))
         }
 
-    revealed, refused = (f'voiceassist_reveals_total{{outcome="{outcome}"}}' for outcome in ("revealed", "refused"))
+    revealed, refused, code_required = (
+        f'voiceassist_reveals_total{{outcome="{outcome}"}}' for outcome in ("revealed", "refused", "code_required")
+    )
     with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="2") as app:
-        assert samples(app) == {revealed: 0, refused: 0}
+        assert samples(app) == {revealed: 0, refused: 0, code_required: 0}
         client = app.log_in(email, PASSWORD)
         key = "0198c000-0000-7000-8000-000000000000"
         for _ in range(8):
             client.headers["X-CSRFToken"] = client.cookies["csrftoken"]
             assert client.post(f"/admin/core/message/{key}/reveal/", headers={"Connection": "close"}).status_code == 404
-        assert samples(app) == {revealed: 0, refused: 8}
+        assert samples(app) == {revealed: 0, refused: 8, code_required: 0}
         client.close()

@@ -22,6 +22,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from core.auth import pending_login, second_factor
+from core.auth.ended_logins import end_logins
 from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Session, User
 from core.models.second_factor import decrypt, encrypt, new_secret
 from tests.support.browser import needs_chromium
@@ -146,6 +147,32 @@ def test_can_be_removed_and_replaced_with_a_code(client: Client, user: User, cod
     assert not RecoveryCodes.objects.exists()
 
 
+def test_user_without_the_phone_finds_the_field_for_a_recovery_code(
+    client: Client, user: User, codes: list[str]
+) -> None:
+    """On a telephone, the field for the app's code shows a keypad without letters."""
+    log_in_with(client, codes.pop())
+    assert 'href="?recovery=1"' in client.get(PAGE).content.decode()
+    response = client.get(f"{PAGE}?recovery=1")
+    assert "inputmode" not in response.content.decode()
+    assert client.post(f"{PAGE}?recovery=1", {"code": codes.pop(), "replace": "1"})["Location"] == PAGE
+    assert "secret" in client.get(PAGE).context
+
+
+def test_page_for_another_app_closes(client: Client, user: User, codes: list[str]) -> None:
+    """Otherwise an unattended computer would suffice to replace the app if its user has left this page open."""
+    log_in_with(client, codes.pop())
+    client.post(PAGE, {"code": codes.pop(), "replace": "1"})
+    secret = client.get(PAGE).context["secret"]
+    session = client.session
+    session["replaces_second_factor"] -= pending_login.MAX_STEP_AGE
+    session.save()
+    old = Authenticator.objects.get(user=user).key
+    client.post(PAGE, {"code": code_of(secret)})
+    assert "secret" not in client.get(PAGE).context
+    assert Authenticator.objects.get(user=user).key == old
+
+
 # Login
 
 
@@ -159,6 +186,29 @@ def test_pending_login_ends_after_five_minutes(
     assert response["Location"] == "/admin/login/?next=/admin/"
     assert not is_logged_in(client)
     assert not AuditEvent.objects.filter(action=AuditEvent.Action.RECOVERY_CODE_USED).exists()
+
+
+def test_pending_login_ends_with_all_logins_whatever_the_clocks_say(
+    client: Client, user: User, codes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's clock is ten seconds behind that of the server."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 10)
+    client.post("/admin/login/", FORM)
+    end_logins(user)
+    assert client.post(CONTINUE, {"step": "code", "code": codes.pop()})["Location"] == "/admin/login/?next=/admin/"
+    assert not is_logged_in(client)
+    monkeypatch.setattr(time, "time", lambda: now - 10)  # it is ahead: the next login works at once
+    assert log_in_with(client, codes.pop())["Location"] == "/admin/"
+    assert is_logged_in(client)
+
+
+def test_last_wrong_code_before_the_lock_says_so(client: Client, codes: list[str]) -> None:
+    responses = [log_in_with(client, "aaaa-bbbb")]
+    responses += [client.post(CONTINUE, {"step": "code", "code": "aaaa-bbbb"}) for _ in range(4)]
+    assert [response.status_code for response in responses] == [200, 200, 200, 200, 429]
+    assert "Wrong code" in responses[-2].content.decode()
+    assert "Too many failed attempts. Try again in 15 minutes." in responses[-1].content.decode()
 
 
 def test_login_has_a_new_session_key_at_each_end(client: Client, user: User, codes: list[str]) -> None:
