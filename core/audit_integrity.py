@@ -17,6 +17,7 @@ FUNCTIONS = {
     "audit_row": "f328c723e8d26b334049e48fb675f02147e866ab2549f64af1e97ce9fe44a5ca",
     "audit_changes": "cc875be9027237413005da7bc2c1ee507d1e6c3f10c2b015beacda06e270a4c5",
     "audit_is_kept": "b8726e2c3df3145abd029e06981ead97f8155fdff73516e5a2df38f9a1a98a79",
+    "audit_checkpoint_follows": "da773d5cafa47cf4f1213a55cf41d79be6cb59611c06f3e2372e9f64f5f4f80a",
     "audit_is_not_passed": "fc0bb9c4f3264e546eb5e554784a33483e7f9061a2d905bb9e128e08e8e16222",
 }
 # The conditions of triggers, as PostgreSQL prints them.
@@ -47,7 +48,7 @@ SELECT session_user::text,
     ARRAY(SELECT relname::text FROM trail WHERE relhasrules),
     (SELECT jsonb_object_agg(proname, encode(sha256(convert_to(prosrc, 'UTF8')), 'hex')) FROM pg_proc
         WHERE pronamespace = (SELECT relnamespace FROM trail LIMIT 1) AND proname = ANY(%(functions)s::text[])
-        AND (proname <> 'audit_row'
+        AND (proname NOT IN ('audit_row', 'audit_checkpoint_follows')
             OR proconfig = ARRAY[format('search_path=%%s, pg_temp', pronamespace::regnamespace)])),
     (SELECT jsonb_agg(jsonb_build_array(relname, proname, tgtype, tgenabled, tgattr::text = '',
             encode(tgargs, 'escape'),
@@ -121,5 +122,6 @@ def expected_triggers() -> Iterator[tuple[str, str, str]]:
         yield from ((table, "audit_row", operation) for operation in audited.operations)
     for table in APPEND_ONLY:
         yield from ((table, "audit_is_kept", operation) for operation in ("UPDATE", "DELETE"))
+    yield "audit_checkpoints", "audit_checkpoint_follows", "INSERT"
     for table in (*AUDITED, *APPEND_ONLY):
         yield table, "audit_is_not_passed", "TRUNCATE"

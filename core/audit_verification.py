@@ -11,6 +11,7 @@ from core.audit_checkpoints import (
     Checkpoint,
     Connection,
     compute,
+    count_impossible,
     count_uncovered,
     read_checkpoints,
 )
@@ -63,6 +64,10 @@ def verify(connection: Connection, logged: Digests, digests: Iterable[str] = ())
         yield result
     result.problems += _missing(result.last.number + 1, max(logged, default=0) + 1, logged)
     result.problems += [f"No checkpoint has the digest {digest}." for digest in sorted(unseen)]
+    if false_checkpoints := list(read_checkpoints(connection, "WHERE number < 1 LIMIT 1")):
+        result.problems.append(f"{_name(false_checkpoints[0])}: the server starts with number 1, so it was added.")
+    if impossible := count_impossible(connection):
+        result.problems.append(f"{impossible} events have a position that the database never gave, so they were added.")
     result.uncovered = count_uncovered(connection, result.last)
     yield result
 

@@ -14,12 +14,13 @@ import psycopg
 import structlog
 from django.db import connections
 
-from core.audit_checkpoints import Mark, is_settled, take_mark, write_checkpoints
+from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
 from health.multiprocess import runtime_folder
 
 log = structlog.stdlib.get_logger("voiceassist.audit")
 
 INTERVAL = 30.0  # seconds. Events have a checkpoint after one to two intervals
+_MAX_ROUNDS = 20  # without progress, before a warning: 10 minutes
 _CALL_TIMEOUT = 10.0  # seconds; reading a batch of events takes about 0.2
 
 
@@ -31,12 +32,20 @@ def _run() -> None:
     lock = _lock_file()
     mark: Mark | None = None
     is_failing = False
+    rounds = 0  # since the mark was taken
     while True:
         time.sleep(INTERVAL)
         if not _is_chosen(lock):
             continue
         try:
-            mark = write_once(mark)
+            previous, mark = mark, write_once(mark)
+            rounds = rounds + 1 if mark is previous else 0
+            if rounds == _MAX_ROUNDS:
+                log.warning(
+                    "the audit trail has had no checkpoint for a long time",
+                    hint="find the transaction that is open since, in pg_stat_activity and pg_prepared_xacts, or the "
+                    "advisory lock in pg_locks; removed events do not show meanwhile",
+                )
             is_failing = False
         except psycopg.errors.UndefinedTable:  # before `migrate`
             continue
@@ -47,13 +56,18 @@ def _run() -> None:
 
 
 def write_once(mark: Mark | None) -> Mark:
-    """Write checkpoints up to `mark` if it is settled. Return the mark for the next call."""
+    """Write checkpoints up to `mark` if it is settled. Return the mark for the next call.
+
+    That is `mark` again if a transaction or another process prevented the checkpoints.
+    """
     with closing(connections["default"].open_probe(_CALL_TIMEOUT)) as connection:  # type: ignore[attr-defined]  # ours
         if mark is not None:
             if not is_settled(connection, mark):
                 return mark
             for _ in write_checkpoints(connection, mark):
                 continue
+            if not is_covered(connection, mark):
+                return mark
         return take_mark(connection)
 
 

@@ -82,6 +82,36 @@ CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE ON audit_checkpoints
     FOR EACH ROW EXECUTE FUNCTION audit_is_kept();
 ALTER TABLE audit_checkpoints ENABLE ALWAYS TRIGGER audit_is_kept
 """
+# Without it a false checkpoint with the highest number, the highest position or an infinite time would be the last one.
+FOLLOWS = """
+CREATE FUNCTION audit_checkpoint_follows() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    last record;
+BEGIN
+    SELECT number, position, last_event INTO last FROM audit_checkpoints ORDER BY number DESC LIMIT 1;
+    IF (NEW.number = coalesce(last.number, 0) + 1
+        AND NEW.created_at BETWEEN '2000-01-01' AND clock_timestamp() + interval '1 day'
+        AND (last IS NULL OR (NEW.position, NEW.last_event) > (last.position, last.last_event))
+        AND NEW.position BETWEEN 0 AND coalesce(pg_sequence_last_value('audit_events_position'), 0)
+        AND NEW.events > 0) IS NOT TRUE
+    THEN
+        RAISE EXCEPTION 'The checkpoint does not follow the last one.' USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+DO $$ BEGIN
+    EXECUTE format('ALTER FUNCTION audit_checkpoint_follows() SET search_path = %I, pg_temp', current_schema());
+END $$;
+CREATE TRIGGER audit_checkpoint_follows BEFORE INSERT ON audit_checkpoints
+    FOR EACH ROW EXECUTE FUNCTION audit_checkpoint_follows();
+ALTER TABLE audit_checkpoints ENABLE ALWAYS TRIGGER audit_checkpoint_follows
+"""
+# psycopg can't load an infinite time, so one such event would break the page of the trail, and could not be deleted.
+# NOT VALID: stored events are not read, which would block requests.
+TIME = """
+ALTER TABLE audit_events ADD CONSTRAINT audit_events_created_at
+    CHECK (created_at BETWEEN '2000-01-01Z' AND '9999-01-01Z') NOT VALID
+"""
 # Roles that may add events may add checkpoints, and nothing else, whatever the owner's default privileges are.
 GRANTS = """
 DO $$
@@ -163,6 +193,8 @@ class Migration(migrations.Migration):
             sql(NOT_TRUNCATED.format(table=table), f"DROP TRIGGER audit_is_not_passed ON {table}")
             for table in (*NEWLY_AUDITED, "audit_checkpoints")
         ),
+        sql(FOLLOWS, "DROP TRIGGER audit_checkpoint_follows ON audit_checkpoints; DROP FUNCTION audit_checkpoint_follows()"),
         sql(POSITION, "ALTER TABLE audit_events DROP COLUMN position"),
+        sql(TIME, "ALTER TABLE audit_events DROP CONSTRAINT audit_events_created_at"),
         sql(GRANTS),
     ]

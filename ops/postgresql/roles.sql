@@ -25,8 +25,9 @@ SET pg_stat_statements.track_utility = off;
 \endif
 
 BEGIN;
--- Changing the owner locks each table. If a transaction uses one for longer, nothing is changed.
-SET LOCAL lock_timeout = '5s';
+-- Changing the owner locks each table. A request that waits for a lock checks for a deadlock after a second and may be
+-- the one that fails, so this gives up sooner. If transactions use the tables in all tries, nothing is changed.
+SET LOCAL lock_timeout = '500ms';
 
 DO $$
 DECLARE
@@ -71,25 +72,35 @@ BEGIN
 
     -- Tables, views and sequences of an older installation. REASSIGN OWNED can't be used, because it refuses the
     -- objects of the superuser that created the cluster. The sequence of a column follows its table.
-    FOR object IN
-        SELECT oid::regclass FROM pg_class
-        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
-        AND relowner <> 'voiceassist_migrate'::regrole
-        AND NOT EXISTS (
-            SELECT FROM pg_depend
-            WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i', 'e')
-        )
-    LOOP
-        EXECUTE format('ALTER TABLE %s OWNER TO voiceassist_migrate', object);
-    END LOOP;
-    FOR object IN
-        SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proowner <> 'voiceassist_migrate'::regrole
-        AND NOT EXISTS (
-            SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e'
-        )
-    LOOP
-        EXECUTE format('ALTER ROUTINE %s OWNER TO voiceassist_migrate', object);
+    FOR try IN 1..10 LOOP
+        BEGIN
+            FOR object IN
+                SELECT oid::regclass FROM pg_class
+                WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
+                AND relowner <> 'voiceassist_migrate'::regrole
+                AND NOT EXISTS (
+                    SELECT FROM pg_depend
+                    WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i', 'e')
+                )
+            LOOP
+                EXECUTE format('ALTER TABLE %s OWNER TO voiceassist_migrate', object);
+            END LOOP;
+            FOR object IN
+                SELECT oid::regprocedure FROM pg_proc
+                WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proowner <> 'voiceassist_migrate'::regrole
+                AND NOT EXISTS (
+                    SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e'
+                )
+            LOOP
+                EXECUTE format('ALTER ROUTINE %s OWNER TO voiceassist_migrate', object);
+            END LOOP;
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN  -- which releases the locks of this try
+            IF try = 10 THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.5 + random());
+        END;
     END LOOP;
 END $$;
 

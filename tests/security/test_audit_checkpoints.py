@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
-from core.audit_checkpoints import Checkpoint, is_settled, take_mark, write_checkpoints
+from core.audit_checkpoints import _LOCK_ID, Checkpoint, is_settled, take_mark, write_checkpoints
 from core.audit_verification import Result, logged_digests, verify
 from tests.security.databases import Connection, connect, connect_as_application, manage
 from tests.support.polling import succeeds_within
@@ -123,6 +124,77 @@ def test_server_reports_a_checkpoint_that_the_application_forged(
     assert "Checkpoint 4 to 8: missing from the database; 0 of them in the log." in verified(application, log).problems
 
 
+FALSE_CHECKPOINTS = {
+    "highest number": "9223372036854775807, now(), position, last_event, 1, ''",
+    "number that verify_audit would not read": "-7, now(), position, last_event, 1, ''",
+    "same number": "number, now(), position + 1, last_event, 1, ''",
+    "highest position": "number + 1, now(), 9223372036854775807, last_event, 1, ''",
+    "earlier position": "number + 1, now(), 0, last_event, 1, ''",
+    "infinite time": "number + 1, 'infinity', position + 1, last_event, 1, ''",
+    "time before Christ": "number + 1, '0044-03-15 BC', position + 1, last_event, 1, ''",
+    "negative number of events": "number + 1, now(), position + 1, last_event, -1, ''",
+}
+
+
+@pytest.mark.parametrize("kind", FALSE_CHECKPOINTS)
+def test_application_cannot_stop_the_checkpoints_with_a_false_one(application: Connection, kind: str) -> None:
+    add_events(application, 3)
+    written = checkpoint(application)
+    add_events(application, 3)
+    query = f"INSERT INTO audit_checkpoints SELECT {FALSE_CHECKPOINTS[kind]} FROM audit_checkpoints"
+    with pytest.raises(psycopg.errors.CheckViolation, match="does not follow the last one"):
+        application.execute(query.encode())
+    written += checkpoint(application)
+    assert [item.number for item in written] == [1, 2]
+    assert verified(application, written).problems == []
+
+
+def test_false_checkpoint_that_follows_shows_and_the_next_ones_are_written(application: Connection) -> None:
+    add_events(application, 3)
+    checkpoint(application)
+    add_events(application, 3)
+    application.execute(
+        "INSERT INTO audit_checkpoints SELECT 2, now(), position + 2, last_event, 2, '' FROM audit_checkpoints"
+    )
+    assert [item.number for item in checkpoint(application)] == [3]
+    result = verified(application)
+    assert len(result.problems) == 1
+    assert result.problems[0].startswith("Checkpoint 2, ")
+    assert (result.checkpoints, result.uncovered) == (3, 0)
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "20000-01-01"])
+def test_time_that_python_cannot_load_shows(owner: Connection, log: list[Checkpoint], time: str) -> None:
+    owner.execute("UPDATE audit_checkpoints SET created_at = %s WHERE number = 2", (time,))
+    assert "Checkpoint 2, " in verified(owner).problems[0]
+
+
+def test_checkpoint_before_the_first_shows(owner: Connection, log: list[Checkpoint]) -> None:
+    owner.execute(
+        "INSERT INTO audit_checkpoints SELECT -7, created_at, 0, last_event, 1, '' FROM audit_checkpoints LIMIT 1"
+    )
+    assert verified(owner).problems == ["Checkpoint -7: the server starts with number 1, so it was added."]
+
+
+@pytest.mark.parametrize("position", [-5, 2**63 - 1])
+def test_event_with_an_impossible_position_shows(application: Connection, position: int) -> None:
+    forged = EVENT.replace("changes)", "changes, position)").replace("'{}'", f"'{{}}', {position}")
+    application.execute(forged, ("eve@example.org", 2))
+    add_events(application)
+    assert len(checkpoint(application)) == 1
+    problems = verified(application).problems
+    assert problems == ["2 events have a position that the database never gave, so they were added."]
+    add_events(application)
+    assert len(checkpoint(application)) == 1
+
+
+def test_event_whose_time_python_cannot_load_is_refused(application: Connection) -> None:
+    """It would break the admin's page of the trail for ever."""
+    for time in ("'infinity'", "'-infinity'", "'20000-01-01'"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            application.execute(EVENT.replace("clock_timestamp()", time), ("eve@example.org", 1))
+
+
 # Settled events
 
 
@@ -169,8 +241,6 @@ def test_only_one_process_writes_at_a_time(database: str, application: Connectio
     add_events(application)
     mark = take_mark(application)
     with closing(connect_as_application(database)) as other, other.transaction():
-        from core.audit_checkpoints import _LOCK_ID
-
         other.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_ID,))
         assert list(write_checkpoints(application, mark)) == []
     assert len(list(write_checkpoints(application, mark))) == 1
@@ -263,6 +333,19 @@ def server(database: str, frequent_checkpoints: Path) -> Iterator[Callable[[], l
     """Start the server. Return a function that returns the lines of its log."""
     with VoiceAssistServer(config=str(frequent_checkpoints), DATABASE_URL=database) as running:
         yield lambda: running.log().splitlines()
+
+
+@pytest.mark.parametrize("obstacle", ["SELECT pg_current_xact_id()", f"SELECT pg_advisory_xact_lock({_LOCK_ID})"])
+def test_server_warns_when_it_cannot_write_checkpoints(
+    database: str, server: Callable[[], list[str]], obstacle: str
+) -> None:
+    with closing(connect_as_application(database)) as other, other.transaction():
+        other.execute(obstacle.encode())
+        with closing(connect_as_application(database)) as connection:
+            add_events(connection)
+        warning = "the audit trail has had no checkpoint for a long time"
+        assert succeeds_within(20, lambda: warning in "\n".join(server()))
+    assert succeeds_within(20, lambda: bool(logged_digests(server())))
 
 
 def test_server_writes_checkpoints_to_its_log(

@@ -1,6 +1,7 @@
 """The two roles of the database: the application's role can do its work, and nothing to the trail or the schema."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from core.database_roles import APPLICATION_ROLE, OWNER_ROLE, PRIVILEGES, privil
 from tests.core.management.test_migrate import TEST_SETTINGS, run_command, start_command
 from tests.support.dependency_servers import PASSWORD, SUPERUSER, Postgres, as_application, as_owner, as_role
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 pytestmark = pytest.mark.timeout(180)
@@ -231,6 +233,22 @@ def test_upgrade_of_a_database_that_belongs_to_the_superuser(servers: Servers, c
     test_owner_owns_everything_and_sequences_can_only_be_used(copy)
     test_privileges_on_every_table_are_those_in_the_code(as_application(copy))
     assert fetch(as_application(copy), "SELECT name FROM auth_group") == [("reviewers",)]
+
+
+def test_upgrade_fails_no_request(servers: Servers, copy: str) -> None:
+    """A request that locks two tables in the opposite order would be the one that fails, by deadlock."""
+    execute(copy, f"REASSIGN OWNED BY {OWNER_ROLE} TO {SUPERUSER}")
+    tables = "SELECT relname FROM pg_class WHERE relname IN ('users', 'messages') ORDER BY oid"
+    (first,), (last,) = fetch(copy, tables)
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = 'copy' AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor() as pool, psycopg.connect(copy) as request:
+        request.execute(f"LOCK TABLE {last} IN ROW EXCLUSIVE MODE".encode())
+        upgrade = pool.submit(servers.postgres.run_roles_file, "copy")
+        assert succeeds_within(20, lambda: bool(fetch(copy, waiting)))
+        request.execute(f"LOCK TABLE {first} IN ROW EXCLUSIVE MODE".encode())
+        request.commit()
+        upgrade.result(60)
+    test_owner_owns_everything_and_sequences_can_only_be_used(copy)
 
 
 @pytest.fixture(scope="module")
