@@ -38,6 +38,11 @@ class RequestReader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no ty
         self._may_wait = request.is_too_large
         self._deadline = time.monotonic() + _REQUEST_TIMEOUT
 
+    def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
+        """Return no more than a socket would, because gunicorn copies the rest for every chunk of a chunked body."""
+        read: bytes = super().read(self.mxchunk if size is None and self.buf.getbuffer().nbytes else size, read_ahead)
+        return read
+
     def chunk(self, size_hint: int | None = None) -> bytes:
         if not self._may_wait:
             return b""  # the end of the data

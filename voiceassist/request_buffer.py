@@ -14,7 +14,7 @@ MAX_BODY_LENGTH: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 _END_OF_HEAD = b"\r\n\r\n"
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|expect):[ \t]*([^\r\n]*)", re.IGNORECASE)
-_LENGTH = re.compile(rb"[0-9]{1,12}")
+_LENGTH = re.compile(rb"0*([0-9]{1,12})")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;|$)")
 _MAX_CHUNK_LINE_LENGTH = 8192  # bytes, gunicorn's limit of a header
 
@@ -40,8 +40,8 @@ class RequestBuffer:
             return
         if self.is_chunked:
             self._skip_chunks()
-        else:
-            self.is_complete = len(self.data) >= self._end
+        else:  # where a malformed request ends is unknown, so its connection must not be used again
+            self.is_complete = len(self.data) >= self._end and not self.is_malformed
         self.is_too_large |= self._end - len(self.head) > MAX_BODY_LENGTH
 
     def _find_head(self, searched: int) -> bool:
@@ -60,8 +60,8 @@ class RequestBuffer:
             if name.lower() == b"transfer-encoding":
                 self.is_chunked = value.strip().lower().endswith(b"chunked")
                 self.is_malformed |= not self.is_chunked
-            elif _LENGTH.fullmatch(value.rstrip(b" \t")):
-                self._end += int(value)
+            elif length := _LENGTH.fullmatch(value.rstrip(b" \t")):
+                self._end += int(length[1])
             else:
                 self.is_malformed = True
         return True

@@ -102,6 +102,10 @@ BEGIN
             PERFORM pg_sleep(0.5 + random());
         END;
     END LOOP;
+    -- Until `migrate` grants the rest, so that the application can report that it is pending.
+    IF to_regclass(quote_ident(current_schema()) || '.django_migrations') IS NOT NULL THEN
+        EXECUTE format('GRANT SELECT ON %I.django_migrations TO voiceassist_app', current_schema());
+    END IF;
 END $$;
 
 \if :{?migrate_password}

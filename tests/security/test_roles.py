@@ -229,6 +229,7 @@ def test_upgrade_of_a_database_that_belongs_to_the_superuser(servers: Servers, c
     )
     for _ in range(2):
         servers.postgres.run_roles_file("copy")
+    assert fetch(as_application(copy), "SELECT count(*) > 0 FROM django_migrations") == [(True,)]  # for checkdeps
     assert run_command("migrate", database=as_owner(copy))[0] == 0
     test_owner_owns_everything_and_sequences_can_only_be_used(copy)
     test_privileges_on_every_table_are_those_in_the_code(as_application(copy))

@@ -16,6 +16,7 @@ COMPLETE = [
     HEAD + b"X-Content-Length: 5\r\n\r\n",
     length(b"0"),
     length(b"5 ") + b"12345",
+    length(b"0" * 20 + b"5") + b"12345",
     length(b"5") + b"\r\n\r\n5",
     CHUNKED + b"0\r\n\r\n",
     CHUNKED + b"5\r\n12345\r\n0\r\n\r\n",
@@ -25,6 +26,7 @@ MALFORMED = [
     length(b""),
     length(b"-1"),
     length(b"5, 5"),
+    length(b"9" * 13),
     HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
     HEAD + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
     HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
@@ -61,6 +63,7 @@ def test_malformed_request(data: bytes) -> None:
     request = RequestBuffer()
     request.add(data)
     assert (request.is_ready, request.is_malformed, request.is_too_large) == (True, True, False)
+    assert not request.is_complete  # otherwise the connection would be used for the next request
 
 
 @pytest.mark.parametrize("data", TOO_LARGE)
