@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from core import audit
 from core.auth.ended_logins import end_logins
-from core.auth.login_throttling import is_locked, record_failure
+from core.auth.login_throttling import is_locked, lockout_minutes, record_failure
 from core.models import AuditEvent, Authenticator, RecoveryCodes, User
 
 VERIFIED_AT_KEY = "second_factor_at"  # key of the web session; seconds since 1970
@@ -71,8 +71,7 @@ def mark_verified(request: HttpRequest) -> None:
 def check_code(request: HttpRequest, user: User, code: str) -> None:
     """Check a code of the app or a recovery code, which is used up. Raise ValidationError if it is wrong."""
     if is_locked(request, user.get_username()):
-        minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
-        raise ValidationError(f"Too many failed attempts. Try again in {minutes:.0f} minutes.", code="locked")
+        raise ValidationError(f"Too many failed attempts. Try again in {lockout_minutes()} minutes.", code="locked")
     code = "".join(code.split())
     is_app_code = code.isdecimal()
     with audit.audit_context(request, user):  # commits failures too, because the exception is raised after it
