@@ -10,7 +10,8 @@ import pytest
 
 from core.audit_integrity import find_problems
 from core.audit_policy import APPEND_ONLY, AUDITED, NOT_AUDITED, REVOKED
-from tests.security.databases import APPLICATION_ROLE, Connection, cloned, connect
+from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+from tests.security.databases import Connection, cloned, connect
 from tests.support.plugin import Servers
 
 TYPES = {
@@ -142,7 +143,7 @@ def test_new_column_is_recorded_without_its_value(owner: Connection, kind: str) 
 
 
 def test_renaming_a_permission_is_recorded(application: Connection) -> None:
-    """Holders of another permission would get `view_phi` by it."""
+    """Renaming another permission to `view_phi` would grant it to the holders of that one."""
     application.execute("UPDATE auth_permission SET codename = 'zz' WHERE codename = 'view_phi'")
     assert last_event(application) == ("change", "auth_permission", {"codename": ["view_phi", "zz"]})
     application.execute("UPDATE auth_permission SET codename = 'view_phi' WHERE codename = 'view_session'")
@@ -222,7 +223,7 @@ POWERS = {
     f"ALTER ROLE {APPLICATION_ROLE} SUPERUSER": "it is a superuser",
     f"ALTER TABLE audit_events OWNER TO {APPLICATION_ROLE}": "it owns audit_events",
     f"ALTER TABLE users OWNER TO {APPLICATION_ROLE}": "it owns users",
-    f"GRANT tester TO {APPLICATION_ROLE}": "is a member of the role that does",
+    f"GRANT {OWNER_ROLE} TO {APPLICATION_ROLE}": "is a member of the role that does",
     f"GRANT DELETE ON audit_events TO {APPLICATION_ROLE}": "it may change audit_events",
     f"GRANT UPDATE (changes) ON audit_events TO {APPLICATION_ROLE}": "it may change audit_events",
     f"GRANT TRUNCATE ON audit_checkpoints TO {APPLICATION_ROLE}": "it may change audit_checkpoints",
