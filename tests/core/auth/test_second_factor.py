@@ -264,7 +264,7 @@ def test_changes_are_audited_without_secrets(user: User, codes: list[str]) -> No
 
 
 def test_command_resets(user: User, codes: list[str]) -> None:
-    with pytest.raises(CommandError, match="User not found"):
+    with pytest.raises(CommandError, match="No user has this email"):
         call_command("reset_second_factor", "nobody@example.org")
     call_command("reset_second_factor", EMAIL.upper(), stdout=StringIO())
     assert not second_factor.is_enrolled(user)
