@@ -1,8 +1,8 @@
 """Record audit events that database triggers can't see, and set the actor that the triggers record.
 
-Triggers (migration 0003) record every created, changed and deleted row, so that bulk updates and plain SQL are recorded
-too. They read the actor from a setting of the transaction. Events that change no row, such as revealing PHI and logging
-in, are recorded by `record`.
+Triggers record every created, changed and deleted row of the tables in `core.audit_policy`, so that bulk updates and
+plain SQL are recorded too. They read the actor from a setting of the transaction. Events that change no row, such as
+revealing PHI and logging in, are recorded by `record`.
 """
 
 import json

@@ -4,7 +4,7 @@ A checkpoint has the number of events since the previous one and their digest, w
 stored in `audit_checkpoints` and logged. The owner of the tables can delete events and compute new checkpoints, but not
 change the log, if that is stored elsewhere. `core.audit_verification` compares all three.
 
-The digest has no key. Whoever has the log can verify it without a secret, and `SECRET_KEY` can be changed.
+The digest has no key, so that an auditor needs no secret, and so that `SECRET_KEY` can be changed.
 
 A chain from each event to the previous one would serialise all transactions that write events. Events are covered later
 instead, when it is certain that none of their positions can still appear:

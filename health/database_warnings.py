@@ -3,8 +3,8 @@
 After a success, the check `postgres` refreshes them on its own connection. `/ready` does not report them; the log,
 `checkdeps`, the status page and the metric `voiceassist_database_warning` do.
 
-A source is a function `find_problems(connection)`. It returns a dict of kinds and messages, which say what is wrong and
-what to do.
+A source is a function `find_problems(connection)`. It returns a dict of kinds and messages. A message describes what
+is wrong and what to do.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""The bytes of one request that have arrived, which tell whether a thread can handle it without waiting for its client.
+"""The received bytes of one request. They decide whether a thread can handle it without waiting for its client.
 
-The worker's main thread adds what it receives. Gunicorn parses the request again and decides what is valid, so that a
-request which is judged differently here can only wait for its deadline, and never be mistaken for another one.
+The worker's main thread adds what it receives. Gunicorn parses the request again and decides what is valid. If this
+module finds another end of a request than gunicorn, the request waits for its deadline or is rejected.
 """
 
 import re

@@ -175,7 +175,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "core.http.request_logging.RequestLoggingMiddleware",  # first: every response gets a trace id and a log line
-    "core.http.security_headers.SecurityHeadersMiddleware",  # before all that respond themselves
+    "core.http.security_headers.SecurityHeadersMiddleware",  # before every middleware that can respond
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "core.http.request_limits.RequestLimitsMiddleware",
     "health.middleware.ProbeMiddleware",  # responds to probes before any other middleware runs

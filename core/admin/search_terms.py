@@ -4,15 +4,16 @@ A search is a POST that redirects to `?q=~TOKEN`. Links of the list repeat the t
 or after the logout, because the term is in the web session. A term that is an id stays readable, so that its URL can be
 shared.
 
-Redis and the table of web sessions contain the term encrypted. Its key is the token, which only the URL contains and
-which encrypts only this term.
+Redis and the table of web sessions contain the term encrypted. The key is derived from the token, which only the URL
+contains and which encrypts only this term.
 """
 
 import secrets
 from base64 import b64decode, b64encode
-from hashlib import sha256, shake_256
+from hashlib import sha256
 from uuid import UUID
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.contrib import messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import SEARCH_VAR
@@ -24,6 +25,7 @@ MAX_LENGTH = 255  # characters; every column that can be searched is shorter
 _SESSION_KEY = "searches"  # of the web session: {digest of the token: encrypted term}
 _MAX_SEARCHES = 20  # of one login; the next one replaces the oldest
 _PREFIX = "~"
+_NONCE = bytes(12)  # constant, because each key encrypts one text only
 
 
 def redirect_url(request: HttpRequest) -> str | None:
@@ -51,7 +53,7 @@ def read(request: HttpRequest, query: str) -> str:
     if stored is None:
         messages.warning(request, "The search has expired. Search again.")
         raise IncorrectLookupParameters
-    return _xor(query, b64decode(stored)).decode()
+    return _cipher(query).decrypt(_NONCE, b64decode(stored), None).decode()
 
 
 def _store(request: HttpRequest, term: str) -> str:
@@ -60,7 +62,8 @@ def _store(request: HttpRequest, term: str) -> str:
     # PostgreSQL refuses NUL, and UTF-8 has no surrogates.
     text = term[:MAX_LENGTH].replace("\0", "\ufffd").encode(errors="replace")
     earlier = list(request.session.get(_SESSION_KEY, {}).items())[1 - _MAX_SEARCHES :]
-    request.session[_SESSION_KEY] = {**dict(earlier), _digest(token): b64encode(_xor(token, text)).decode()}
+    encrypted = b64encode(_cipher(token).encrypt(_NONCE, text, None)).decode()
+    request.session[_SESSION_KEY] = {**dict(earlier), _digest(token): encrypted}
     return token
 
 
@@ -68,9 +71,9 @@ def _digest(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
-def _xor(token: str, text: bytes) -> bytes:
-    """Encrypt or decrypt the text with a key stream that is made from the token."""
-    return bytes(a ^ b for a, b in zip(text, shake_256(token.encode()).digest(len(text)), strict=True))
+def _cipher(token: str) -> AESGCM:
+    """Return the cipher of a token. Its key differs from `_digest`, which is stored."""
+    return AESGCM(sha256(f"{__name__} {token}".encode()).digest())
 
 
 def parse_uuid(term: str) -> UUID | None:

@@ -5,7 +5,7 @@ valid cookie count against this device only, and those of all others do not coun
 
 The cookie is `DEVICE.TAG.TAG…`: a random identifier, and a tag for each account, because clinicians share computers. A
 tag is a keyed hash of the device, the account and its password hash, so a new password ends it. Without the key nobody
-can tell which accounts a cookie belongs to.
+can find out which accounts a cookie belongs to.
 """
 
 import re

@@ -108,22 +108,22 @@ def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> 
     """Return the page with status 429 and `Retry-After`, another page if the failures have ended the web session."""
     retry_after = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
     if getattr(request, "logged_out_by_failures", False):
-        message = f"You were logged out after too many wrong passwords. Log in again in {_cool_off_minutes()} minutes."
+        message = f"You were logged out after too many wrong passwords. Log in again in {lockout_minutes()} minutes."
         return too_many_requests(request, message, retry_after)
     response.status_code = 429
     response["Retry-After"] = retry_after
     return response
 
 
-def _cool_off_minutes() -> int:
+def lockout_minutes() -> int:
     return int(settings.AXES_COOLOFF_TIME.total_seconds() // 60)
 
 
 class LoginForm(AdminAuthenticationForm):
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
-            minutes = _cool_off_minutes()
-            return ValidationError(f"Too many failed login attempts. Try again in {minutes} minutes.", code="locked")
+            message = f"Too many failed login attempts. Try again in {lockout_minutes()} minutes."
+            return ValidationError(message, code="locked")
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:

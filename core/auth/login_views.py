@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.contrib.auth.views import LoginView, redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -40,7 +39,7 @@ def continue_login(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Show the current step of a pending login, and handle its form."""
     user = pending_login.get_user(request)
     if user is None:
-        return redirect_to_login(settings.LOGIN_REDIRECT_URL and reverse(settings.LOGIN_REDIRECT_URL))
+        return redirect_to_login(reverse("admin:index"))
     step = pending_login.current_step(request, user)
     if step is None or (request.method == "POST" and request.POST.get("step") != step):
         return _continue(request, user)  # a form that was sent twice, or the button of the page with recovery codes
@@ -50,8 +49,7 @@ def continue_login(request: HttpRequest, site: AdminSite) -> HttpResponse:
     context = {**site.each_context(request), "title": _TITLES[step], "step": step, "form": form, "account": user}
     if isinstance(form, EnrolForm):
         context |= enrolment.context(user, form.secret)
-    status = 429 if getattr(request, "axes_locked_out", False) else 200
-    return TemplateResponse(request, f"admin/login_{step}.html", context, status=status)
+    return TemplateResponse(request, f"admin/login_{step}.html", context)
 
 
 def _form(request: HttpRequest, user: User, step: str) -> CodeForm | NewPasswordForm | EnrolForm:

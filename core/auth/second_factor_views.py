@@ -96,5 +96,4 @@ def _show_codes(request: HttpRequest, site: AdminSite, codes: list[str]) -> Http
 
 
 def _page(request: HttpRequest, site: AdminSite, template: str, context: dict[str, Any]) -> HttpResponse:
-    status = 429 if getattr(request, "axes_locked_out", False) else 200
-    return TemplateResponse(request, template, {**site.each_context(request), **context}, status=status)
+    return TemplateResponse(request, template, {**site.each_context(request), **context})

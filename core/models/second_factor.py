@@ -107,15 +107,25 @@ class Authenticator(TOTPDevice):  # type: ignore[misc]  # django-otp has no type
         if not (token.isascii() and token.isdigit() and len(token) == self.digits):
             token = ""  # counts as wrong; `int` would accept "+12", "1_0" and other digits than 0 to 9
         try:
-            secret, is_current = decrypt(self.key, self.user_id)
+            _, is_current = decrypt(self.key, self.user_id)
         except InvalidTag:
             log.error("second factor can't be decrypted: SECRET_KEY was replaced and is not in SECRET_KEY_FALLBACKS")
             return False
         is_right: bool = super().verify_token(token)
         if is_right and not is_current:
+            self.encrypt_again()
+        return is_right
+
+    def encrypt_again(self) -> bool:
+        """Encrypt the secret with the current SECRET_KEY. Return False if it is already.
+
+        Raise InvalidTag if it can't be decrypted. The caller must have locked the row.
+        """
+        secret, is_current = decrypt(self.key, self.user_id)
+        if not is_current:
             self.key = encrypt(secret, self.user_id)
             self.save(update_fields=["key"])
-        return is_right
+        return not is_current
 
 
 def new_secret() -> bytes:

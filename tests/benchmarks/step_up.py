@@ -11,7 +11,7 @@ ROUNDS = 7  # there are ten recovery codes
 
 
 def measure(table: Table, staff: "Staff") -> None:
-    """Compare three more requests, which are redirect, page and code, with the reveal alone."""
+    """Compare three more requests, which are redirect, page and code, with only the reveal."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 

@@ -25,7 +25,7 @@ def database(servers: Servers, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def owner(database: str) -> Iterator[Connection]:
-    """Return a connection as the owner of the tables, who is a superuser of PostgreSQL."""
+    """Return a connection as a superuser, who can do everything that the owner of the tables can."""
     with closing(connect(database)) as connection:
         yield connection
 

@@ -1,4 +1,4 @@
-"""Migrated databases of their own for attacks, and the two roles that production uses."""
+"""Migrated databases for attacks, and connections to them as a superuser and as the application's role."""
 
 import os
 import subprocess
@@ -10,18 +10,9 @@ from typing import Any
 
 import psycopg
 
-from tests.support.dependency_servers import Postgres
+from tests.support.dependency_servers import Postgres, as_application, as_owner
 
 ROOT = Path(__file__).resolve().parents[2]
-APPLICATION_ROLE = "trail_app"
-_GRANTS = f"""
-    GRANT USAGE ON SCHEMA public TO {APPLICATION_ROLE};
-    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {APPLICATION_ROLE};
-    GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {APPLICATION_ROLE};
-    REVOKE UPDATE, DELETE ON audit_events, audit_checkpoints FROM {APPLICATION_ROLE};
-    REVOKE INSERT, UPDATE, DELETE ON django_migrations FROM {APPLICATION_ROLE};
-"""
-
 Connection = psycopg.Connection[Any]
 
 
@@ -35,18 +26,13 @@ def manage(*arguments: str, url: str, stdin: str | None = None) -> "subprocess.C
 
 @contextmanager
 def migrated_template(postgres: Postgres) -> Iterator[str]:
-    """Create a migrated database with the application's role. Yield its name."""
+    """Create a database and migrate it as in production. Yield its name."""
     name = "trail_template"
     postgres.execute(f"CREATE DATABASE {name}")
-    postgres.execute(f"CREATE ROLE {APPLICATION_ROLE} LOGIN PASSWORD 'password'")
-    url = url_of(postgres, name)
-    result = manage("migrate", "--verbosity", "0", url=url)
+    result = manage("migrate", "--verbosity", "0", url=as_owner(url_of(postgres, name)))
     assert result.returncode == 0, result.stderr
-    with psycopg.connect(url) as connection:
-        connection.execute(_GRANTS.encode())
     yield name
     postgres.execute(f"DROP DATABASE {name}")
-    postgres.execute(f"DROP ROLE {APPLICATION_ROLE}")
 
 
 @contextmanager
@@ -67,4 +53,4 @@ def connect(url: str) -> Connection:
 
 
 def connect_as_application(url: str) -> Connection:
-    return psycopg.connect(url, autocommit=True, user=APPLICATION_ROLE, password="password")
+    return connect(as_application(url))

@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from core.audit_checkpoints import _LOCK_ID, Checkpoint, is_settled, take_mark, write_checkpoints
 from core.audit_verification import Result, logged_digests, verify
 from tests.security.databases import Connection, connect, connect_as_application, manage
+from tests.support.dependency_servers import as_owner
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
 from voiceassist.embedded.programs import clean_environment, postgres_program
@@ -260,9 +261,9 @@ def test_large_trail_is_split(application: Connection, monkeypatch: pytest.Monke
 
 
 def test_events_from_before_the_migration_are_covered(database: str, owner: Connection) -> None:
-    assert manage("migrate", "core", "0006", url=database).returncode == 0
+    assert manage("migrate", "core", "0006", url=as_owner(database)).returncode == 0
     add_events(owner, 50)
-    assert manage("migrate", "--verbosity", "0", url=database).returncode == 0
+    assert manage("migrate", "--verbosity", "0", url=as_owner(database)).returncode == 0
     (written,) = checkpoint(owner)
     assert written.events >= 50
     assert verified(owner).problems == []

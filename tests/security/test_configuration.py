@@ -38,7 +38,7 @@ def test_server_refuses_to_start(name: str, value: str, tmp_path: Path) -> None:
 
 
 def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
-    """Follow the steps of docs/SECURITY_COMPLIANCE.md, and in the last one forget the old key too early."""
+    """Follow the steps of docs/SECURITY_COMPLIANCE.md. The last server has lost the key that signed the login."""
     production = {
         **PRODUCTION,
         "ALLOWED_HOSTS": "127.0.0.1",
@@ -50,7 +50,7 @@ def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
         "DRAIN_SECONDS": "0",
     }
     status_page = "/admin/status/"
-    with VoiceAssistServer(**production) as app:
+    with VoiceAssistServer(**production) as app:  # type: ignore[arg-type]  # mypy takes any of them for `port`
         client = app.log_in(EMAIL, PASSWORD)
         port = app.port
     for keys, is_logged_in in [
@@ -60,7 +60,7 @@ def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
         ({"SECRET_KEY": KEY}, False),
     ]:
         environment = {**production, **keys}
-        with VoiceAssistServer(port=port, **environment):  # type: ignore[arg-type]  # mypy takes any of them for `port`
+        with VoiceAssistServer(port=port, **environment):
             assert client.get("/admin/").status_code == (200 if is_logged_in else 302), keys
             assert client.get(status_page).status_code == (200 if is_logged_in else 302), keys
 

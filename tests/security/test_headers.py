@@ -86,7 +86,7 @@ def test_response_has_the_headers(app: VoiceAssistServer, kind: str) -> None:
 
 @needs_haproxy
 def test_responses_of_haproxy_have_the_headers(app: VoiceAssistServer, tmp_path: Path) -> None:
-    """Except the fixed pages for requests that it can't parse, to which no rule applies."""
+    """HAProxy's fixed pages for requests that it can't parse are not tested, because no rule applies to them."""
     haproxy = HAProxy(tmp_path, "haproxy.cfg", APP1=f"127.0.0.1:{app.port}", APP2="127.0.0.1:1")
     haproxy.start()
     try:
@@ -106,7 +106,7 @@ def test_responses_of_haproxy_have_the_headers(app: VoiceAssistServer, tmp_path:
 
 
 def test_crashes_write_no_core_dump(app: VoiceAssistServer) -> None:
-    """It would contain PHI."""
+    """A core dump would contain PHI."""
     for process in (psutil.Process(app.process.pid), *app.workers()):
         assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

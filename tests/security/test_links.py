@@ -133,7 +133,7 @@ def test_search_for_an_id_can_be_shared(admin_client: Client, user: User) -> Non
 
 
 def test_typed_url_is_replaced(admin_client: Client, user: User) -> None:
-    """As a bookmark of an earlier version is, or the form of an earlier version during an upgrade."""
+    """Bookmarks and forms of an earlier version have the search term in their URL."""
     response = admin_client.get("/admin/core/user/", {"q": EMAIL, "is_staff__exact": "0"})
     assert response.status_code == 302
     assert_impersonal(response["Location"], "")

@@ -141,7 +141,7 @@ def resident_memory(server: VoiceAssistServer) -> float:
 def test_guessing_clients_slow_nobody_and_take_little_memory(
     server: VoiceAssistServer, sql: Callable[..., list[Any]]
 ) -> None:
-    """Compared with clients that only open the login page, because the machine may be busy with other work."""
+    """The comparison is with clients that only open the login page, because the machine may be busy."""
     with Load(server, lambda browser, address: browser.send("GET", "/admin/login/", address)) as control:
         before = control.watch(100)
     with Load(server, lambda browser, address: browser.guess(address, f"{address}@example.org")) as guesses:

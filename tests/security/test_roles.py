@@ -213,7 +213,7 @@ def test_migrate_corrects_wrong_privileges_and_gives_those_of_a_new_table(copy: 
 
 
 def test_new_table_can_be_used_before_migrate_has_ended(copy: str) -> None:
-    """Triggers of the old servers may use it."""
+    """A trigger may write to the new table while servers of the old release run."""
     execute(as_owner(copy), "CREATE TABLE early (id serial)")
     execute(as_application(copy), "INSERT INTO early DEFAULT VALUES")
 

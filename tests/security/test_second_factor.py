@@ -187,7 +187,7 @@ def test_stored_values_are_not_codes(database: str, reader: Person) -> None:
 
 
 def test_database_does_not_contain_secrets(database: str, people: dict[str, Person], reader: Person) -> None:
-    """Neither of an app in use, nor of one that is being set up, nor recovery codes."""
+    """The secrets are those of an app in use, of one that is being set up, and recovery codes."""
     with pending(people["racer"]) as client:
         secrets = {reader.secret, secret_of(client.get(CONTINUE))}
         tables = query(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -207,7 +207,7 @@ def test_database_does_not_contain_secrets(database: str, people: dict[str, Pers
 
 
 def test_device_that_is_moved_to_another_user_does_not_work(database: str, people: dict[str, Person]) -> None:
-    """Whoever can write to the table can't give their own app to somebody else."""
+    """Somebody who can write to the table can't give their own app to another user."""
     attacker, victim = people["moved"], people["changed"]
     for person in (attacker, victim):
         person.log_in().close()
@@ -412,7 +412,7 @@ def test_planted_password_does_not_survive_a_new_permission_of_the_group(
 def test_unattended_login_cannot_set_passwords(
     database: str, people: dict[str, Person], superuser: httpx.Client
 ) -> None:
-    """Neither the own one nor that of another account, nor one of a new account, nor reset a second factor."""
+    """Each of these needs a code: the own password, another account's, a new account, the reset of a second factor."""
     passwords = "SELECT id, password FROM users ORDER BY id"
     before = query(database, passwords)
     new_user = {"email": "new@example.org", "usable_password": "true", "password1": PLANTED, "password2": PLANTED}

@@ -47,7 +47,7 @@ SLOW_REQUESTS = {
     "second request": (GET + b"\r\n" + GET, b"X: a\r\n"),
     "second body": (GET + b"\r\n" + POST + b"Content-Length: 1000\r\n\r\n", b"x"),
 }
-# These end by themselves, or after the timeout of idle connections.
+# These connections end at the deadline, or after the timeout of idle connections.
 IDLE_REQUESTS = {
     "body that never comes": POST + b"Content-Length: 1000\r\n\r\n",
     "body that is too large": POST + b"Content-Length: 1000000\r\n\r\n",
@@ -110,7 +110,7 @@ def test_silent_connections_delay_no_request(app: VoiceAssistServer) -> None:
 
 
 def test_request_has_one_deadline(app: VoiceAssistServer) -> None:
-    """It does not start again with each byte."""
+    """The deadline does not start again with each byte."""
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SlowClients(app.port, 1, start, rest=rest)) for start, rest in SLOW_REQUESTS.values()
@@ -155,7 +155,7 @@ def proxy(app: VoiceAssistServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @needs_haproxy
 def test_haproxy_refuses_large_bodies(proxy: VoiceAssistServer) -> None:
-    """As soon as it has buffered their beginning."""
+    """HAProxy responds when it has buffered the beginning of the body."""
     response, body = send(proxy.port, POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1), b"x" * 20_000)
     assert (response.status, json.loads(body)["error"]["code"]) == (413, "BAD_REQUEST")
     assert json.loads(body)["trace_id"] == response.headers["X-Request-ID"]
@@ -285,7 +285,7 @@ class TLSServer(VoiceAssistServer):
 
 
 def test_requests_over_tls_are_served(tmp_path: Path) -> None:
-    """They are not buffered, because only a thread decrypts them."""
+    """Requests over TLS are not buffered, because only a thread decrypts them."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")

@@ -4,6 +4,7 @@ from core import phi
 from core.models import Message, Session
 from tests.security.databases import Connection, manage
 from tests.security.test_audit_trail import USER
+from tests.support.dependency_servers import as_owner
 
 CANARY = "PHISTAT patient"
 SESSIONS = f"""
@@ -50,10 +51,10 @@ def test_no_statistics_are_collected_of_the_columns_that_are_declared_as_phi(own
 
 
 def test_migration_deletes_what_was_collected(database: str, owner: Connection) -> None:
-    assert manage("migrate", "core", "0006", url=database).returncode == 0
+    assert manage("migrate", "core", "0006", url=as_owner(database)).returncode == 0
     add_phi(owner)
     assert columns_with_phi(owner) == sorted(phi.columns(Session, "PHI") + phi.columns(Message, "PHI"))
     owner.execute("DELETE FROM messages")
     owner.execute("DELETE FROM sessions")
-    assert manage("migrate", "--verbosity", "0", url=database).returncode == 0
+    assert manage("migrate", "--verbosity", "0", url=as_owner(database)).returncode == 0
     assert columns_with_phi(owner) == []

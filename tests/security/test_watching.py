@@ -77,7 +77,7 @@ def test_reveal_without_a_permission_is_recorded(
 def test_reveal_of_an_object_that_does_not_exist_is_recorded(
     client: Client, message: Message, counted: dict[str, int]
 ) -> None:
-    """The id of the URL is recorded only if it is one. Another text may be anything, PHI too."""
+    """The id in the URL is recorded only if it is a UUID. Any other text could be PHI."""
     user = create_staff("viewer@example.org", "view_phi", "view_message")
     client.force_login(user)
     key = str(message.pk)
@@ -164,7 +164,7 @@ def test_reveals_are_counted(client: Client, message: Message, counted: dict[str
 
 
 def test_nothing_is_shown_if_the_refusal_cannot_be_recorded(client: Client, message: Message) -> None:
-    """The response differs from that to a recorded refusal, but not in a way that helps."""
+    """The response differs from that to a recorded refusal, but reveals nothing."""
     client.force_login(create_staff("viewer@example.org", "view_message"))
     client.raise_request_exception = False
     with separate_connection(user=SUPERUSER) as owner:

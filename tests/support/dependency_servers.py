@@ -1,26 +1,22 @@
 """Real servers for tests, from the wheels, on free loopback ports and with passwords.
 
-Tests can start, stop, kill and freeze them. A restart keeps the port and the data. They are killed when the test
-process exits, even if it crashes.
+Tests can start, stop, kill and freeze them (`tests.support.server_process`). A restart keeps the port and the data.
 """
 
-import ctypes
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+from tests.support.server_process import Server as Server
+from tests.support.server_process import free_port as free_port
 from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, psql, valkey_program
 from voiceassist.embedded.servers import ROLES
 
@@ -30,96 +26,6 @@ SUPERUSER = "tester"
 _PATH = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
 PGBOUNCER = shutil.which("pgbouncer", path=_PATH)
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.environ, reason="pgbouncer is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-class Server:
-    """A server process with its children, in a separate folder."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self) -> list[str]:
-        raise NotImplementedError
-
-    def is_ready(self) -> bool:
-        raise NotImplementedError
-
-    def launch(self) -> None:
-        """Start the process without waiting until it accepts connections."""
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
-
-    def start(self) -> None:
-        deadline = time.monotonic() + 30
-        while not self.is_ready():
-            if self._process is None or self._process.poll() is not None:
-                # Starting fails while the children of a killed server still hold its shared memory, so try again.
-                self.launch()
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"The server did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.02)
-
-    def _all(self) -> list[psutil.Process]:
-        assert self._process is not None
-        try:
-            parent = psutil.Process(self._process.pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def _signal(self, number: int) -> None:
-        for process in self._all():
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-
-    def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            processes = self._all()
-            self._signal(signal.SIGKILL)
-            self._process.wait(10)
-            deadline = time.monotonic() + 10
-            while not all(map(_has_exited, processes)) and time.monotonic() < deadline:
-                time.sleep(0.005)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self.thaw()
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
-
-
-def _has_exited(process: psutil.Process) -> bool:
-    """Return whether the process has exited. A zombie counts, because its parent or init may reap it seconds later."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def unprivileged_command(data: Path) -> list[str]:

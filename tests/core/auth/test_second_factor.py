@@ -275,6 +275,23 @@ def test_secret_is_encrypted_again_with_a_new_key(user: User, settings: Settings
     assert not device.verify_token("123456")
 
 
+def test_command_encrypts_secrets_of_users_who_did_not_log_in(user: User, settings: Settings) -> None:
+    secret, other = new_secret(), User.objects.create_user("bob@example.org")
+    settings.SECRET_KEY = "old" * 20
+    Authenticator.new(user, encrypt(secret, user.pk)).save()
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new" * 20, ["old" * 20]
+    Authenticator.new(other, encrypt(secret, other.pk)).save()
+    output = StringIO()
+    call_command("encrypt_second_factors", stdout=output)
+    assert output.getvalue() == "Encrypted 1 second factors with the current key.\n"
+    settings.SECRET_KEY_FALLBACKS = []
+    for device in Authenticator.objects.all():
+        assert decrypt(device.key, device.user_id) == (secret, True)
+    settings.SECRET_KEY = "lost" * 20
+    with pytest.raises(CommandError, match=r"2 second factors can't be decrypted\. .*SECRET_KEY_FALLBACKS"):
+        call_command("encrypt_second_factors", stdout=output)
+
+
 def test_changes_are_audited_without_secrets(user: User, codes: list[str]) -> None:
     user_codes = RecoveryCodes.objects.get(user=user)
     user_codes.user = user
@@ -297,7 +314,7 @@ def test_changes_are_audited_without_secrets(user: User, codes: list[str]) -> No
 
 
 def test_command_resets(user: User, codes: list[str]) -> None:
-    with pytest.raises(CommandError, match="User not found"):
+    with pytest.raises(CommandError, match="No user has this email"):
         call_command("reset_second_factor", "nobody@example.org")
     call_command("reset_second_factor", EMAIL.upper(), stdout=StringIO())
     assert not second_factor.is_enrolled(user)
@@ -305,7 +322,7 @@ def test_command_resets(user: User, codes: list[str]) -> None:
 
 
 def test_pages_of_django_otp_are_off(admin_client: Client) -> None:
-    """They show secrets, and can add a device to any account."""
+    """These pages would show secrets, and could add a device to any account."""
     assert admin_client.get("/admin/otp_totp/totpdevice/").status_code == 404
 
 
