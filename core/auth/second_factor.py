@@ -85,8 +85,7 @@ def check_code(request: HttpRequest, user: User, code: str) -> None:
 
 
 def _locked() -> ValidationError:
-    minutes = settings.AXES_COOLOFF_TIME.total_seconds() // 60
-    return ValidationError(f"Too many failed attempts. Try again in {minutes:.0f} minutes.", code="locked")
+    return ValidationError(f"Too many failed attempts. Try again in {lockout_minutes()} minutes.", code="locked")
 
 
 def _check_app_code(user: User, code: str) -> ValidationError | None:
