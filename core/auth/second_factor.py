@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from core import audit
 from core.auth.ended_logins import end_logins
-from core.auth.login_throttling import is_locked, record_failure
+from core.auth.login_throttling import is_locked, lockout_minutes, record_failure
 from core.models import AuditEvent, Authenticator, RecoveryCodes, User
 
 VERIFIED_AT_KEY = "second_factor_at"  # key of the web session; seconds since 1970
