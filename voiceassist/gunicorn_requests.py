@@ -40,7 +40,10 @@ class RequestReader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no ty
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
         """Return no more than a socket would, because gunicorn copies the rest for every chunk of a chunked body."""
-        read: bytes = super().read(self.mxchunk if size is None and self.buf.getbuffer().nbytes else size, read_ahead)
+        buffered = self.buf.getbuffer().nbytes
+        if size is None and buffered:
+            size = min(buffered, self.mxchunk)  # more would wait for the client
+        read: bytes = super().read(size, read_ahead)
         return read
 
     def chunk(self, size_hint: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Gunicorn's threaded worker, with separate threads for probes and error responses that never quote the request.
+"""Gunicorn's threaded worker, with threads for probes and static files, and errors that never quote the request.
 
 The server responds to probes even while every other thread waits for a database. The path of a request determines the
 thread pool, so this relies on requests being received before they are given to a thread, see gunicorn_requests.py.
@@ -17,6 +17,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName, ParseException
@@ -26,6 +27,7 @@ from core.api.error_codes import ErrorCode
 from core.http.security_headers import WORKER_HEADERS
 from core.trace_id import clear_trace_id, set_trace_id, trace_id_from_headers
 from health.multiprocess import draining
+from voiceassist import settings
 from voiceassist.gunicorn_requests import BufferingWorker
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
@@ -36,6 +38,10 @@ _RESTART_INTERVAL = 1.0  # seconds
 _SHORT_RESPONSE_TIMEOUT = 2.0  # seconds; probes and errors fit into the socket's buffer, unless nobody reads them
 # Separate pools, because /ready may wait for HEALTH_TIMEOUT and must not delay /health.
 _PROBE_THREADS = {b"health": 2, b"ready": 8, b"metrics": 2}
+_PATH = re.compile(rb"\w+ (?:http://[^/ ]+)?(/[^ ?]*)")
+_STATIC_PREFIX = f"/{settings.STATIC_URL.strip('/')}/".encode()
+# Only static files are larger than the socket's buffer, so a client that reads slowly holds a thread of this pool.
+_STATIC_THREADS = 2
 
 
 class Worker(BufferingWorker):
@@ -46,6 +52,7 @@ class Worker(BufferingWorker):
             self.probe_pools = {
                 name: _started_pool(threads, f"probe-{name.decode()}") for name, threads in _PROBE_THREADS.items()
             }
+            self.static_pool = _started_pool(_STATIC_THREADS, "static")
         except RuntimeError:
             if self.age <= self.cfg.workers:  # one of the first workers
                 raise
@@ -58,8 +65,12 @@ class Worker(BufferingWorker):
 
     def pool_for(self, conn: Any) -> ThreadPoolExecutor:
         request = conn.request
-        probe = _PROBE.match(request.head) if request and not request.has_body else None
-        return self.probe_pools[probe[1]] if probe else self.request_pool
+        if not request or request.has_body:
+            return self.request_pool
+        if probe := _PROBE.match(request.head):
+            return self.probe_pools[probe[1]]
+        path = _PATH.match(request.head)
+        return self.static_pool if path and unquote_to_bytes(path[1]).startswith(_STATIC_PREFIX) else self.request_pool
 
     def response_timeout(self, req: Any) -> float:
         return _SHORT_RESPONSE_TIMEOUT if _is_probe(req) else super().response_timeout(req)
