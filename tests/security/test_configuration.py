@@ -43,6 +43,7 @@ def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
         **PRODUCTION,
         "ALLOWED_HOSTS": "127.0.0.1",
         "HTTPS_ONLY": "false",
+        "ADMIN_MFA": "optional",
         "DATABASE_URL": database_with_staff(servers.postgres, "rotated", EMAIL, PASSWORD),
         "REDIS_URL": servers.redis.url,
         "QDRANT_URL": servers.qdrant.url,

@@ -46,7 +46,7 @@ RESPONSES = {
     "refused form": (b"POST /admin/login/ HTTP/1.1\r\n" + HTTPS, 403),
     "API schema": (b"GET /api/schema/ HTTP/1.1\r\n" + HTTPS, 200),
     "API documentation": (b"GET /api/docs/ HTTP/1.1\r\n" + HTTPS, 200),
-    "unreachable database": (b"GET /admin/ HTTP/1.1\r\nCookie: sessionid=%s\r\n" % (b"a" * 32) + HTTPS, 503),
+    "unreachable database": (b"GET /admin/ HTTP/1.1\r\nCookie: __Host-sessionid=%s\r\n" % (b"a" * 32) + HTTPS, 503),
 }
 
 

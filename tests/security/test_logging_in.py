@@ -81,6 +81,7 @@ def server(database: str) -> Iterator[VoiceAssistServer]:
         SECRET_KEY="only-for-these-tests-" * 3,
         ALLOWED_HOSTS="127.0.0.1",
         HTTPS_ONLY="false",
+        ADMIN_MFA="optional",
         BEHIND_PROXY="true",
         DATABASE_URL=database,
     ) as running:
