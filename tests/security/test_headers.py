@@ -62,6 +62,7 @@ def headers(port: int, request: bytes) -> tuple[int, Message]:
         client.sendall(request + b"\r\n")
         response = HTTPResponse(client)
         response.begin()
+        response.close()
         return response.status, response.headers
 
 
