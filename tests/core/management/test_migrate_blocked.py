@@ -16,7 +16,7 @@ import pytest
 from core.database_roles import OWNER_ROLE
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import ROOT, empty_database, run_command
-from tests.support.dependency_servers import PgBouncer, needs_pgbouncer
+from tests.support.dependency_servers import SUPERUSER, PgBouncer, needs_pgbouncer
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
 
@@ -212,7 +212,7 @@ def test_retries_after_a_deadlock_with_the_application(migrated_database: str, t
     locks = 'migrations.RunSQL("LOCK messages; LOCK sessions", "")'
     waits = "SELECT count(*) FROM pg_locks WHERE relation = 'sessions'::regclass AND NOT granted"
     with Migrate(tmp_path, locks, url=migrated_database) as migrate:
-        with psycopg.connect(migrated_database) as other:
+        with psycopg.connect(migrated_database, user=SUPERUSER) as other:
             other.execute("SET deadlock_timeout = '30s'")
             other.execute("LOCK sessions")
             while other.execute(waits).fetchone() == (0,):

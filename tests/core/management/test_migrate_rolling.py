@@ -43,7 +43,7 @@ class Load(Clients):
         while not self._stop.is_set():
             for port in list(self._ports):
                 number += 1
-                content = f"{session} {threading.get_ident()} {number}"
+                content = f"{session}-{threading.get_ident()}-{number}"
                 message = {"role": "user", "content": content, "client_message_id": content}
                 started_at = time.monotonic()
                 if self._request(port, "POST", path, json.dumps(message)):
