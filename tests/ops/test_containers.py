@@ -193,7 +193,7 @@ def test_migrate_connects_as_the_owner_and_differs_in_nothing_else(services: Any
     ],
 )
 def test_migrate_uses_the_server_of_database_url(variables: dict[str, str], url: str) -> None:
-    config = parse_config(environment=FILLED | variables)["services"]
+    config = parse_config(environment=FILLED | variables | {"PLAINTEXT_DEPENDENCIES": "postgres"})["services"]
     assert config["migrate"]["environment"]["DATABASE_URL"] == url
     assert config["voiceassist-server"]["environment"]["DATABASE_URL"] == "postgres://one@db/x"
 

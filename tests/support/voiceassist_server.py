@@ -30,7 +30,7 @@ def database_with_staff(postgres: Postgres, name: str, email: str, password: str
         f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
     )
     environment = {**os.environ, "DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=150)
     return as_application(url)
 
 

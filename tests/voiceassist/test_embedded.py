@@ -379,7 +379,8 @@ def test_waits_for_the_initdb_of_a_killed_starter(var: Path) -> None:
     starter = start_in_background(var)
     while not (var / "postgres.new" / "base").exists():
         time.sleep(0.01)
-    (initdb,) = (child for child in psutil.Process(starter.pid).children(recursive=True) if child.name() == "initdb")
+    children = psutil.Process(starter.pid).children(recursive=True)
+    (initdb,) = (child for child in children if child.is_running() and child.name() == "initdb")
     initdb.suspend()
     starter.kill()
     starter.communicate(timeout=10)

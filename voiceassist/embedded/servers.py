@@ -49,7 +49,7 @@ class Postgres(Server):
         """Return whether this version of roles.sql has run in the data folder. Older folders lack the roles."""
         try:
             return self._applied_roles.read_bytes() == ROLES.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     @property

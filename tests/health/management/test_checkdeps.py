@@ -328,7 +328,8 @@ def test_names_the_host_that_responded(servers: Servers, migrated: dict[str, str
     dependencies = json.loads(completed.stdout)["dependencies"]
     assert (completed.returncode, dependencies["postgres"]["detail"]) == (0, f"127.0.0.1:{port}/migrated")
     command = [sys.executable, "manage.py", "migrate", "--check"]
-    assert subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, cwd=ROOT, timeout=60).returncode == 0
+    environment = {**os.environ, "DATABASE_URL": as_owner(url)}
+    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=60).returncode == 0
 
 
 def test_names_every_host_if_none_responds() -> None:
