@@ -15,6 +15,7 @@ import psycopg
 import structlog
 
 from core import audit_integrity
+from core.clients.outages import is_outage
 from core.clients.postgresql import connection_limit, server_log
 from core.clients.postgresql.connection import MIN_TIMEOUT, Connection
 from health import metrics
@@ -48,8 +49,9 @@ def refresh(connection: Connection, seconds: float) -> None:
         for find_problems in SOURCES:
             with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
                 found |= find_problems(connection)
-    except Exception:
-        log.exception("The warnings about the database could not be refreshed")
+    except Exception as error:
+        if not is_outage(error):  # which readiness reports
+            log.exception("The warnings about the database could not be refreshed")
     else:
         current = found
 

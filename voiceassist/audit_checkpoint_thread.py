@@ -15,6 +15,7 @@ import structlog
 from django.db import connections
 
 from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
+from core.clients.outages import is_outage
 from health.multiprocess import runtime_folder
 
 log = structlog.stdlib.get_logger("voiceassist.audit")
@@ -49,9 +50,10 @@ def _run() -> None:
             is_failing = False
         except psycopg.errors.UndefinedTable:  # before `migrate`
             continue
-        except Exception:
+        except Exception as error:
             if not is_failing:  # log repeated failures once
-                log.exception("writing a checkpoint of the audit trail failed")
+                details = {"error": type(error).__name__} if is_outage(error) else {"exc_info": True}
+                log.error("writing a checkpoint of the audit trail failed", **details)
             is_failing = True
 
 

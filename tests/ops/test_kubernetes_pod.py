@@ -97,8 +97,11 @@ class Cluster:
         del manifest["metadata"]["namespace"]
         if kind == "Job":
             manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]}
+        # In Kubernetes `env` overrides `envFrom`, in podman 4.3 it does not.
+        own = {item["name"] for item in template["spec"]["containers"][0].get("env", ())}
+        data = {key: value for key, value in self._config["data"].items() if key not in own}
         path = self._folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump_all([self._config, manifest]))
+        path.write_text(yaml.safe_dump_all([self._config | {"data": data}, manifest]))
         try:
             yield podman("kube", "play", str(path)).stdout.split()[-1]
         finally:
