@@ -50,8 +50,8 @@ def refresh(connection: Connection, seconds: float) -> None:
             with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
                 found |= find_problems(connection)
     except Exception as error:
-        if not is_outage(error):  # which readiness reports
-            log.exception("The warnings about the database could not be refreshed")
+        details = {"error": type(error).__name__} if is_outage(error) else {"exc_info": True}
+        log.error("The warnings about the database could not be refreshed", **details)
     else:
         current = found
 
