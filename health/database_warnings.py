@@ -50,7 +50,7 @@ def refresh(connection: Connection, seconds: float) -> None:
             with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
                 found |= find_problems(connection)
     except Exception as error:
-        details = {"error": type(error).__name__} if is_outage(error) else {"exc_info": True}
+        details = {"reason": type(error).__name__} if is_outage(error) else {"exc_info": True}
         log.error("The warnings about the database could not be refreshed", **details)
     else:
         current = found

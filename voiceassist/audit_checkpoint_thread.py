@@ -52,7 +52,7 @@ def _run() -> None:
             continue
         except Exception as error:
             if not is_failing:  # log repeated failures once
-                details = {"error": type(error).__name__} if is_outage(error) else {"exc_info": True}
+                details = {"reason": type(error).__name__} if is_outage(error) else {"exc_info": True}
                 log.error("writing a checkpoint of the audit trail failed", **details)
             is_failing = True
 
