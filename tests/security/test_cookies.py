@@ -20,6 +20,7 @@ from tests.support.voiceassist_server import VoiceAssistServer
 pytestmark = pytest.mark.timeout(180)  # the fixture starts a server
 
 SESSION, CSRF, STATUS = "__Host-sessionid", "__Host-csrftoken", "__Secure-status_access"
+DEVICE = "__Host-device"  # it outlives the login and the browser, so that strangers do not lock its user out
 VIA_PROXY = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}  # as a proxy would add
 
 
@@ -47,10 +48,11 @@ def test_cookies_have_prefixes_and_end_with_the_browser(url: str) -> None:
         form = {"username": ADMIN, "password": PASSWORD, "csrfmiddlewaretoken": token}
         cookies.update(set_cookies(client.post("/admin/login/?next=/admin/", data=form)))
         cookies.update(set_cookies(client.get("/admin/")))
-        assert set(cookies) == {SESSION, CSRF, STATUS}
+        assert set(cookies) == {SESSION, CSRF, STATUS, DEVICE}
         for name, cookie in cookies.items():
             assert cookie["secure"] is True, name
-            assert cookie["domain"] == cookie["max-age"] == cookie["expires"] == "", name
+            assert cookie["domain"] == "", name
+            assert (cookie["max-age"] == cookie["expires"] == "") == (name != DEVICE), name
             assert cookie["path"] == ("/admin/status/" if name == STATUS else "/")
             assert (cookie["httponly"] is True) == (name != CSRF)
         renamed = "; ".join(f"{name.rpartition('-')[2]}={cookie.value}" for name, cookie in cookies.items())
@@ -77,7 +79,7 @@ def test_browser_deletes_what_it_has_stored_at_logout(browser: Chrome, url: str)
     browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": VIA_PROXY})
     log_in(browser, url)
     names = {cookie["name"] for cookie in browser.get_cookies()}
-    assert names == {SESSION, CSRF}
+    assert names == {SESSION, CSRF, DEVICE}
     browser.execute_script("document.cookie = '__Host-csrftoken=x; secure; path=/admin/'")
     browser.execute_script("document.cookie = '__Secure-status_access=x; path=/admin/status/'")
     assert "=x" not in browser.execute_script("return document.cookie")
@@ -85,5 +87,5 @@ def test_browser_deletes_what_it_has_stored_at_logout(browser: Chrome, url: str)
     browser.find_element(By.CSS_SELECTOR, "#logout-form button").click()
     assert succeeds_within(20, lambda: not browser.find_elements(By.ID, "logout-form"))
     assert browser.execute_script("return [localStorage.patient, sessionStorage.patient]") == [None, None]
-    assert {cookie["name"] for cookie in browser.get_cookies()} <= {CSRF}
+    assert {cookie["name"] for cookie in browser.get_cookies()} <= {CSRF, DEVICE}
     log_in(browser, url)  # the CSRF cookie still works
