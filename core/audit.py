@@ -7,8 +7,10 @@ revealing PHI and logging in, are recorded by `record`.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db import connection, transaction
@@ -21,25 +23,61 @@ from core.models import AuditEvent, User
 from core.trace_id import get_or_create_trace_id
 
 
-def _actor(user: Any, request: HttpRequest | None) -> dict[str, Any]:
+class Origin(NamedTuple):
+    """Who made a change, from where, and in which request. Background jobs keep it, with the reason."""
+
+    actor_id: UUID | None = None
+    actor_email: str = ""
+    address: str | None = None
+    trace_id: str = ""
+    reason: str = ""
+
+    def actor(self) -> dict[str, Any]:
+        """Return the columns of an audit event."""
+        return {name: value for name, value in self._asdict().items() if name != "reason"}
+
+
+_NO_ORIGIN = Origin()
+_origin: ContextVar[Origin] = ContextVar("audit_origin", default=_NO_ORIGIN)
+
+
+def current_origin() -> Origin:
+    """Return the origin that `attributed_to` has set, otherwise an empty one."""
+    return _origin.get()
+
+
+def _origin_of(user: Any, request: HttpRequest | None, reason: str = "") -> Origin:
     is_known = user is not None and user.pk is not None
-    return {
-        "actor_id": user.pk if is_known else None,
-        "actor_email": user.email if is_known else "",
-        "address": (client_address(request) or None) if request else None,
-        "trace_id": get_or_create_trace_id() if request else "",
-    }
+    return Origin(
+        actor_id=user.pk if is_known else None,
+        actor_email=user.email if is_known else "",
+        address=(client_address(request) or None) if request else None,
+        trace_id=get_or_create_trace_id() if request else "",
+        reason=reason,
+    )
 
 
 @contextmanager
-def audit_context(request: HttpRequest, user: User | None = None) -> Iterator[None]:
-    """Open a transaction whose changes the triggers attribute to `user`, by default the request's user."""
-    actor = json.dumps(_actor(user or request.user, request), default=str)
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            # Transaction-local (true), because a pooler may give the connection to another client afterwards.
-            cursor.execute("SELECT set_config('voiceassist.audit', %s, true)", [actor])
-        yield
+def attributed_to(origin: Origin) -> Iterator[None]:
+    """Open a transaction whose changes the triggers attribute to `origin`."""
+    token = _origin.set(origin)
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                # Transaction-local (true), because a pooler may give the connection to another client afterwards.
+                actor = json.dumps(origin.actor(), default=str)
+                cursor.execute("SELECT set_config('voiceassist.audit', %s, true)", [actor])
+            yield
+    finally:
+        _origin.reset(token)
+
+
+def audit_context(request: HttpRequest, user: User | None = None, reason: str = "") -> AbstractContextManager[None]:
+    """Open a transaction whose changes the triggers attribute to `user`, by default the request's user.
+
+    Jobs that are enqueued in it have the same origin, and `reason`.
+    """
+    return attributed_to(_origin_of(user or request.user, request, reason))
 
 
 def record(
@@ -59,7 +97,7 @@ def record(
         table=target._meta.db_table if target else "",
         object_id=str(target.pk) if target else "",
         changes=changes or {},
-        **_actor(user, request),
+        **_origin_of(user, request).actor(),
     )
 
 

@@ -48,6 +48,13 @@ AUDITED = {
         "drift last_t last_used_at throttling_failure_count throttling_failure_timestamp",
     ),
     "recovery_codes": Audited("user_id", "id created_at user_id", "updated_at"),
+    # Who asked for what. The course of a job is not recorded, because what it changes has events of its own.
+    "jobs": Audited(
+        "id",
+        "id created_at task arguments is_scheduled actor_id trace_id reason",
+        "updated_at status run_after sent_at lease leased_until attempts done total result error started_at "
+        "finished_at",
+    ),
 }
 APPEND_ONLY = {
     "audit_events": "It is the audit trail.",

@@ -36,6 +36,13 @@ QDRANT_CALLS = Histogram(
     ["method", "outcome"],
     buckets=_CALL_BUCKETS,
 )
+JOBS = Counter("voiceassist_jobs", "Background jobs that a worker ran, by task and outcome.", ["task", "outcome"])
+JOB_DURATION = Histogram(
+    "voiceassist_job_duration_seconds",
+    "Duration of background jobs, by task.",
+    ["task"],
+    buckets=(0.01, 0.1, 1, 10, 60, 600, 3600),
+)
 REVEALS = Counter("voiceassist_reveals", "Requests to reveal PHI that the audit trail records.", ["outcome"])
 for _outcome in ("revealed", "refused", "code_required"):
     REVEALS.labels(_outcome)

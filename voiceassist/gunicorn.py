@@ -152,11 +152,9 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     from health import readiness
-    from voiceassist import audit_checkpoint_thread
 
-    # They inherit the blocked signals, so that only the main thread handles them.
+    # It inherits the blocked signals, so that only the main thread handles them.
     readiness.start_background_thread()
-    audit_checkpoint_thread.start()
     _unblock_stop_signals()
 
 

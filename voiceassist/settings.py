@@ -139,6 +139,9 @@ if PRODUCTION:
         if _dependency not in PLAINTEXT_DEPENDENCIES:
             env.require_verified_tls(_variable, _dependency, _transport, _advice)
 
+# Background jobs (core.jobs). Django 6 has the same setting.
+TASKS = {"default": {"BACKEND": "core.jobs.backend.TaskBackend"}}
+
 # --- Readiness and metrics ------------------------------------------------------------------------
 
 HEALTH_TIMEOUT = env.seconds("HEALTH_TIMEOUT", 2.0, minimum=0.1)

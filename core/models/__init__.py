@@ -1,4 +1,4 @@
-"""Users, their sessions, the messages of a session, and the audit trail.
+"""Users, their sessions, the messages of a session, the audit trail, and background jobs.
 
     User 1 ─── * Session 1 ─── * Message
          1 ─── 0..1 Authenticator, RecoveryCodes   the second factor
@@ -14,6 +14,7 @@ from core.models.audit_events import MATCHES_TIME_INDEX, AuditEvent
 from core.models.base import BaseModel
 from core.models.conversations import Message, Session
 from core.models.fields import LowercaseEmailField
+from core.models.jobs import Job
 from core.models.second_factor import Authenticator, RecoveryCodes
 from core.models.users import User
 
@@ -22,6 +23,7 @@ __all__ = [
     "AuditEvent",
     "Authenticator",
     "BaseModel",
+    "Job",
     "LowercaseEmailField",
     "Message",
     "RecoveryCodes",

@@ -38,8 +38,8 @@ NOISE = 0.5  # seconds that a busy machine may add to a response
 FAULTS = [mode for mode in MODES if mode not in ("pass", "delay")]
 PROBERS = 4
 THREADS = 8  # WEB_THREADS
-# The pools for probes and static files (gunicorn_worker.py), and the main, readiness and audit checkpoint threads.
-MAX_THREADS = THREADS + 12 + 2 + 3
+# The pools for probes and static files (gunicorn_worker.py), and the main and readiness threads.
+MAX_THREADS = THREADS + 12 + 2 + 2
 MAX_MEMORY_GROWTH = 15 * 2**20  # bytes per worker
 
 

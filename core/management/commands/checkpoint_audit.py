@@ -1,4 +1,4 @@
-"""`manage.py checkpoint_audit`: write a checkpoint of the audit trail now. The server does this every 30 seconds."""
+"""`manage.py checkpoint_audit`: write a checkpoint of the audit trail now. The worker does this every 30 seconds."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ _INTERVAL = 0.2
 
 
 class Command(BaseCommand):
-    help = "Writes and logs a checkpoint of the audit events that have none. The server does this too."
+    help = "Writes and logs a checkpoint of the audit events that have none. The worker does this too."
 
     def handle(self, **options: Any) -> None:
         connection.ensure_connection()

@@ -1,0 +1,48 @@
+"""The worker's `/health` and `/metrics`, for probes and Prometheus."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from hmac import compare_digest
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from django.conf import settings
+from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+_MAX_AGE = 60.0  # seconds since the main thread's last round; a round takes at most a few DATABASE_TIMEOUT
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 5  # seconds for receiving a request
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing, because probes and scrapes would fill the log."""
+
+
+def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
+    """Serve in a background thread. `last_round` returns the monotonic time of the main thread's last round."""
+    metrics = make_wsgi_app()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"].rstrip("/")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _respond(start_response, "405 Method Not Allowed")
+        if path == "/health":
+            is_alive = time.monotonic() - last_round() < _MAX_AGE
+            return _respond(start_response, "200 OK" if is_alive else "503 Service Unavailable")
+        if path != "/metrics":
+            return _respond(start_response, "404 Not Found")
+        expected = f"Bearer {settings.METRICS_TOKEN}" if settings.METRICS_TOKEN else ""
+        if expected and not compare_digest(environ.get("HTTP_AUTHORIZATION", "").encode(), expected.encode()):
+            return _respond(start_response, "401 Unauthorized")
+        return metrics(environ, start_response)  # type: ignore[no-any-return]
+
+    server = make_server(host, port, app, ThreadingWSGIServer, _Handler)
+    threading.Thread(target=server.serve_forever, name="worker-http", daemon=True).start()
+
+
+def _respond(start_response: Callable[..., Any], status: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
+    return [f"{status}\n".encode()]

@@ -1,0 +1,24 @@
+"""`manage.py worker`: run background jobs until SIGTERM."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from core.jobs.worker import Worker
+
+
+class Command(BaseCommand):
+    help = "Runs background jobs until SIGTERM. Any number of workers may run. docs/OPERATIONS.md describes them."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--bind", metavar="HOST:PORT", help="serve /health and /metrics at this address")
+
+    def handle(self, *, bind: str | None, **options: Any) -> None:
+        host, _, port = (bind or "").rpartition(":")
+        if bind and not (host and port.isdigit()):
+            raise CommandError(f"--bind {bind} is not HOST:PORT.")
+        try:
+            Worker().run((host.strip("[]"), int(port)) if bind else None)
+        except OSError as error:
+            raise CommandError(f"Could not listen on {bind}: {error.strerror}. Choose another address.") from None

@@ -1,0 +1,78 @@
+"""The tasks that run in the background, see `core.jobs`."""
+
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from django.db import connections
+from django.utils import timezone
+from django_tasks import task
+
+from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
+from core.auth.login_failures import delete_expired
+from core.auth.web_sessions import SessionStore
+from core.jobs.progress import batch, current_job
+from core.models import Job
+
+log = structlog.stdlib.get_logger("voiceassist.tasks")
+
+_MAX_ROWS = 1000  # per transaction
+_KEEP_JOBS = timedelta(days=90)
+_CHECKPOINT_CALL_TIMEOUT = 10.0  # seconds; reading a batch of events takes about 0.2
+_MAX_CHECKPOINT_AGE = timedelta(minutes=10)
+
+
+@task()
+def write_audit_checkpoints() -> None:
+    """Write checkpoints of the audit trail up to the last call's mark, then take a mark for the next call."""
+    job = current_job()
+    found: dict[str, Any] = job.result
+    mark = Mark(found["position"], found["transaction"]) if found else None
+    with closing(connections["default"].open_probe(_CHECKPOINT_CALL_TIMEOUT)) as connection:  # type: ignore[attr-defined]  # ours
+        if mark is not None:
+            is_written = is_settled(connection, mark)
+            if is_written:
+                for _ in write_checkpoints(connection, mark):
+                    continue
+                is_written = is_covered(connection, mark)
+            if not is_written:
+                _warn_if_old(datetime.fromisoformat(found["taken_at"]))
+                return
+        new_mark = take_mark(connection)
+    job.result = {**new_mark._asdict(), "taken_at": timezone.now().isoformat()}
+
+
+def _warn_if_old(taken_at: datetime) -> None:
+    if timezone.now() - taken_at > _MAX_CHECKPOINT_AGE:
+        log.warning(
+            "the audit trail has had no checkpoint for a long time",
+            hint="find the transaction that is open since, in pg_stat_activity and pg_prepared_xacts, or the "
+            "advisory lock in pg_locks; removed events do not show meanwhile",
+        )
+
+
+@task()
+def clear_web_sessions() -> None:
+    """Delete the rows of expired web sessions."""
+    with batch():
+        SessionStore.clear_expired()
+
+
+@task()
+def clear_login_attempts() -> None:
+    """Delete the counts of failed logins that no longer matter."""
+    with batch():
+        delete_expired(None)
+
+
+@task()
+def clear_finished_jobs() -> None:
+    """Delete the jobs that ended 90 days ago."""
+    old = Job.objects.filter(finished_at__lt=timezone.now() - _KEEP_JOBS, is_scheduled=False)
+    while True:
+        with batch() as job:
+            deleted, _ = Job.objects.filter(pk__in=old.order_by().values("pk")[:_MAX_ROWS]).delete()
+            job.done += deleted
+        if not deleted:
+            break
