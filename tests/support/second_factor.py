@@ -10,6 +10,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 CONTINUE = "/admin/login/continue/"
+MAX_BUSY = 5  # seconds in Retry-After while the server is busy; a lockout takes longer
 SECRET = re.compile(r'<code class="key">([A-Z2-7 ]+)</code>')
 RECOVERY_CODE = re.compile(r"<li><code>([a-z2-7-]+)</code></li>")
 
@@ -54,7 +55,13 @@ class Person:
         return httpx.Client(base_url=self.url, timeout=30)
 
     def enter_password(self, client: httpx.Client, next_url: str = "/admin/") -> httpx.Response:
-        return submit(client, "/admin/login/", username=self.email, password=self.password, next=next_url)
+        """Send the right password, again after Retry-After while the server hashes too many others."""
+        for _ in range(10):
+            response = submit(client, "/admin/login/", username=self.email, password=self.password, next=next_url)
+            if response.status_code != 429 or int(response.headers["Retry-After"]) > MAX_BUSY:
+                break
+            time.sleep(int(response.headers["Retry-After"]))
+        return response
 
     def enrol(self, client: httpx.Client) -> None:
         """Set up the telephone in a pending login, and log in."""
