@@ -24,6 +24,7 @@ from django.test import Client
 from core.conversations import append_message, end_session
 from core.models import Authenticator, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
+from tests.support.databases import migrated_database
 from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
 
@@ -56,11 +57,9 @@ def rows() -> None:
 
 @pytest.fixture
 def fresh_database(servers: Servers) -> Iterator[str]:
-    """Create an empty database and return its owner's URL."""
-    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE loaded")
-        yield as_owner(servers.postgres.url.removesuffix("/tests") + "/loaded")
-        connection.execute("DROP DATABASE loaded WITH (FORCE)")
+    """Create a migrated database without users, and return its owner's URL."""
+    yield as_owner(migrated_database(servers.postgres, "loaded"))
+    servers.postgres.execute("DROP DATABASE loaded WITH (FORCE)")
 
 
 def manage(database: str, *arguments: str) -> str:
@@ -90,7 +89,6 @@ def test_dump_of_every_table_loads_into_a_fresh_database(rows: None, fresh_datab
     assert set(before) == stored - excluded
     assert stored >= {model._meta.label_lower for model in tables if is_used(model)}
 
-    manage(fresh_database, "migrate", "--verbosity=0")
     manage(fresh_database, "loaddata", "--verbosity=0", str(path))
     after = by_model(manage(fresh_database, "dumpdata", *DUMP))
 

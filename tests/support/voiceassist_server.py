@@ -14,24 +14,11 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.support.dependency_servers import Postgres, as_application, as_owner, free_port
+from tests.support.databases import database_with_staff as database_with_staff
 from tests.support.polling import succeeds_within
+from tests.support.server_process import die_with_parent, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def database_with_staff(postgres: Postgres, name: str, email: str, password: str) -> str:
-    """Return the application's URL of a new, migrated database with a superuser."""
-    postgres.execute(f"CREATE DATABASE {name}")
-    url = postgres.url.replace("/tests", f"/{name}")
-    program = (
-        "import django; django.setup()\n"
-        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
-        f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
-    )
-    environment = {**os.environ, "DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=150)
-    return as_application(url)
 
 
 @cache
@@ -97,12 +84,21 @@ class VoiceAssistServer:
             cwd=self._cwd,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,
         )
+        try:
+            self._wait_for_health()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait_for_health(self) -> None:
         end = time.monotonic() + 30
         while True:
             try:
                 self.get("/health")
-                return self
+                return
             except OSError:
                 assert self.process.poll() is None, self.log()
                 assert time.monotonic() < end, self.log()

@@ -16,7 +16,8 @@ import pytest
 from core.database_roles import OWNER_ROLE
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import ROOT, empty_database, run_command
-from tests.support.dependency_servers import SUPERUSER, PgBouncer, needs_pgbouncer
+from tests.support import databases
+from tests.support.dependency_servers import SUPERUSER, PgBouncer, as_owner, needs_pgbouncer
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
 
@@ -61,11 +62,10 @@ class Migrate:
 
 
 @pytest.fixture
-def migrated_database(empty_database: str) -> str:
-    """Return the URL of a database with all migrations applied."""
-    code, _, errors = run_command("migrate", database=empty_database)
-    assert code == 0, errors
-    return empty_database
+def migrated_database(servers: Servers) -> Iterator[str]:
+    """Return the owner's URL of a database with all migrations applied."""
+    yield as_owner(databases.migrated_database(servers.postgres, "blocked"))
+    servers.postgres.execute("DROP DATABASE blocked WITH (FORCE)")
 
 
 @contextlib.contextmanager

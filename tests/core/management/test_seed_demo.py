@@ -20,7 +20,8 @@ from django.test import Client
 from core import conversations
 from core.demo.generator import write
 from core.models import AuditEvent, Message, Session, User
-from tests.support.dependency_servers import as_application, as_owner
+from tests.support.databases import migrated_database
+from tests.support.dependency_servers import as_application
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -184,11 +185,8 @@ def test_wrong_usage_exits_with_2(argument: str) -> None:
 def separate_database(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Create a migrated database that the test's commands can commit to, and set DATABASE_URL."""
     name = "demo_" + request.node.name.partition("[")[0][-40:]
-    servers.postgres.execute(f"CREATE DATABASE {name}")
+    url = migrated_database(servers.postgres, name)
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
-    url = servers.postgres.url.replace("/tests", f"/{name}")
-    monkeypatch.setenv("DATABASE_URL", as_owner(url))
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
     monkeypatch.setenv("DATABASE_URL", as_application(url))
 
 

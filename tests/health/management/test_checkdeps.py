@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.api.test_envelope import REASONS
+from tests.support.databases import migrated_database
 from tests.support.dependency_servers import PgBouncer, Postgres, Valkey, as_application, as_owner, needs_pgbouncer
 from tests.support.plugin import Servers
 
@@ -49,16 +50,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
     """Return an environment with a migrated database. pytest-django's test database has another name."""
-    servers.postgres.execute("CREATE DATABASE migrated")
-    url = servers.postgres.url.replace("/tests", "/migrated")
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-        env={**os.environ, "DATABASE_URL": as_owner(url)},
-        cwd=ROOT,
-        check=True,
-        timeout=60,
-    )
-    return {"DATABASE_URL": as_application(url)}
+    return {"DATABASE_URL": as_application(migrated_database(servers.postgres, "migrated"))}
 
 
 def test_text_output_when_everything_is_healthy(migrated: dict[str, str]) -> None:
