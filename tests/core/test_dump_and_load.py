@@ -1,9 +1,6 @@
 """`dumpdata` and `loaddata` copy every row into a fresh database, and the audit trail stays protected."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -24,6 +21,7 @@ from django.test import Client
 from core.conversations import append_message, end_session
 from core.models import Authenticator, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
+from tests.support import databases
 from tests.support.databases import migrated_database
 from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
@@ -63,10 +61,9 @@ def fresh_database(servers: Servers) -> Iterator[str]:
 
 
 def manage(database: str, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        env={**os.environ, "DATABASE_URL": database}, cwd=ROOT, check=True, text=True, capture_output=True,
-    ).stdout  # fmt: skip
+    done = databases.manage(*arguments, url=database)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def by_model(dump: str) -> dict[str, list[Any]]:

@@ -5,9 +5,7 @@ Tests of `migrate` itself create an empty database instead.
 
 import os
 import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -15,20 +13,16 @@ import psycopg
 from psycopg import sql
 
 from tests.support.dependency_servers import Postgres, as_application, as_owner
+from tests.support.forked_python import run
 
 if TYPE_CHECKING:
     from django.db.models import Model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def manage(*arguments: str, url: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a command of manage.py with the database at `url`."""
     environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    command = [sys.executable, "manage.py", *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=150, check=False
-    )
+    return run(["manage.py", *arguments], environment, stdin=stdin, timeout=120)
 
 
 def url_of(postgres: Postgres, name: str) -> str:

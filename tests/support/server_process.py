@@ -1,10 +1,8 @@
 """A server process of the tests: started, stopped, killed and frozen. It is killed when the test process exits."""
 
-import ctypes
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.forked_python import die_with_parent
 from voiceassist.embedded.programs import clean_environment
 
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to clients, which could take one before its server
@@ -43,12 +42,6 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("No free port. The tests have left too many servers running.")
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it ends. Use as `preexec_fn`."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Server:

@@ -10,13 +10,15 @@ import tempfile
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 from tests.support.databases import database_with_staff as database_with_staff
+from tests.support.forked_python import ForkedPython, die_with_parent
 from tests.support.polling import succeeds_within
-from tests.support.server_process import die_with_parent, free_port
+from tests.support.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,13 +52,14 @@ def has_ended(process: psutil.Process) -> bool:
 class VoiceAssistServer:
     """A context manager that runs the server, in the current folder `cwd`.
 
-    `options` are gunicorn's. `environment` is added to that of the tests, and may contain BIND.
+    `options` are gunicorn's. `environment` is added to that of the tests, and may contain BIND. `python` is the program
+    to start, by default a fork (`tests.support.forked_python`), which takes 1.5 seconds less.
     """
 
     def __init__(
         self,
         *options: str,
-        python: str | Path = sys.executable,
+        python: str | Path | None = None,
         port: int = 0,
         config: str = "voiceassist/gunicorn.py",
         application: str = "voiceassist.wsgi:application",
@@ -68,6 +71,7 @@ class VoiceAssistServer:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
+        self.process: subprocess.Popen[Any]
         self._log = (self.folder / "log").open("w+")
         defaults = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
@@ -78,14 +82,12 @@ class VoiceAssistServer:
             collect_static_files()
         command = ["-m", "gunicorn", "-c", self._config, *self._options, self._application]
         bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(
-            [self._python, *command, *bind],
-            env=self._environment,
-            cwd=self._cwd,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
-        )
+        options: dict[str, Any] = {"env": self._environment, "cwd": self._cwd, "preexec_fn": die_with_parent}
+        options |= {"stdout": self._log, "stderr": subprocess.STDOUT}
+        if self._python is None:
+            self.process = ForkedPython([*command, *bind], **options)
+        else:
+            self.process = subprocess.Popen([self._python, *command, *bind], **options)
         try:
             self._wait_for_health()
         except BaseException:
