@@ -29,8 +29,8 @@ help: ## print this list
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
 	@exec $(PYTHON) -m voiceassist.run
 
-test: .venv/installed-dev ## run every test
-	@$(PYTHON) -m pytest
+test: .venv/installed-dev ## run every test, in WORKERS=2 processes
+	@$(PYTHON) -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
 
 test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons

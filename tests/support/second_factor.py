@@ -9,8 +9,9 @@ from django_otp.oath import TOTP
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
+from core.auth.password_hashing import RETRY_AFTER
+
 CONTINUE = "/admin/login/continue/"
-MAX_BUSY = 5  # seconds in Retry-After while the server is busy; a lockout takes longer
 SECRET = re.compile(r'<code class="key">([A-Z2-7 ]+)</code>')
 RECOVERY_CODE = re.compile(r"<li><code>([a-z2-7-]+)</code></li>")
 
@@ -55,12 +56,10 @@ class Person:
         return httpx.Client(base_url=self.url, timeout=30)
 
     def enter_password(self, client: httpx.Client, next_url: str = "/admin/") -> httpx.Response:
-        """Send the right password, again after Retry-After while the server hashes too many others."""
-        for _ in range(10):
-            response = submit(client, "/admin/login/", username=self.email, password=self.password, next=next_url)
-            if response.status_code != 429 or int(response.headers["Retry-After"]) > MAX_BUSY:
-                break
-            time.sleep(int(response.headers["Retry-After"]))
+        """Send the login form, again as long as the server is busy with the passwords of other logins."""
+        form = {"username": self.email, "password": self.password, "next": next_url}
+        while (response := submit(client, "/admin/login/", **form)).headers.get("Retry-After") == str(RETRY_AFTER):
+            time.sleep(RETRY_AFTER)
         return response
 
     def enrol(self, client: httpx.Client) -> None:
