@@ -58,9 +58,9 @@ for _kind in DATABASE_WARNINGS:
 Gauge(
     "voiceassist_build_info",
     "Versions of the running server; always 1.",
-    ["version", "python", "django"],
+    ["version", "commit", "python", "django"],
     multiprocess_mode="livemax",
-).labels(settings.VERSION, platform.python_version(), django.__version__).set(1)
+).labels(settings.VERSION, settings.COMMIT or "unknown", platform.python_version(), django.__version__).set(1)
 
 
 def measure(report: Report) -> None:

@@ -152,6 +152,10 @@ def post_fork(server: Any, worker: Any) -> None:
         from voiceassist import tracing
 
         tracing.start()
+    if settings.SENTRY_DSN:
+        from voiceassist import error_reports
+
+        error_reports.start()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -169,6 +173,10 @@ def worker_exit(server: Any, worker: Any) -> None:
         from voiceassist import tracing
 
         tracing.stop()
+    if settings.SENTRY_DSN:
+        from voiceassist import error_reports
+
+        error_reports.stop()
 
 
 def child_exit(server: Any, worker: Any) -> None:

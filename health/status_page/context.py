@@ -57,6 +57,8 @@ def build(report: Report) -> dict[str, Any]:
         "configured": configured,
         "server": {
             "version": settings.VERSION,
+            "commit": settings.COMMIT,
+            "built_at": settings.BUILT_AT,
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "django": django.__version__,
