@@ -22,7 +22,7 @@ from gunicorn.glogging import Logger
 if __name__ == "__config__":  # see the end of this file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
 
-from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_states
+from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_stacks, worker_states
 from voiceassist import descriptors, settings, start_checks
 from voiceassist.gunicorn_master import survive_failed_starts_of_workers
 from voiceassist.logs.config import StderrToLog, configure
@@ -162,10 +162,17 @@ def post_worker_init(worker: Any) -> None:
     from health import readiness
     from voiceassist import audit_checkpoint_thread
 
+    with _logging_failures("the stacks of this worker can't be recorded"):
+        worker_stacks.record()
     # They inherit the blocked signals, so that only the main thread handles them.
     readiness.start_background_thread()
     audit_checkpoint_thread.start()
     _unblock_stop_signals()
+
+
+def worker_abort(worker: Any) -> None:
+    """End a worker that received SIGABRT. Gunicorn's exit would wait for the threads that hang."""
+    os._exit(1)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -180,6 +187,8 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
+    with _logging_failures("the stacks of a hung worker could not be logged"):
+        worker_stacks.log_stacks(worker.pid, was_aborted=worker.aborted)
     with _logging_failures("the state of a dead worker could not be stored"):
         worker_states.mark_dead(worker.pid)
         process_metrics.unregister(worker.process_name, worker.pid)

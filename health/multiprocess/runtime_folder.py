@@ -2,6 +2,7 @@
 
     counter_17.db, …     metrics of process 17, see health.multiprocess.metric_files
     state_17.json        readiness state of worker 17, see health.multiprocess.worker_states
+    stacks_17            stacks of worker 17, see health.multiprocess.worker_stacks
     process_worker-1     process id of a worker, see health.multiprocess.process_metrics
 
 The folder is in shared memory if the system has it, because on a slow disk every request would wait for its metrics.
