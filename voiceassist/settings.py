@@ -12,7 +12,7 @@ from django.utils.functional import SimpleLazyObject
 
 from core.clients import transport
 from core.database_roles import OWNER_ROLE
-from voiceassist import __version__
+from voiceassist import __version__, build
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.logs.config import logging_config
@@ -22,6 +22,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
 SERVICE = "voiceassist"
 VERSION = __version__
+COMMIT, BUILT_AT = build.identity(BASE_DIR)
 DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
 
 env = Environment()
@@ -354,7 +355,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
-# --- Logging and tracing --------------------------------------------------------------------------
+# --- Logging, tracing, error reports --------------------------------------------------------------
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
@@ -367,5 +368,6 @@ LOGGING = logging_config(
 )
 OTEL_EXPORTER_OTLP_ENDPOINT = env.http_url("OTEL_EXPORTER_OTLP_ENDPOINT")
 OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
+SENTRY_DSN = env.sentry_dsn("SENTRY_DSN")
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)

@@ -152,7 +152,9 @@ def test_metrics(client: Client) -> None:
     assert "# TYPE voiceassist_dependency_check_duration_seconds histogram" in text
     assert "# TYPE voiceassist_dependency_check_failures_total counter" in text
     assert "voiceassist_ready 1.0" in text
-    assert re.search(r'voiceassist_build_info\{django="5\.2[^"]*",python="3[^"]*",version="[^"]+"\} 1\.0', text)
+    assert re.search(
+        r'voiceassist_build_info\{commit="[^"]+",django="5\.2[^"]*",python="3[^"]*",version="[^"]+"\} 1\.0', text
+    )
     assert "django_http_requests_before_middlewares_total" in text
 
 

@@ -65,7 +65,9 @@ def test_json_output_is_the_report_with_details_for_staff(migrated: dict[str, st
     assert report["status"] == "ready"
     assert list(report["dependencies"]) == NAMES
     for dependency in report["dependencies"].values():
-        assert set(dependency) == {"status", "critical", "latency_ms", "reason", "detail", "version", "transport"}
+        public = {"status", "critical", "latency_ms", "reason"}
+        for_staff = {"detail", "version", "transport", "usage", "certificate_expires_at"}
+        assert set(dependency) == public | for_staff
     transports = {name: dependency["transport"] for name, dependency in report["dependencies"].items()}
     assert transports == {"postgres": "local", "redis": "local", "qdrant": "local", "migrations": None}
     versions = {name: dependency["version"] for name, dependency in report["dependencies"].items()}
