@@ -22,7 +22,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
 SERVICE = "voiceassist"
 VERSION = __version__
-DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
+DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations", "queue")
+ALWAYS_OPTIONAL = ("queue",)  # the server works without a worker: jobs wait in the database
 
 env = Environment()
 PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"

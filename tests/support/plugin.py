@@ -32,6 +32,7 @@ class Servers:
     def start(self) -> None:
         self.postgres.start()
         self.redis.start()
+        self.redis.add_worker()
         self.qdrant.__enter__()
         for line in ENV_EXAMPLE.read_text().splitlines():
             os.environ.pop(line.lstrip("# ").split("=")[0], None)
@@ -77,3 +78,5 @@ def drop_readiness_connections() -> None:
         time.sleep(0.01)
     for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant"):
         import_module(f"health.{module}")._connection.drop()
+    for name in ("_postgres", "_redis"):
+        getattr(import_module("health.checks.queue"), name).drop()

@@ -5,10 +5,9 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
-# Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
-# does not respond, one of the circuit breaker.
-_EXTRA_CONNECTIONS = 3
-_CONNECTIONS_OF_SERVER = 1  # of the worker that writes checkpoints of the audit trail
+# Connections of a worker besides one per thread: those of the checks `postgres`, `migrations` and `queue`, and
+# while PostgreSQL does not respond, one of the circuit breaker.
+_EXTRA_CONNECTIONS = 4
 
 # Superusers are exempt from the limits of roles and databases. -1 means no limit.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-MAX-CONNECTIONS
@@ -29,7 +28,7 @@ _NAMES = (
 
 def max_connections(workers: int, threads: int) -> int:
     """Return how many connections a server may have at the same time."""
-    return workers * (threads + _EXTRA_CONNECTIONS) + _CONNECTIONS_OF_SERVER
+    return workers * (threads + _EXTRA_CONNECTIONS)
 
 
 def find_problems(connection: "psycopg.Connection[Any]") -> dict[str, str]:
