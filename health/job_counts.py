@@ -10,8 +10,8 @@ from health import metrics
 
 MAX_COUNTED = 10_000  # so that a check takes milliseconds whatever the table contains
 
-# A running job is due again when the lease of its worker has expired. A scheduled task that fails is queued again, so its
-# last error counts instead of its status. Each part uses a partial index.
+# A running job is due again when the lease of its worker has expired. A scheduled task that fails is queued again, so
+# its last error counts instead of its status. Each part uses a partial index.
 _QUERY = f"""
     WITH due AS (
         SELECT CASE status WHEN 'queued' THEN run_after ELSE leased_until END AS since
@@ -21,10 +21,10 @@ _QUERY = f"""
     ), failed AS (
         SELECT 1 FROM jobs WHERE status = 'failed' AND finished_at > now() - interval '1 day' LIMIT {MAX_COUNTED}
     )
-    SELECT (SELECT count(*) FROM due),
-           (SELECT coalesce(extract(epoch FROM now() - min(since)), 0)::float FROM due),
-           (SELECT count(*) FROM failed)
-               + (SELECT count(*) FROM jobs WHERE is_scheduled AND error <> '')
+    SELECT count(*),
+           coalesce(extract(epoch FROM now() - min(since)), 0)::float,
+           (SELECT count(*) FROM failed) + (SELECT count(*) FROM jobs WHERE is_scheduled AND error <> '')
+    FROM due
 """
 
 

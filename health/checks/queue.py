@@ -13,10 +13,9 @@ from core.jobs.queue import WORKER_TIMEOUT, count_workers
 from health import job_counts
 from health.check_runner import CheckOutput
 from health.checks.failure_reasons import MIGRATIONS_PENDING, NOT_READY, CheckFailed
+from health.checks.migrations import connection as postgres_connection
 from health.checks.persistent_connection import PersistentConnection
-from health.checks.postgres import connect as connect_to_postgres
-from health.checks.redis import Client, querying
-from health.checks.redis import connect as connect_to_redis
+from health.checks.redis import Client, connect, querying
 
 
 def _count_jobs(connection: Connection, seconds: float) -> None:
@@ -35,15 +34,14 @@ def _count_workers(client: Client, seconds: float) -> None:
         job_counts.current.workers = count_workers(client)
 
 
-_postgres = PersistentConnection(connect_to_postgres)
-_redis = PersistentConnection(connect_to_redis)
+_connection = PersistentConnection(connect)
 
 
 def queue(seconds: float) -> CheckOutput:
     """Fail if no worker has reported in the last seconds, or if PostgreSQL or Redis can't be asked."""
     deadline = time.monotonic() + seconds
-    _postgres.run(_count_jobs, seconds / 2)
-    _redis.run(_count_workers, deadline - time.monotonic())
+    postgres_connection.run(_count_jobs, seconds / 2)
+    _connection.run(_count_workers, deadline - time.monotonic())
     description = job_counts.current.describe()
     if not job_counts.current.workers:
         detail = f"{description}; no worker has reported for {WORKER_TIMEOUT} s. Start one: python manage.py worker"

@@ -76,7 +76,6 @@ def drop_readiness_connections() -> None:
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant"):
-        import_module(f"health.{module}")._connection.drop()
-    for name in ("_postgres", "_redis"):
-        getattr(import_module("health.checks.queue"), name).drop()
+    for name in ("postgres", "redis", "qdrant", "queue"):
+        import_module(f"health.checks.{name}")._connection.drop()
+    import_module("health.checks.migrations").connection.drop()

@@ -5,9 +5,9 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
-# Connections of a worker besides one per thread: those of the checks `postgres`, `migrations` and `queue`, and
-# while PostgreSQL does not respond, one of the circuit breaker.
-_EXTRA_CONNECTIONS = 4
+# Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
+# does not respond, one of the circuit breaker.
+_EXTRA_CONNECTIONS = 3
 
 # Superusers are exempt from the limits of roles and databases. -1 means no limit.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-MAX-CONNECTIONS

@@ -132,11 +132,11 @@ def limited(servers: Servers) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("user", "database", "workers", "limit"),
     [
-        ("tester", "tests", 12, None),  # 12 workers with 4 threads: 96
-        ("tester", "tests", 13, "104 connections to PostgreSQL, which accepts 97 (max_connections without"),
+        ("tester", "tests", 13, None),  # 13 workers with 4 threads: 91
+        ("tester", "tests", 14, "98 connections to PostgreSQL, which accepts 97 (max_connections without"),
         ("limited", "tests", 1, None),
-        ("limited", "tests", 2, "16 connections to PostgreSQL, which accepts 13 (the role's CONNECTION LIMIT)."),
-        ("limited", "limited", 2, "16 connections to PostgreSQL, which accepts 12 (the database's CONNECTION LIMIT)."),
+        ("limited", "tests", 2, "14 connections to PostgreSQL, which accepts 13 (the role's CONNECTION LIMIT)."),
+        ("limited", "limited", 2, "14 connections to PostgreSQL, which accepts 12 (the database's CONNECTION LIMIT)."),
         ("tester", "limited", 2, None),  # superusers are exempt
     ],
 )
