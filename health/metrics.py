@@ -55,6 +55,26 @@ _DATABASE_WARNING = Gauge(
 )
 for _kind in DATABASE_WARNINGS:
     _DATABASE_WARNING.labels(_kind)
+_WORKERS = Gauge(
+    "voiceassist_job_workers",
+    "Workers for background jobs that reported within 30 seconds before the last check of the queue.",
+    multiprocess_mode="mostrecent",
+)
+_DUE = Gauge(
+    "voiceassist_jobs_due",
+    "Background jobs that wait for a worker, at most 10,000, at the last check of the queue.",
+    multiprocess_mode="mostrecent",
+)
+_OLDEST = Gauge(
+    "voiceassist_job_oldest_seconds",
+    "How long the oldest due background job had waited at the last check of the queue; 0 if none was due.",
+    multiprocess_mode="mostrecent",
+)
+_FAILED = Gauge(
+    "voiceassist_jobs_failed",
+    "Background jobs that failed for good in the last day, and scheduled ones whose last run failed.",
+    multiprocess_mode="mostrecent",
+)
 Gauge(
     "voiceassist_build_info",
     "Versions of the running server; always 1.",
@@ -82,6 +102,13 @@ def measure_database_warnings(found: Collection[str]) -> None:
 def measure_server_connections(counts: Mapping[str, int]) -> None:
     for state, count in counts.items():
         _SERVER_CONNECTIONS.labels("max" if state == "maximum" else state).set(count)
+
+
+def measure_jobs(workers: int | None, due: int | None, oldest_seconds: float | None, failed: int | None) -> None:
+    """Set the gauges whose values are known."""
+    for gauge, value in ((_WORKERS, workers), (_DUE, due), (_OLDEST, oldest_seconds), (_FAILED, failed)):
+        if value is not None:
+            gauge.set(value)
 
 
 def set_ready(ready: bool) -> None:

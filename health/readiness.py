@@ -17,7 +17,7 @@ from django.conf import settings
 
 from core.api.envelope import timestamp
 from core.clients import redis_url
-from health import database_warnings, metrics
+from health import database_warnings, job_counts, metrics
 from health.check_runner import Report, Result, Runner
 from health.checks import checks, failure_reasons
 from health.multiprocess import draining, worker_states
@@ -77,6 +77,8 @@ def observe(before: Report | None, now: Report) -> None:
         worker_states.record(now)
     with _logging_failures("recording warnings about the database"):
         database_warnings.observe()
+    with _logging_failures("measuring jobs"):
+        job_counts.observe()
     known = {result.name: result for result in before.results} if before else {}
     for result in now.results:
         last = known.get(result.name)

@@ -29,9 +29,10 @@ _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.
 
 def _example(**reasons: str) -> dict[str, object]:
     """Return a sample report. Dependencies without a reason are healthy."""
-    latencies = {"postgres": 0.8, "redis": 0.4, "qdrant": 1.9, "migrations": 0.7}
+    latencies = {"postgres": 0.8, "redis": 0.4, "qdrant": 1.9, "migrations": 0.7, "queue": 1.1}
     results = (
-        Result(name, True, 1800.4 if name in reasons else ms, reasons.get(name)) for name, ms in latencies.items()
+        Result(name, name not in settings.ALWAYS_OPTIONAL, 1800.4 if name in reasons else ms, reasons.get(name))
+        for name, ms in latencies.items()
     )
     return readiness.as_dict(Report(tuple(results), datetime(2026, 1, 31, 12, 34, 56, 789000, UTC), 0.0))
 

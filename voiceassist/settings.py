@@ -23,7 +23,8 @@ VAR = BASE_DIR / "var"
 SERVICE = "voiceassist"
 VERSION = __version__
 COMMIT, BUILT_AT = build.identity(BASE_DIR)
-DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations")
+DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations", "queue")
+ALWAYS_OPTIONAL = ("queue",)  # the server works without a worker: jobs wait in the database
 
 env = Environment()
 PRODUCTION = env.choice("VOICEASSIST_ENV", "development", ("development", "production")) == "production"

@@ -31,7 +31,12 @@ _SEND_AGAIN = timedelta(seconds=60)
 _MAX_SENT = 100  # ids per call
 # A sorted set: the workers, by the time of Redis when they last reported.
 _WORKERS = f"{settings.SERVICE}:queue:workers"
-_WORKER_TIMEOUT = 30  # seconds
+WORKER_TIMEOUT = 30  # seconds
+# A script like Dramatiq's, so that readiness finds a server, proxy or user that lacks scripts.
+_COUNT_WORKERS = """
+    local now = redis.call("TIME")[1]
+    return redis.call("ZCOUNT", KEYS[1], now - ARGV[1], "+inf")
+"""
 _worker_id = str(uuid4())
 _TIMEOUT = 2.0  # seconds per call
 
@@ -77,7 +82,13 @@ def report_worker() -> None:
     client = broker().client
     now = client.time()[0]
     client.zadd(_WORKERS, {_worker_id: now})
-    client.zremrangebyscore(_WORKERS, 0, now - _WORKER_TIMEOUT)
+    client.zremrangebyscore(_WORKERS, 0, now - WORKER_TIMEOUT)
+
+
+def count_workers(client: "redis.Redis") -> int:
+    """Return how many workers reported in the last 30 seconds."""
+    script = client.register_script(_COUNT_WORKERS)
+    return int(script(keys=[_WORKERS], args=[WORKER_TIMEOUT]))
 
 
 def remove_worker() -> None:

@@ -70,6 +70,9 @@ class Migration(migrations.Migration):
                         fields=["run_after"], name="jobs_due", condition=models.Q(status__in=("queued", "running"))
                     ),
                     models.Index(fields=["created_at", "id"], name="jobs_created"),
+                    models.Index(
+                        fields=["finished_at"], name="jobs_failed", condition=models.Q(status="failed")
+                    ),
                 ],
                 "constraints": [
                     models.UniqueConstraint(

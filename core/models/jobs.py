@@ -70,6 +70,7 @@ class Job(BaseModel):
         indexes = (
             models.Index(fields=("run_after",), name="jobs_due", condition=Q(status__in=("queued", "running"))),
             models.Index(fields=("created_at", "id"), name="jobs_created"),
+            models.Index(fields=("finished_at",), name="jobs_failed", condition=Q(status="failed")),  # for readiness
         )
         constraints = (
             models.UniqueConstraint(fields=("task",), condition=Q(is_scheduled=True), name="jobs_one_per_schedule"),

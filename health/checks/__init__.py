@@ -12,23 +12,24 @@ from health.check_runner import Check
 from health.checks.migrations import migrations, migrations_on_disk
 from health.checks.postgres import postgres, postgres_endpoint
 from health.checks.qdrant import qdrant, qdrant_endpoint
+from health.checks.queue import queue
 from health.checks.redis import cache_keys, redis, redis_endpoint
 
-CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations}
+CHECKS = {"postgres": postgres, "redis": redis, "qdrant": qdrant, "migrations": migrations, "queue": queue}
 # The configured endpoints, without credentials.
 ENDPOINTS = {
     "postgres": postgres_endpoint,
     "redis": redis_endpoint,
     "qdrant": qdrant_endpoint,
     "migrations": postgres_endpoint,
+    "queue": redis_endpoint,
 }
 
 
 def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:
-    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical."""
-    return [
-        Check(name, run, critical=name not in settings.HEALTH_OPTIONAL) for name, run in CHECKS.items() if name in names
-    ]
+    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical, and neither is `queue`."""
+    optional = {*settings.ALWAYS_OPTIONAL, *settings.HEALTH_OPTIONAL}
+    return [Check(name, run, critical=name not in optional) for name, run in CHECKS.items() if name in names]
 
 
 def preload() -> None:

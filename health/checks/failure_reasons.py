@@ -40,7 +40,7 @@ HINTS = {
     AUTH_FAILED: "correct the user, password or API key, or grant the missing permission on the server",
     MISCONFIGURED: "follow the detail, or correct the URL; the server lacks the database or is of another kind",
     BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
-    NOT_READY: "the server is starting, read-only, or out of connections or memory; wait, or check its log",
+    NOT_READY: "follow the detail; if a server is starting, read-only or out of memory, wait, or check its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
     ERROR: "check the detail and the log",
 }

@@ -34,12 +34,13 @@ def _query(connection: Connection, seconds: float) -> set[tuple[str, str]]:
             return set()
 
 
-_connection = PersistentConnection(connect)
+# The check `queue` uses it too, which saves a connection to PostgreSQL in each worker.
+connection = PersistentConnection(connect)
 
 
 def migrations(seconds: float) -> CheckOutput:
     """Fail if a migration of this code is unapplied. Applied migrations of newer code are ignored."""
-    known, applied = migrations_on_disk(), _connection.run(_query, seconds)
+    known, applied = migrations_on_disk(), connection.run(_query, seconds)
     pending = sorted(
         f"{app}.{name}"
         for (app, name), replaces in known.items()

@@ -1,6 +1,7 @@
 """A connection that a check reuses until a query fails."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,12 +22,13 @@ _MIN_TIMEOUT = 0.01  # seconds; 0 would mean "no timeout"
 
 
 class PersistentConnection(Generic[C]):
-    """A connection made by `connect(timeout)`, for one thread at a time. A forked process opens a new one."""
+    """A connection made by `connect(timeout)`. Checks that share it take turns. A forked process opens a new one."""
 
     def __init__(self, connect: Callable[[float], C]) -> None:
         self._connect = connect
         self._connection: C | None = None
         self._renew_at = 0.0  # time.monotonic()
+        self._lock = threading.Lock()
         self._pid = os.getpid()  # of the process that opened the connection
         self._inherited: list[C | None] = []
 
@@ -38,13 +40,21 @@ class PersistentConnection(Generic[C]):
         """
         deadline = time.monotonic() + seconds
         self._leave_to_parent()
+        if not self._lock.acquire(timeout=seconds):
+            raise TimeoutError("another check waits for the same server")
+        try:
+            return self._run(query, deadline)
+        finally:
+            self._lock.release()
+
+    def _run(self, query: Callable[[C, float], R], deadline: float) -> R:
         if self._connection is not None:
             if time.monotonic() >= self._renew_at:
                 self._renew_at = time.monotonic() + MAX_AGE
                 with suppress(Exception):  # as long as the open connection works, there is no outage
-                    return self._run_on_new_connection(query, time.monotonic() + seconds / 2)
+                    return self._run_on_new_connection(query, (time.monotonic() + deadline) / 2)
             try:
-                return query(self._connection, seconds / 2)
+                return query(self._connection, max(_MIN_TIMEOUT, (deadline - time.monotonic()) / 2))
             except Exception:
                 self.drop()
         return self._run_on_new_connection(query, deadline)
@@ -69,11 +79,12 @@ class PersistentConnection(Generic[C]):
     def _leave_to_parent(self) -> None:
         """Forget a connection of the parent process without closing it, because the parent still uses it.
 
-        Its reference is kept, because a destructor might send a message on the shared socket.
+        Its reference is kept, because a destructor might send a message on the shared socket. The lock is replaced,
+        because a thread of the parent may hold it.
         """
         if self._pid != os.getpid():
             self._inherited.append(self._connection)
-            self._connection, self._pid = None, os.getpid()
+            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
 
 
 def _close(connection: Connection) -> None:

@@ -6,6 +6,8 @@ retry connects to the new one. If all Sentinels are down, only processes that ha
 
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -50,7 +52,7 @@ class Client(Redis):
             self.connection_pool.sentinel_manager.close()
 
 
-def _connect(seconds: float) -> Client:
+def connect(seconds: float) -> Client:
     url = redis_url.parse(settings.REDIS_URL)
     _load_tls_files(url.options)
     limit = ReadLimit()
@@ -94,12 +96,12 @@ def _load_tls_files(options: dict[str, Any]) -> None:
         raise CheckFailed(TLS_FAILURE, f"A TLS file of REDIS_URL cannot be loaded ({listed}): {error}") from error
 
 
-def _query(client: Client, seconds: float) -> CheckOutput:
+@contextmanager
+def querying(client: Client, seconds: float) -> Iterator[None]:
+    """Limit the time of the block and what it may read, and raise CheckFailed if the server is of another kind."""
     client.limit.start(seconds)
     try:
-        _use(client)
-        if client.version is None:
-            client.version = _query_version(client)
+        yield
     except MasterDownError:
         raise  # a replica, although redis-py derives it from ClusterDownError
     except _CLUSTER_ERRORS as error:
@@ -108,6 +110,13 @@ def _query(client: Client, seconds: float) -> CheckOutput:
         raise
     except Exception as error:  # redis-py could not parse a response
         raise CheckFailed(BAD_RESPONSE, "not a response of Redis") from error
+
+
+def _query(client: Client, seconds: float) -> CheckOutput:
+    with querying(client, seconds):
+        _use(client)
+        if client.version is None:
+            client.version = _query_version(client)
     return CheckOutput(
         _endpoint(client),
         client.version or None,
@@ -155,7 +164,7 @@ def _query_version(client: Client) -> str:
     return str(server.get("valkey_version") or server.get("redis_version") or "")
 
 
-_connection = PersistentConnection(_connect)
+_connection = PersistentConnection(connect)
 
 
 def redis_endpoint() -> str:

@@ -127,6 +127,7 @@ def test_panel_thresholds_match_the_alerts() -> None:
         "Latency": 5,
         "Check duration, 95th percentile": 0.5,
         "Logins in ten minutes": 30,
+        "Oldest due job": 600,
         "Reveals of PHI in ten minutes": 30,
     }
     for threshold in thresholds.values():

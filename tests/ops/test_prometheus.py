@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real server: an outage fires its alerts, and every dashboard query returns data."""
+"""A real Prometheus scrapes a real server and worker: outages fire alerts, and every dashboard query returns data."""
 
 import json
 import re
@@ -19,8 +19,9 @@ from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
+from tests.support.worker_process import WorkerProcess
 
-pytestmark = needs_prometheus
+pytestmark = [needs_prometheus, pytest.mark.timeout(180)]
 
 DASHBOARD = json.loads((OPS / "grafana" / "dashboards" / "voiceassist.json").read_text())
 EMAIL, PASSWORD, TOKEN = "staff@example.org", "correct horse battery", "token-of-the-test"
@@ -69,11 +70,23 @@ def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssis
 
 
 @pytest.fixture(scope="module")
-def prometheus(app: VoiceAssistServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), target=app.port, token=TOKEN)
+def worker(app: VoiceAssistServer, servers: Servers, redis: Valkey) -> Iterator[WorkerProcess]:
+    """Yield a worker of the server's database, which it does not reach through the proxy."""
+    url = as_application(servers.postgres.url.replace("/tests", "/observed"))
+    with WorkerProcess(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    app: VoiceAssistServer, worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    prometheus = Prometheus(folder, target=app.port, worker=worker.port, token=TOKEN)
     prometheus.start()
     try:
         assert succeeds_within(20, lambda: prometheus.query("up == 1 and voiceassist_ready == 1")), app.log()[-2000:]
+        assert succeeds_within(20, lambda: prometheus.query("voiceassist_job_workers == 1")), worker.log()
         yield prometheus
     finally:
         prometheus.kill()
@@ -116,6 +129,26 @@ def test_outage_fires_alerts_and_recovery_resolves_them(prometheus: Prometheus, 
     finally:
         redis.start()
     assert succeeds_within(30, lambda: not OUTAGE & set(prometheus.firing())), prometheus.firing()
+
+
+def test_worker_exports_no_readiness_of_a_server(prometheus: Prometheus, worker: WorkerProcess) -> None:
+    """They would be 0, so that VoiceAssistNotReady and VoiceAssistNoWorker would fire."""
+    assert succeeds_within(20, lambda: prometheus.query('up{job="voiceassist-worker"} == 1'))
+    assert worker.get("/metrics")[0] == 401
+    status, text = worker.get("/metrics", token=TOKEN)
+    assert status == 200
+    assert "voiceassist_job_duration_seconds" in text
+    for name in ("ready", "dependency", "job_workers", "jobs_due", "job_oldest", "jobs_failed", "database_warning"):
+        assert f"voiceassist_{name}" not in text
+
+
+def test_missing_worker_fires_an_alert(prometheus: Prometheus, worker: WorkerProcess, app: VoiceAssistServer) -> None:
+    assert not {"VoiceAssistNoWorker", "VoiceAssistJobsStuck", "VoiceAssistJobsFail"} & set(prometheus.firing())
+    assert worker.stop() == 0
+    assert succeeds_within(40, lambda: "VoiceAssistNoWorker" in prometheus.firing()), app.get("/ready")
+    assert app.get("/ready")[0] == 200
+    worker.__enter__()
+    assert succeeds_within(40, lambda: "VoiceAssistNoWorker" not in prometheus.firing()), app.get("/ready")
 
 
 def panel_values(prometheus: Prometheus, expression: str) -> list[float]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -186,6 +187,10 @@ class Valkey(Server):
 
     def is_ready(self) -> bool:
         return b"PONG" in self.send_command("PING")
+
+    def add_worker(self) -> None:
+        """Make the check `queue` find a worker until the data is flushed, so that the server is `ready` in tests."""
+        assert self.send_command(f"ZADD voiceassist:queue:workers {time.time() + 86400} tests").endswith(b":1\r\n")
 
     def send_command(self, command: str) -> bytes:
         """Return the raw response to one command, b"" if there is no response."""

@@ -32,6 +32,7 @@ class Servers:
     def start(self) -> None:
         self.postgres.start()
         self.redis.start()
+        self.redis.add_worker()
         self.qdrant.__enter__()
         os.environ |= {
             "DATABASE_URL": self.postgres.application_url,
@@ -81,5 +82,6 @@ def drop_readiness_connections() -> None:
     while any(thread.name.startswith("check-") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for module in ("checks.postgres", "checks.migrations", "checks.redis", "checks.qdrant"):
-        import_module(f"health.{module}")._connection.drop()
+    for name in ("postgres", "redis", "qdrant", "queue"):
+        import_module(f"health.checks.{name}")._connection.drop()
+    import_module("health.checks.migrations").connection.drop()

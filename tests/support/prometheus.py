@@ -25,9 +25,9 @@ needs_prometheus = pytest.mark.skipif(
 
 
 class Prometheus(Server):
-    """Scrapes the server on the loopback port `target` with the bearer token `token`."""
+    """Scrapes the server and the worker on the loopback ports `target` and `worker` with the bearer token `token`."""
 
-    def __init__(self, folder: Path, *, target: int, token: str) -> None:
+    def __init__(self, folder: Path, *, target: int, worker: int, token: str) -> None:
         super().__init__(folder)
         self.instance = f"127.0.0.1:{target}"
         rules = (OPS / "prometheus" / "alerts.yml").read_text()
@@ -37,6 +37,7 @@ class Prometheus(Server):
         for shipped, replacement in {
             "15s": "250ms",
             "voiceassist-server:8000": self.instance,
+            "voiceassist-worker:8000": f"127.0.0.1:{worker}",
             "/tmp/metrics-token": str(folder / "token"),
         }.items():
             assert shipped in config

@@ -109,7 +109,7 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         ("WEB_THREADS", "many", "from 1 to 1000"),
         ("WEB_THREADS", "²", "from 1 to 1000"),
         ("WEB_THREADS", "1001", "from 1 to 1000"),
-        ("HEALTH_OPTIONAL", f"redis,{SECRET}", "postgres, redis, qdrant, migrations"),
+        ("HEALTH_OPTIONAL", f"redis,{SECRET}", "postgres, redis, qdrant, migrations, queue"),
         ("HTTPS_ONLY", "ture", "true or false"),
         ("BEHIND_PROXY", "maybe", "true or false"),
         ("HSTS_PRELOAD", "1 year", "true or false"),

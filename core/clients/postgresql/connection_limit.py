@@ -9,7 +9,6 @@ from psycopg.rows import namedtuple_row
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
 _EXTRA_CONNECTIONS = 3
-_CONNECTIONS_OF_SERVER = 1  # of the worker that writes checkpoints of the audit trail
 
 _MIN_PASSWORD_DAYS = 14
 
@@ -45,7 +44,7 @@ class ConnectionUsage(NamedTuple):
 
 def max_connections(workers: int, threads: int) -> int:
     """Return how many connections a server may have at the same time."""
-    return workers * (threads + _EXTRA_CONNECTIONS) + _CONNECTIONS_OF_SERVER
+    return workers * (threads + _EXTRA_CONNECTIONS)
 
 
 def find_problems(connection: "psycopg.Connection[Any]") -> tuple[ConnectionUsage, dict[str, str]]:

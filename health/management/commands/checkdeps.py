@@ -22,7 +22,7 @@ def seconds(text: str) -> float:
 
 
 class Command(BaseCommand):
-    help = "Checks PostgreSQL, Redis, Qdrant and migrations. Exits with 0 if ready or degraded, with 1 if not ready."
+    help = "Checks all dependencies of the server. Exits with 0 if ready or degraded, with 1 if not ready."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -101,11 +101,11 @@ def test_ready(client: Client) -> None:
     report = client.get("/ready").json()["data"]
     assert set(report) == {"status", "dependencies", "checked_at"}
     assert report["status"] == "ready"
-    assert list(report["dependencies"]) == ["postgres", "redis", "qdrant", "migrations"]
-    for dependency in report["dependencies"].values():
+    assert list(report["dependencies"]) == ["postgres", "redis", "qdrant", "migrations", "queue"]
+    for name, dependency in report["dependencies"].items():
         assert set(dependency) == {"status", "critical", "latency_ms", "reason"}
         assert dependency["status"] == "healthy"
-        assert dependency["critical"] is True
+        assert dependency["critical"] is (name != "queue")
         assert dependency["latency_ms"] >= 0
         assert dependency["reason"] is None
 
@@ -145,7 +145,7 @@ def test_metrics(client: Client) -> None:
     response = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert response["Content-Type"].startswith("text/plain; version=0.0.4")
     text = response.content.decode()
-    for dependency in ("postgres", "redis", "qdrant", "migrations"):
+    for dependency in ("postgres", "redis", "qdrant", "migrations", "queue"):
         assert f'voiceassist_dependency_up{{dependency="{dependency}"}} 1.0' in text
         assert f'voiceassist_dependency_check_duration_seconds_count{{dependency="{dependency}"}}' in text
     assert "# TYPE voiceassist_dependency_up gauge" in text

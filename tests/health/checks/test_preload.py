@@ -12,7 +12,7 @@ PROGRAM = """if True:
     from health import checks, readiness
     checks.preload()
     before = set(sys.modules)
-    assert len(readiness.runner().report().results) == 4
+    assert len(readiness.runner().report().results) == 5
     print(*sorted(name for name in set(sys.modules) - before if name.startswith("django") or "migrations" in name))
 """
 

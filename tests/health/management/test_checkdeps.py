@@ -22,7 +22,7 @@ from tests.support.forked_python import ForkedPython, run
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ["postgres", "redis", "qdrant", "migrations"]
+NAMES = ["postgres", "redis", "qdrant", "migrations", "queue"]
 
 
 def checkdeps(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,7 @@ def test_json_output_is_the_report_with_details_for_staff(migrated: dict[str, st
         for_staff = {"detail", "version", "transport", "usage", "certificate_expires_at"}
         assert set(dependency) == public | for_staff
     transports = {name: dependency["transport"] for name, dependency in report["dependencies"].items()}
-    assert transports == {"postgres": "local", "redis": "local", "qdrant": "local", "migrations": None}
+    assert transports == {"postgres": "local", "redis": "local", "qdrant": "local", "migrations": None, "queue": None}
     versions = {name: dependency["version"] for name, dependency in report["dependencies"].items()}
     assert versions["postgres"].startswith("18.")
     assert versions["redis"]
@@ -85,6 +85,7 @@ def test_works_before_migrations_and_during_outages(servers: Servers) -> None:
         "redis": "connection_refused",
         "qdrant": "connection_refused",
         "migrations": "migrations_pending",
+        "queue": "migrations_pending",
     }
 
 
@@ -118,11 +119,11 @@ def limited(servers: Servers) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("user", "database", "workers", "limit"),
     [
-        ("tester", "tests", 13, None),  # 13 workers with 4 threads: 92
-        ("tester", "tests", 14, "99 connections to PostgreSQL, which accepts 97 (max_connections without"),
+        ("tester", "tests", 13, None),  # 13 workers with 4 threads: 91
+        ("tester", "tests", 14, "98 connections to PostgreSQL, which accepts 97 (max_connections without"),
         ("limited", "tests", 1, None),
-        ("limited", "tests", 2, "15 connections to PostgreSQL, which accepts 13 (the role's CONNECTION LIMIT)."),
-        ("limited", "limited", 2, "15 connections to PostgreSQL, which accepts 12 (the database's CONNECTION LIMIT)."),
+        ("limited", "tests", 2, "14 connections to PostgreSQL, which accepts 13 (the role's CONNECTION LIMIT)."),
+        ("limited", "limited", 2, "14 connections to PostgreSQL, which accepts 12 (the database's CONNECTION LIMIT)."),
         ("tester", "limited", 2, None),  # superusers are exempt
     ],
 )
@@ -192,7 +193,7 @@ def test_wait_until_dependency_is_healthy(migrated: dict[str, str], stopped_redi
         stopped_redis.start()
         output, _ = process.communicate(timeout=40)
     assert process.returncode == 0
-    assert json.loads(output)["status"] == "ready"
+    assert json.loads(output)["status"] == "degraded"  # no worker uses this Redis
 
 
 def test_wait_times_out(migrated: dict[str, str]) -> None:
@@ -216,7 +217,7 @@ def test_exits_promptly_while_a_check_hangs(tmp_path: Path) -> None:
     try:
         with start("--timeout", "0.5", DATABASE_URL=frozen.url) as process:
             assert process.stdout
-            lines = [process.stdout.readline() for _ in range(5)]
+            lines = [process.stdout.readline() for _ in range(len(NAMES) + 1)]
             read_at = time.monotonic()
             assert process.wait(10) == 1
             assert time.monotonic() - read_at < 1 + 1  # a second for a busy machine
