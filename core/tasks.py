@@ -3,12 +3,14 @@
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import connections
 from django.utils import timezone
 from django_tasks import task
 
+from core import batched_deletion
 from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
 from core.auth.login_failures import delete_expired
 from core.auth.web_sessions import SessionStore
@@ -76,3 +78,17 @@ def clear_finished_jobs() -> None:
             job.done += deleted
         if not deleted:
             break
+
+
+@task()
+def delete_user(user_id: str) -> None:
+    """Delete a user with all sessions and messages."""
+    for _ in batched_deletion.delete_user(UUID(user_id)):
+        continue
+
+
+@task()
+def delete_session(session_id: str) -> None:
+    """Delete a session with all messages."""
+    for _ in batched_deletion.delete_session(UUID(session_id)):
+        continue

@@ -65,11 +65,16 @@ def batch() -> Iterator[Job]:
         return
     if is_stopping.is_set():
         raise Interrupted
-    with audit.attributed_to(job_origin(job)):
-        yield job
-        # The row lock also makes a worker that takes the job over wait for this transaction.
-        if not renew(job, done=job.done, total=job.total, result=job.result, attempts=0):
-            raise LeaseLost
+    before = job.done, job.total, job.result
+    try:
+        with audit.attributed_to(job_origin(job)):
+            yield job
+            # The row lock also makes a worker that takes the job over wait for this transaction.
+            if not renew(job, done=job.done, total=job.total, result=job.result, attempts=0):
+                raise LeaseLost
+    except BaseException:
+        job.done, job.total, job.result = before  # otherwise the failure would store progress that was rolled back
+        raise
     job.attempts = 0
 
 
