@@ -88,7 +88,7 @@ def run_and_kill(environment: dict[str, str], url: str) -> None:
         for table in ("messages", "sessions"):
             assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
         events = database.execute(
-            'SELECT "table", count(*), count(DISTINCT object_id) FROM audit_events WHERE action = \'delete\' '
+            "SELECT \"table\", count(*), count(DISTINCT object_id) FROM audit_events WHERE action = 'delete' "
             "AND actor_id = %s AND actor_email = 'staff@example.org' AND trace_id = 'of-the-request' GROUP BY 1",
             [STAFF],
         ).fetchall()
