@@ -9,7 +9,8 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
-from core.models import Job, Session, User
+from core import exports
+from core.models import Export, Job, Session, User
 from core.models.jobs import OBJECT_ID
 
 MAX_JOBS_OF_OBJECT = 3
@@ -39,7 +40,7 @@ class JobDisplay:
     job: Job
     is_cancellable: bool = False
     is_linked: bool = False  # the reader may open its page
-    download: Any = None  # an export that the reader may download
+    download: Export | None = None  # an export that the reader may download
 
     @property
     def title(self) -> str:
@@ -122,7 +123,8 @@ def may_cancel(request: HttpRequest, job: Job) -> bool:
     return False
 
 
-def display(request: HttpRequest, job: Job, download: Any = None) -> JobDisplay:
+def display(request: HttpRequest, job: Job) -> JobDisplay:
+    download = exports.download(job) if request.user.has_perm("core.export_user") else None
     return JobDisplay(job, may_cancel(request, job), request.user.has_perm("core.view_job"), download)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -15,6 +14,7 @@ from django.utils.safestring import SafeString
 from django_tasks.base import Task
 
 from core import audit, tasks
+from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
@@ -121,8 +121,13 @@ class JobAdmin(ReadOnlyAdmin):
         return False
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.cancel_view)
-        return [path("<path:object_id>/cancel/", view, name="core_job_cancel"), *super().get_urls()]
+        return [
+            path("<path:object_id>/cancel/", self.admin_site.admin_view(self.cancel_view), name="core_job_cancel"),
+            path(
+                "<path:object_id>/download/", self.admin_site.admin_view(self.download_view), name="core_job_download"
+            ),
+            *super().get_urls(),
+        ]
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         scheduled = {job.task: job for job in Job.objects.filter(is_scheduled=True)}
@@ -136,13 +141,13 @@ class JobAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        job = Job.objects.filter(pk=parse_uuid(unquote(object_id)) or UUID(int=0)).first()
+        job = _find(object_id)
         context = {"jobs": [display(request, job)], "title": display(request, job).title} if job else {}
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Cancel a job that has not begun, and record that. A job that has begun goes on, with a message."""
-        job = Job.objects.filter(pk=parse_uuid(unquote(object_id)) or UUID(int=0)).first()
+        job = _find(object_id)
         if job is None:
             raise Http404
         page = self._page_after_cancelling(request, job)
@@ -165,8 +170,21 @@ class JobAdmin(ReadOnlyAdmin):
             messages.warning(request, "The job has begun or ended, so it can't be cancelled any more.")
         return HttpResponseRedirect(page)
 
+    def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        job = _find(object_id)
+        if job is None:
+            raise Http404
+        if request.method != "POST":  # redirected here after a login, or a typed URL
+            return HttpResponseRedirect(reverse("admin:core_job_change", args=[job.pk]))
+        return exports.download_view(request, job)  # type: ignore[no-any-return]
+
     def _page_after_cancelling(self, request: HttpRequest, job: Job) -> str:
         if request.user.has_perm("core.view_job"):
             return reverse("admin:core_job_change", args=[job.pk])
         row = object_of(job)
         return reverse(f"admin:core_{row._meta.model_name}_change", args=[row.pk]) if row else reverse("admin:index")
+
+
+def _find(object_id: str) -> Job | None:
+    key = parse_uuid(unquote(object_id))
+    return Job.objects.filter(pk=key).first() if key else None

@@ -20,6 +20,7 @@ from django.utils.safestring import SafeString
 from core import deletion, tasks
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.search_terms import parse_uuid
@@ -31,7 +32,7 @@ PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user
 
 
 @admin.register(User)
-class UserAdmin(AccountSecurityAdmin, LargeDeletionAdmin, LargeTableAdmin, DjangoUserAdmin):
+class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),

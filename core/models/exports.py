@@ -1,8 +1,12 @@
 """Exports of a user's data, encrypted."""
 
+from datetime import datetime, timedelta
+
 from django.db import models
 
 from core.models.base import BaseModel
+
+MAX_EXPORT_AGE = timedelta(days=7)
 
 
 class Export(BaseModel):
@@ -20,6 +24,10 @@ class Export(BaseModel):
         db_table = "exports"
         default_permissions = ()
         permissions = (("export_user", "Can export the data of a user, encrypted for a key"),)
+
+    @property
+    def expires_at(self) -> datetime:
+        return self.created_at + MAX_EXPORT_AGE
 
 
 class ExportChunk(BaseModel):

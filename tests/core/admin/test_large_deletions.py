@@ -15,6 +15,7 @@ from core.jobs import execution, schedule
 from core.models import AuditEvent, Job, Message, Session, User
 
 pytestmark = pytest.mark.django_db
+runs_jobs = pytest.mark.django_db(transaction=True)  # a job closes its connection
 
 DELETE_PERMISSIONS = ("view_user", "delete_user", "view_session", "delete_session", "delete_message")
 
@@ -37,6 +38,7 @@ def user_page(user: User, page: str = "change") -> str:
     return f"/admin/core/user/{user.pk}/{page}/"
 
 
+@runs_jobs
 def test_deletes_a_user_in_the_background(staff_client: Callable[..., Client], user: User) -> None:
     client = staff_client(*DELETE_PERMISSIONS, "view_job")
     question = client.get(user_page(user, "delete")).content.decode()
@@ -93,6 +95,7 @@ def test_invalid_reason_is_refused(admin_client: Client, user: User, reason: str
     assert not Job.objects.exists() and User.objects.filter(pk=user.pk).exists()
 
 
+@runs_jobs
 @pytest.mark.parametrize("model", ["user", "session"])
 def test_bulk_action_has_one_job_for_each_row(admin_client: Client, user: User, model: str) -> None:
     others = [create_user(f"{number}@example.org", messages=1) for number in range(3)]
@@ -119,6 +122,7 @@ def test_needs_the_permission_for_every_model(staff_client: Callable[..., Client
     assert not Job.objects.exists()
 
 
+@runs_jobs
 def test_cancels_before_it_begins(staff_client: Callable[..., Client], user: User) -> None:
     client = staff_client(*DELETE_PERMISSIONS)
     client.post(user_page(user, "delete"), {"post": "yes", "reason": ""})
@@ -174,6 +178,7 @@ def test_shows_a_failure_and_allows_another_attempt(admin_client: Client, user: 
     assert Job.objects.filter(status="queued", task="core.tasks.delete_user").count() == 1
 
 
+@runs_jobs
 def test_refreshing_the_progress_does_not_extend_the_login(admin_client: Client, user: User) -> None:
     tasks.delete_user.enqueue(user.pk)
     session = admin_client.session
