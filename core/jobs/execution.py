@@ -12,7 +12,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 from django_tasks.base import Task
 
 from core import metrics
@@ -115,9 +115,9 @@ def _store_outcome(job: Job, outcome: str, error: str) -> None:
     if outcome == "lease_lost":
         return
     if outcome == "interrupted":
-        values |= {"status": Job.Status.QUEUED, "run_after": Now(), "attempts": F("attempts") - 1}
+        values |= {"status": Job.Status.QUEUED, "run_after": Now(), "attempts": Greatest(F("attempts") - 1, 0)}
     elif outcome == "outage":  # it says nothing about the job, so it does not count
-        values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY, "attempts": F("attempts") - 1}
+        values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY, "attempts": Greatest(F("attempts") - 1, 0)}
     elif outcome == "failed" and job.attempts < MAX_ATTEMPTS:
         values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY * 2 ** (job.attempts - 1)}
     elif job.is_scheduled:
