@@ -64,9 +64,10 @@ def write(user: User, recipient: str, write_bytes: Callable[[bytes], Any], repor
     try:
         pyrage.encrypt_io(stream, stream, [parse_recipient(recipient)])
     except pyrage.EncryptError:
-        if stream.error is not None:
-            raise stream.error from None
-        raise
+        if stream.error is None:
+            raise
+    if stream.error is not None:  # pyrage ignores an error of its last write
+        raise stream.error from None
 
 
 def store(export_id: UUID) -> None:
@@ -149,6 +150,8 @@ class _Stream(io.BufferedIOBase):
             raise
 
     def write(self, data: Any) -> int:
+        if self.error is not None:  # pyrage writes the rest of its buffer after an error
+            raise self.error
         try:
             self._write_bytes(data)
             return len(data)
