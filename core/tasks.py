@@ -3,6 +3,7 @@
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import connections
@@ -10,11 +11,13 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django_tasks import task
 
+from core import batched_deletion, exports
 from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
 from core.auth import login_failures
 from core.auth.web_sessions import SessionStore
 from core.jobs.progress import batch, current_job
-from core.models import Job
+from core.models import Export, Job
+from core.models.exports import MAX_EXPORT_AGE
 
 log = structlog.stdlib.get_logger("voiceassist.tasks")
 
@@ -79,3 +82,31 @@ def _delete(rows: "QuerySet[Any]") -> None:
         with batch() as job:
             deleted = rows.model._default_manager.filter(pk__in=keys).delete()[0]
             job.done += deleted
+
+
+@task()
+def delete_user(user_id: str) -> None:
+    """Delete a user with all sessions and messages."""
+    for _ in batched_deletion.delete_user(UUID(user_id)):
+        continue
+
+
+@task()
+def delete_session(session_id: str) -> None:
+    """Delete a session with all messages."""
+    for _ in batched_deletion.delete_session(UUID(session_id)):
+        continue
+
+
+@task()
+def export_user(user_id: str, export_id: str) -> None:
+    """Store the encrypted data of a user. The job is shown on the page of the user `user_id`."""
+    exports.store(UUID(export_id))
+
+
+@task()
+def clear_exports() -> None:
+    """Delete exports that were asked for more than seven days ago."""
+    with batch() as job:
+        _, deleted = Export.objects.filter(created_at__lt=timezone.now() - MAX_EXPORT_AGE).delete()
+        job.done += deleted.get("core.Export", 0)

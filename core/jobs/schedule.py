@@ -21,6 +21,7 @@ SCHEDULE = (
     Entry("core.tasks.clear_web_sessions", _DAY, timedelta(hours=3)),
     Entry("core.tasks.clear_login_attempts", _DAY, timedelta(hours=3, minutes=10)),
     Entry("core.tasks.clear_finished_jobs", _DAY, timedelta(hours=3, minutes=20)),
+    Entry("core.tasks.clear_exports", _DAY, timedelta(hours=3, minutes=30)),
 )
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 # A job that is overdue by this time is known to no worker, so it was removed from the schedule.
