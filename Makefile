@@ -38,9 +38,10 @@ test-pythons: .venv/installed-dev ## run the fast half of the tests on every oth
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
 
-benchmark: .venv/installed-dev ## compare readiness with other packages, and measure the cost of the middleware
+benchmark: .venv/installed-dev ## compare readiness with other packages, and measure the middleware and background jobs
 	@$(PYTHON) -m tests.benchmarks.readiness
 	@$(PYTHON) -m tests.benchmarks.middleware
+	@$(PYTHON) -m tests.benchmarks.jobs
 
 benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)

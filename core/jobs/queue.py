@@ -35,6 +35,7 @@ NAMESPACE = f"{settings.SERVICE}:queue"  # prefix of all keys
 _SEND_AGAIN = timedelta(seconds=60)
 # Redis gets more ids only while it holds fewer, otherwise the jobs of a long queue would be sent again and again.
 _MAX_QUEUED = 1000
+_MAX_SENDING_TIME = 5.0  # seconds per call, because the caller also renews leases
 # A sorted set: the workers, by the time of Redis when they last reported.
 _WORKERS = f"{NAMESPACE}:workers"
 WORKER_TIMEOUT = 30  # seconds
@@ -114,12 +115,15 @@ def send_due_jobs() -> None:
         rows = due.select_for_update(skip_locked=True).values_list("pk", flat=True)
         keys = list(rows[: max(free, 0)])
         Job.objects.filter(pk__in=keys).update(sent_at=Now())
-    for position, key in enumerate(keys):
-        try:
-            _put(key)
-        except redis.RedisError:
-            Job.objects.filter(pk__in=keys[position:]).update(sent_at=None)
-            raise
+    sent = 0
+    deadline = time.monotonic() + _MAX_SENDING_TIME
+    try:
+        while sent < len(keys) and time.monotonic() < deadline:
+            _put(keys[sent])
+            sent += 1
+    finally:
+        if sent < len(keys):
+            Job.objects.filter(pk__in=keys[sent:]).update(sent_at=None)
 
 
 def _put(job_id: UUID) -> None:

@@ -123,6 +123,11 @@ def test_ids_are_sent_again_only_while_the_queue_is_short(jobs: Servers, monkeyp
     queue.send_due_jobs()
     assert client.llen(LIST) == 10
     assert Job.objects.filter(sent_at=None).count() == 5
+    client.delete(LIST)
+    monkeypatch.setattr(queue, "_MAX_SENDING_TIME", 0)  # as if Redis were slow
+    Job.objects.update(sent_at=None)
+    queue.send_due_jobs()
+    assert client.llen(LIST) == Job.objects.exclude(sent_at=None).count() == 0
 
 
 def test_leftovers_of_ended_processes_are_removed(jobs: Servers) -> None:
