@@ -5,11 +5,13 @@ exception to a reason. It has its own connection, with the application's URL, cr
 """
 
 from collections.abc import Collection
+from functools import partial
 
 from django.conf import settings
+from packaging.version import Version
 
 from health.check_runner import Check
-from health.checks.migrations import migrations, migrations_on_disk
+from health.checks.migrations import migrations, migrations_for, migrations_on_disk
 from health.checks.postgres import postgres, postgres_endpoint
 from health.checks.qdrant import qdrant, qdrant_endpoint
 from health.checks.redis import cache_keys, redis, redis_endpoint
@@ -24,10 +26,16 @@ ENDPOINTS = {
 }
 
 
-def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:
-    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical."""
+def checks(names: Collection[str] = tuple(CHECKS), *, for_version: Version | None = None) -> list[Check]:
+    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical.
+
+    With `for_version`, the check `migrations` is whether that version may run on the database.
+    """
+    runs = dict(CHECKS)
+    if for_version is not None:
+        runs["migrations"] = partial(migrations_for, for_version)
     return [
-        Check(name, run, critical=name not in settings.HEALTH_OPTIONAL) for name, run in CHECKS.items() if name in names
+        Check(name, run, critical=name not in settings.HEALTH_OPTIONAL) for name, run in runs.items() if name in names
     ]
 
 
