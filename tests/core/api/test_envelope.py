@@ -18,7 +18,7 @@ ENVELOPE = {"success", "data", "error", "trace_id", "timestamp"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 REASONS = {
     "timeout", "connection_refused", "connection_lost", "dns_failure", "tls_failure", "auth_failed", "misconfigured",
-    "bad_response", "not_ready", "migrations_pending", "error",
+    "bad_response", "not_ready", "migrations_pending", "schema_too_new", "error",
 }  # fmt: skip
 
 
