@@ -8,6 +8,9 @@ from django.conf import settings
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
 _EXTRA_CONNECTIONS = 3
+# A worker for jobs: one per thread, one of the main thread, one of the task that writes checkpoints of the audit trail,
+# and one of the circuit breaker. It is not compared with the limits, because it may run on another machine.
+CONNECTIONS_OF_WORKER = 4 + 3
 
 # Superusers are exempt from the limits of roles and databases. -1 means no limit.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-MAX-CONNECTIONS
