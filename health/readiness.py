@@ -86,7 +86,8 @@ def observe(before: Report | None, now: Report) -> None:
             continue
         old_state = last.status if last else "unknown"
         new_state = f"unhealthy ({result.reason})" if result.reason else "healthy"
-        level = logging.ERROR if result.reason else logging.INFO
+        failure_level = logging.ERROR if result.critical else logging.WARNING
+        level = failure_level if result.reason else logging.INFO
         log.log(level, f"{result.name}: {old_state} → {new_state}", detail=result.detail)
 
 

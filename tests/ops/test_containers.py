@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.jobs.worker import _STOP_TIMEOUT
 from health import container_probe
 from tests.support.dependency_servers import free_port
 from tests.support.voiceassist_server import VoiceAssistServer
@@ -26,6 +27,7 @@ POSTGRES_PASSWORDS = ("POSTGRES_PASSWORD", "POSTGRES_MIGRATE_PASSWORD", "POSTGRE
 REQUIRED = ("SECRET_KEY", *POSTGRES_PASSWORDS, "REDIS_PASSWORD", "QDRANT_API_KEY")
 FILLED = {name: f"value-of-{name}" for name in REQUIRED}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
+APPLICATION = ("voiceassist-server", "voiceassist-worker")
 MONITORING = ("prometheus", "grafana")  # only with --profile observability
 
 
@@ -57,7 +59,7 @@ def services(config: Any) -> Any:
 
 
 def test_default_profile_has_no_monitoring_and_needs_no_grafana_password() -> None:
-    assert set(parse_config(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", "voiceassist-server"}
+    assert set(parse_config(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", *APPLICATION}
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -87,7 +89,8 @@ def test_networks_isolate_the_data_services(config: Any, services: Any) -> None:
     for name in DATA_SERVICES:
         assert set(services[name]["networks"]) == {"data", "published"}
     assert set(services["migrate"]["networks"]) == {"data"}
-    assert set(services["voiceassist-server"]["networks"]) == {"data", "server", "metrics"}
+    for name in APPLICATION:
+        assert set(services[name]["networks"]) == {"data", "server", "metrics"}
     # Monitoring reaches the server, but neither the data services nor the outside.
     assert config["networks"]["metrics"]["internal"] is True
     for name in MONITORING:
@@ -106,7 +109,7 @@ def test_images_are_pinned(services: Any) -> None:
 
 
 def test_services_have_health_checks_and_restart(services: Any) -> None:
-    for name in (*DATA_SERVICES, *MONITORING, "voiceassist-server"):
+    for name in (*DATA_SERVICES, *MONITORING, *APPLICATION):
         assert services[name]["healthcheck"]["test"]
     restarts = {name: service["restart"] for name, service in services.items()}
     assert restarts.pop("migrate") == "no"
@@ -139,7 +142,16 @@ def test_server_starts_after_its_dependencies_and_has_time_to_drain(services: An
     assert int(server["stop_grace_period"].removesuffix("s")) > drain + graceful
 
 
-@pytest.mark.parametrize("name", ["migrate", "voiceassist-server", *MONITORING])
+def test_worker_runs_jobs_of_the_same_release_and_has_time_to_finish_them(services: Any) -> None:
+    worker, server = services["voiceassist-worker"], services["voiceassist-server"]
+    assert worker["command"] == ["python", "manage.py", "worker", "--bind", "0.0.0.0:8000"]
+    assert worker["environment"] == server["environment"] | {"BIND": worker["command"][-1]}
+    assert worker["image"] == server["image"]
+    assert worker["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+    assert int(worker["stop_grace_period"].removesuffix("s")) > _STOP_TIMEOUT + 10
+
+
+@pytest.mark.parametrize("name", ["migrate", *APPLICATION, *MONITORING])
 def test_containers_run_without_privileges(services: Any, name: str) -> None:
     assert services[name]["read_only"] is True
     assert services[name]["cap_drop"] == ["ALL"]

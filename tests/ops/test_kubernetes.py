@@ -1,11 +1,12 @@
 """The manifests of ops/kubernetes match each other and the server. `make kubernetes` validates their syntax."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from core.clients.postgresql.connection_limit import CONNECTIONS_OF_WORKER, max_connections
+from core.jobs.worker import _STOP_TIMEOUT
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
 from tests.support.load_settings import PRODUCTION
 from tests.support.voiceassist_server import ROOT
@@ -14,9 +15,10 @@ from voiceassist import settings
 
 DOCUMENTS = files()
 DEPLOYMENT = find(DOCUMENTS, "Deployment")
+WORKER = find(DOCUMENTS, "Deployment", "voiceassist-worker")
 JOB = find(DOCUMENTS, "Job", "voiceassist-migrate")
 POD = DEPLOYMENT["spec"]["template"]["spec"]
-PODS = {"server": POD, "migrate": JOB["spec"]["template"]["spec"]}
+PODS = {"server": POD, "migrate": JOB["spec"]["template"]["spec"], "worker": WORKER["spec"]["template"]["spec"]}
 SERVER = POD["containers"][0]
 SECRETS = {secret["metadata"]["name"]: secret["stringData"] for secret in load(FOLDER / "secrets.example.yaml")}
 GRACEFUL_TIMEOUT = 30  # seconds: gunicorn's, see voiceassist/gunicorn.py
@@ -32,7 +34,11 @@ def test_overlay_renders_every_object_in_its_namespace() -> None:
     assert {secret["metadata"]["namespace"] for secret in load(FOLDER / "secrets.example.yaml")} == {namespace}
     generated = find(rendered, "ConfigMap")
     assert generated["data"] == config()
-    for kind, name in (("Deployment", "voiceassist-server"), ("Job", "voiceassist-migrate")):
+    for kind, name in (
+        ("Deployment", "voiceassist-server"),
+        ("Deployment", "voiceassist-worker"),
+        ("Job", "voiceassist-migrate"),
+    ):
         container = find(rendered, kind, name)["spec"]["template"]["spec"]["containers"][0]
         assert container["envFrom"] == [{"configMapRef": {"name": generated["metadata"]["name"]}}]
         assert container["image"].startswith("registry.example.org/voiceassist:")
@@ -51,6 +57,17 @@ def test_probe_timeouts_exceed_the_servers_response_times() -> None:
 
 def test_pod_has_time_to_drain() -> None:
     assert POD["terminationGracePeriodSeconds"] >= float(config()["DRAIN_SECONDS"]) + GRACEFUL_TIMEOUT + 10
+
+
+def test_worker_is_probed_and_has_time_to_finish_jobs() -> None:
+    pod = PODS["worker"]
+    (container,) = pod["containers"]
+    assert container["command"][:3] == ["python", "manage.py", "worker"]
+    assert container["command"][-1].endswith(f":{container['ports'][0]['containerPort']}")
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/health", "port": container["ports"][0]["name"]}
+    assert pod["terminationGracePeriodSeconds"] >= _STOP_TIMEOUT + 10
+    assert WORKER["spec"]["replicas"] >= 2
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -94,7 +111,7 @@ def test_secret_files_are_keys_of_mounted_secrets(name: str) -> None:
     secret_of = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
     mounted = {m["mountPath"]: secret_of[m["name"]] for m in container["volumeMounts"] if m["name"] in secret_of}
     files = {variable: Path(path) for variable, path in variables.items() if variable.endswith("_FILE")}
-    assert len(files) == 5
+    assert len(files) == 5, files
     for variable, path in files.items():
         secret = mounted[str(path.parent)]
         assert path.name == variable.removesuffix("_FILE")
@@ -114,28 +131,31 @@ def test_server_rejects_the_empty_example_secrets(name: str, tmp_path: Path) -> 
 
 
 def select_pods(selector: dict[str, str]) -> set[str]:
-    """Return the kinds whose pods have these labels."""
-    pod_labels = {d["kind"]: d["spec"]["template"]["metadata"]["labels"] for d in (DEPLOYMENT, JOB)}
-    return {kind for kind, labels in pod_labels.items() if selector.items() <= labels.items()}
+    """Return the components whose pods have these labels."""
+    pod_labels = [d["spec"]["template"]["metadata"]["labels"] for d in (DEPLOYMENT, JOB, WORKER)]
+    return {labels["app.kubernetes.io/component"] for labels in pod_labels if selector.items() <= labels.items()}
 
 
 def test_selectors_match_the_servers_pods() -> None:
-    spec: Any = {d["kind"]: d["spec"] for d in DOCUMENTS if "spec" in d and d["kind"] != "NetworkPolicy"}
-    spread = [constraint["labelSelector"]["matchLabels"] for constraint in POD["topologySpreadConstraints"]]
-    for selector in (
-        spec["Service"]["selector"],
-        DEPLOYMENT["spec"]["selector"]["matchLabels"],
-        spec["PodDisruptionBudget"]["selector"]["matchLabels"],
-        *spread,
-    ):
-        assert select_pods(selector) == {"Deployment"}
-    assert spec["HorizontalPodAutoscaler"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
+    assert select_pods(find(DOCUMENTS, "Service")["spec"]["selector"]) == {"server"}
+    for component, deployment in (("server", DEPLOYMENT), ("worker", WORKER)):
+        constraints = PODS[component]["topologySpreadConstraints"]
+        budget = find(DOCUMENTS, "PodDisruptionBudget", f"voiceassist-{component}")
+        for selector in (
+            deployment["spec"]["selector"]["matchLabels"],
+            budget["spec"]["selector"]["matchLabels"],
+            *(constraint["labelSelector"]["matchLabels"] for constraint in constraints),
+        ):
+            assert select_pods(selector) == {component}
+    scaler = find(DOCUMENTS, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
     policies = {d["metadata"]["name"]: d["spec"] for d in DOCUMENTS if d["kind"] == "NetworkPolicy"}
-    default, server = policies["voiceassist"], policies["voiceassist-server"]
-    assert select_pods(default["podSelector"]["matchLabels"]) == {"Deployment", "Job"}
+    default = policies["voiceassist"]
+    assert select_pods(default["podSelector"]["matchLabels"]) == {"server", "migrate", "worker"}
     assert default["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in default
-    assert select_pods(server["podSelector"]["matchLabels"]) == {"Deployment"}
+    for component in ("server", "worker"):
+        assert select_pods(policies[f"voiceassist-{component}"]["podSelector"]["matchLabels"]) == {component}
     ports = [port["port"] for rule in default["egress"] for port in rule["ports"]]
     assert ports == [53, 53, 5432, 6379, 26379, 6333, 4318]
 
@@ -146,7 +166,9 @@ def test_autoscaler_respects_postgresqls_connection_limit() -> None:
     assert scaler["minReplicas"] >= 2
     pods = scaler["maxReplicas"] + DEPLOYMENT["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     workers = int(SERVER["resources"]["requests"]["cpu"])
-    connections = pods * (workers * (4 + 3) + 1)  # the default of WEB_THREADS; see docs/OPERATIONS.md
+    connections = pods * max_connections(workers, threads=4)  # the default of WEB_THREADS; see docs/OPERATIONS.md
+    connections += WORKER["spec"]["replicas"] * CONNECTIONS_OF_WORKER
+    assert WORKER["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
     assert connections + 2 + 3 <= 100  # migrate, superuser_reserved_connections; default of max_connections
     (variable,) = SERVER["env"]
     assert variable == {"name": "WEB_CONCURRENCY", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}}
@@ -161,5 +183,11 @@ def test_prometheus_operator_uses_the_alerts_and_their_job() -> None:
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] == service["spec"]["ports"][0]["name"]
-    credentials = endpoint["authorization"]["credentials"]
-    assert credentials["key"] in SECRETS[credentials["name"]]
+    pod_monitor = find(DOCUMENTS, "PodMonitor", "voiceassist-worker")["spec"]
+    assert select_pods(pod_monitor["selector"]["matchLabels"]) == {"worker"}
+    (pod_endpoint,) = pod_monitor["podMetricsEndpoints"]
+    assert pod_endpoint["port"] == PODS["worker"]["containers"][0]["ports"][0]["name"]
+    assert pod_endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "voiceassist-worker"}]
+    for monitored in (endpoint, pod_endpoint):
+        credentials = monitored["authorization"]["credentials"]
+        assert credentials["key"] in SECRETS[credentials["name"]]
