@@ -117,7 +117,8 @@ def _store_outcome(job: Job, outcome: str, error: str) -> None:
     if outcome == "interrupted":
         values |= {"status": Job.Status.QUEUED, "run_after": Now(), "attempts": Greatest(F("attempts") - 1, 0)}
     elif outcome == "outage":  # it says nothing about the job, so it does not count
-        values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY, "attempts": Greatest(F("attempts") - 1, 0)}
+        values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY}
+        values["attempts"] = Greatest(F("attempts") - 1, 0)
     elif outcome == "failed" and job.attempts < MAX_ATTEMPTS:
         values |= {"status": Job.Status.QUEUED, "run_after": Now() + _RETRY_DELAY * 2 ** (job.attempts - 1)}
     elif job.is_scheduled:
