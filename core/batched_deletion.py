@@ -14,9 +14,8 @@ from uuid import UUID
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 
-from core import audit
+from core import audit, deletion
 from core.conversations import end_session
-from core.deletion import delete_batch
 from core.jobs.progress import batch, current_job
 from core.models import AuditEvent, Job, Message, Session, User
 
@@ -75,7 +74,7 @@ def _start(job: Job, target: Model, sessions: QuerySet[Session]) -> None:
 
 def _delete(job: Job, sessions: QuerySet[Session]) -> bool:
     """Delete one batch and count it. Return False if there was nothing to delete."""
-    deleted_sessions, messages = delete_batch(sessions, MAX_MESSAGES)
+    deleted_sessions, messages = deletion.delete_batch(sessions, MAX_MESSAGES)
     job.done += messages
     job.result = {"sessions": job.result.get("sessions", 0) + deleted_sessions}
     return bool(deleted_sessions or messages)

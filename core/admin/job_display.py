@@ -74,9 +74,7 @@ class JobDisplay:
     @property
     def percent(self) -> int | None:
         total = self.job.total
-        if total is None:
-            return None
-        return min(100 * self.job.done // total, 100) if total else 100
+        return min(100 * self.job.done // total, 100) if total else None
 
     @property
     def duration(self) -> str:
@@ -84,7 +82,7 @@ class JobDisplay:
         job = self.job
         if job.started_at is None:
             return "–"
-        end = timezone.now() if job.status == Job.Status.RUNNING else job.finished_at or job.updated_at
+        end = timezone.now() if self.is_unfinished else job.finished_at or job.updated_at
         return format_duration(end - job.started_at)
 
     @property

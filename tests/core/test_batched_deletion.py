@@ -10,7 +10,7 @@ from django.core.cache import cache
 from django.db import connection, connections
 from django.test import Client
 
-from core import batched_deletion, tasks
+from core import batched_deletion, deletion, tasks
 from core.api.exceptions import ApiError
 from core.audit import Origin, attributed_to
 from core.conversations import append_message
@@ -162,7 +162,7 @@ def test_continues_after_a_failure(user: User, monkeypatch: pytest.MonkeyPatch) 
     """The failing transaction is rolled back with its progress, and the next attempt does the rest."""
     expected = expected_deletions(user)
     job = enqueue(tasks.delete_user, user.pk)
-    original, calls = batched_deletion.delete_batch, []
+    original, calls = deletion.delete_batch, []
 
     def fail_at_the_third_call(*args: Any) -> tuple[int, int]:
         deleted = original(*args)
@@ -171,7 +171,7 @@ def test_continues_after_a_failure(user: User, monkeypatch: pytest.MonkeyPatch) 
             raise ValueError("a patient's name")
         return deleted
 
-    monkeypatch.setattr(batched_deletion, "delete_batch", fail_at_the_third_call)
+    monkeypatch.setattr(deletion, "delete_batch", fail_at_the_third_call)
     for done, is_begun in ((0, False), (2, True)):
         assert (run(job).status, job.done, job.total is not None) == ("queued", done, is_begun)
         with connection.cursor() as cursor:

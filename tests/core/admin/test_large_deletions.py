@@ -148,7 +148,7 @@ def test_cancels_before_it_begins(staff_client: Callable[..., Client], user: Use
     "change", [{"status": "running", "started_at": "2026-01-01T00:00Z"}, {"started_at": "2026-01-01T00:00Z"}]
 )
 def test_does_not_cancel_what_has_begun(admin_client: Client, user: User, change: dict[str, str]) -> None:
-    job_id = tasks.delete_user.enqueue(user.pk).id
+    job_id = tasks.delete_user.enqueue(str(user.pk)).id
     Job.objects.filter(pk=job_id).update(**change)
     cancel = f"/admin/core/job/{job_id}/cancel/"
     assert cancel not in admin_client.get(user_page(user)).content.decode()
@@ -158,7 +158,7 @@ def test_does_not_cancel_what_has_begun(admin_client: Client, user: User, change
 
 def test_cancelling_takes_the_permission_to_delete(staff_client: Callable[..., Client], user: User) -> None:
     client = staff_client("view_user", "change_user", "view_job")
-    cancel = f"/admin/core/job/{tasks.delete_user.enqueue(user.pk).id}/cancel/"
+    cancel = f"/admin/core/job/{tasks.delete_user.enqueue(str(user.pk)).id}/cancel/"
     assert cancel not in client.get(user_page(user)).content.decode()
     assert client.post(cancel).status_code == 403
     schedule.store_schedule()
@@ -171,7 +171,7 @@ def test_cancelling_takes_the_permission_to_delete(staff_client: Callable[..., C
 
 
 def test_shows_a_failure_and_allows_another_attempt(admin_client: Client, user: User) -> None:
-    job_id = tasks.delete_user.enqueue(user.pk).id
+    job_id = tasks.delete_user.enqueue(str(user.pk)).id
     Job.objects.filter(pk=job_id).update(status="failed", error="ValueError", started_at="2026-01-01T00:00Z")
     assert "failed (ValueError)" in admin_client.get(user_page(user)).content.decode()
     admin_client.post(user_page(user, "delete"), {"post": "yes"})
@@ -180,7 +180,7 @@ def test_shows_a_failure_and_allows_another_attempt(admin_client: Client, user: 
 
 @runs_jobs
 def test_refreshing_the_progress_does_not_extend_the_login(admin_client: Client, user: User) -> None:
-    tasks.delete_user.enqueue(user.pk)
+    tasks.delete_user.enqueue(str(user.pk))
     session = admin_client.session
     session[LAST_SEEN_KEY] -= 120
     session.save()
@@ -196,7 +196,7 @@ def test_refreshing_the_progress_does_not_extend_the_login(admin_client: Client,
 
 def test_jobs_page_shows_the_schedule_and_filters(admin_client: Client, user: User) -> None:
     schedule.store_schedule()
-    tasks.delete_user.enqueue(user.pk)
+    tasks.delete_user.enqueue(str(user.pk))
     page = admin_client.get("/admin/core/job/").content.decode()
     assert "Clear web sessions" in page and "<td>24 h</td>" in page
     for query, count in (
@@ -218,7 +218,7 @@ def test_jobs_page_shows_the_schedule_and_filters(admin_client: Client, user: Us
 
 def test_job_shows_only_links_that_the_reader_may_open(staff_client: Callable[..., Client], user: User) -> None:
     client = staff_client("view_job")
-    job_id = tasks.delete_user.enqueue(user.pk).id
+    job_id = tasks.delete_user.enqueue(str(user.pk)).id
     page = client.get(f"/admin/core/job/{job_id}/change/").content.decode()
     assert "a user" in page and str(user.pk) not in page
     assert client.get("/admin/core/job/").status_code == 200
