@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from core import audit_integrity, audit_verification
 from core.database_roles import APPLICATION_ROLE
@@ -13,6 +12,8 @@ from core.drill.manifest import DrillError, Manifest, known_migrations
 from core.drill.throwaway import Server
 
 Connection = psycopg.Connection[Any]
+# Migration 0007 checks only new events, because reading the stored ones would block requests.
+_NOT_VALIDATED = {"audit_events_created_at"}
 _TRAIL_CHANGES = (
     "UPDATE audit_events SET actor_email = ''",
     "DELETE FROM audit_events",
@@ -21,6 +22,10 @@ _TRAIL_CHANGES = (
     "DELETE FROM audit_checkpoints",
     "TRUNCATE audit_checkpoints",
 )
+_EVENT = b"""
+    INSERT INTO audit_events (id, created_at, action, "table", object_id, actor_email, trace_id, changes)
+    VALUES (gen_random_uuid(), now(), 'create', '', '', '', '', '{}')
+"""
 _SCHEMA_CHANGES = (
     "ALTER TABLE audit_events DISABLE TRIGGER ALL",
     "DROP TABLE audit_events",
@@ -79,6 +84,8 @@ def constraints(server: Server, manifest: Manifest) -> str:
             raise DrillError(f"The index {invalid} is invalid. Run migrate, which builds it again.")
         rows = connection.execute(query.encode()).fetchall()
         for table, name, definition, is_validated in rows:
+            if name in _NOT_VALIDATED:
+                continue
             if not is_validated:
                 raise DrillError(f"The constraint {name} of {table} is not validated. Validate it in the database.")
             with connection.transaction(force_rollback=True):
@@ -124,8 +131,7 @@ def _require_refusal(connection: Connection, statements: tuple[str, ...], role: 
     for statement in statements:
         with connection.transaction(force_rollback=True):
             # The triggers work by row, so there has to be one.
-            connection.execute(sql.SQL("INSERT INTO audit_events (id, created_at, action, \"table\", object_id,"
-                " actor_email, trace_id, changes) VALUES (gen_random_uuid(), now(), 'create', '', '', '', '', '{}')"))  # fmt: skip
+            connection.execute(_EVENT)
             try:
                 connection.execute(statement.encode())
             except psycopg.errors.InsufficientPrivilege:

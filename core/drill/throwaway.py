@@ -110,9 +110,16 @@ class Server:
             self._process = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         while not self._returns_true(until):
             if self._process.poll() is not None:
-                lines = [line for line in self.log.read_text(errors="replace").splitlines() if "FATAL" in line]
-                raise DrillError(f"PostgreSQL ended while it recovered: {lines[0] if lines else 'see its programs'}")
+                raise DrillError(self._reason())
             time.sleep(0.1)
+
+    def _reason(self) -> str:
+        """Return why the server ended. Clients that came too early are in the log too."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "FATAL" in line]
+        reasons = [line.split("FATAL:")[1].strip() for line in lines if "database system is" not in line]
+        if any("before configured recovery target" in reason for reason in reasons):
+            return "The WAL ends before the rows were counted, so later changes are lost. Check that wal.sh is running."
+        return f"PostgreSQL ended while it recovered: {reasons[0] if reasons else 'its log has no reason'}."
 
     def _returns_true(self, query: str) -> bool:
         try:

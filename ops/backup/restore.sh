@@ -19,18 +19,24 @@ restore_base() {
     trap remove_folder EXIT
     rm -rf "$folder" # of a run that was interrupted
     "$here/unpack.sh" "$backup" "$identity" "$folder" || exit 1
-    printf "hot_standby = off\n" >>"$folder/recovery.conf" # pg_ctl then waits until the recovery has ended
     [ -z "$to" ] || printf "recovery_target_time = '%s'\nrecovery_target_action = promote\n" "$to" >>"$folder/recovery.conf"
     log "Recovering from the WAL${to:+ until $to}."
     pg_ctl start --pgdata "$folder/data" --silent --wait --timeout 86400 --log "$folder/log" \
-        --options "-c config_file='$folder/recovery.conf'" >/dev/null 2>"$errors" ||
-        fail "The recovery failed: $(grep -m 1 FATAL "$folder/log" || reason). Nothing was restored."
-    last=$(PGHOST=$folder/socket PGUSER=$(value superuser) PGDATABASE=$(value database) \
-        query "SELECT pg_last_xact_replay_timestamp()")
+        --options "-c config_file='$folder/recovery.conf'" >/dev/null 2>&1 || true
+    until [ "$(query_restored "SELECT NOT pg_is_in_recovery()")" = t ]; do # read-only queries work before its end
+        pg_ctl status --pgdata "$folder/data" >/dev/null 2>&1 ||
+            fail "The recovery failed: $(grep FATAL "$folder/log" | grep -v -m 1 'database system is' || reason). Nothing was restored."
+        sleep 0.5
+    done
+    last=$(query_restored "SELECT pg_last_xact_replay_timestamp()")
     run "Stopping the server" pg_ctl stop --pgdata "$folder/data" --silent --mode fast
     [ ! -d "$into" ] || run "Replacing the empty folder" rmdir "$into"
     run "Renaming the restored folder" mv "$folder/data" "$into"
     log "Restored $into. The last change is of ${last:-$(value finished_at)}. Start PostgreSQL on it, then take a base backup."
+}
+
+query_restored() {
+    PGHOST=$folder/socket PGPORT=5432 PGUSER=$(value superuser) PGDATABASE=$(value database) query "$1" 2>"$errors" || true
 }
 
 remove_folder() {

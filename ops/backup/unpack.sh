@@ -59,6 +59,7 @@ printf '%s\n' "local all all trust" >"$folder/pg_hba.conf"
 cat >"$folder/recovery.conf" <<END
 restore_command = $(quoted "'$here/fetch_wal.sh' '$wal' '$identity' '%f' '%p'")
 listen_addresses = ''
+port = 5432
 unix_socket_directories = $(quoted "$folder/socket")
 hba_file = $(quoted "$folder/pg_hba.conf")
 log_min_messages = log
