@@ -1,5 +1,7 @@
 """The list of backups, which staff can only view."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.http import HttpRequest
 
@@ -12,6 +14,9 @@ class BackupAdmin(AuditedModelAdmin):
     list_display = ("started_at", "kind", "finished_at", "size", "verified_at", "recovery_seconds", "data_age_seconds")
     list_filter = ("kind",)
     sortable_by = ()
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup == "kind__exact" and value in Backup.Kind.values
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -107,7 +107,9 @@ class Server:
         settings_ = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = ["postgres", "-D", self.data, "-c", f"config_file={self.folder / 'recovery.conf'}", *settings_]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         while not self._returns_true(until):
             if self._process.poll() is not None:
                 raise DrillError(self._reason())

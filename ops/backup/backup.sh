@@ -10,13 +10,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # write_manifest [PSQL_OPTION…]: write manifest.json, from a moment without a running transaction if there is one.
 write_manifest() {
-    local try need_quiet=true
+    local try manifest need_quiet=true
     for try in {1..20}; do
         [ "$try" -lt 20 ] || need_quiet=false
-        psql --no-psqlrc --no-password --file "$here/snapshot.sql" --set kind="$kind" --set name="$name" \
+        manifest=$(psql --no-psqlrc --no-password --file "$here/snapshot.sql" --set kind="$kind" --set name="$name" \
             --set product_version="$(product_version)" --set started_at="$started" --set need_quiet=$need_quiet \
-            --set is_dump=false --set start_lsn= --set end_lsn= "$@" >"$partial/manifest.json" || return 1
-        [ ! -s "$partial/manifest.json" ] || return 0
+            --set is_dump=false --set start_lsn= --set end_lsn= "$@") || return 1
+        if [ -n "$manifest" ]; then
+            printf '%s\n' "$manifest" >"$partial/manifest.json"
+            return
+        fi
         sleep 0.1
     done
     return 1
@@ -27,6 +30,7 @@ encrypt_file() { encrypt <"$1" >"$partial/${1##*/}.age" && rm "$1"; }
 take_base() {
     local files file range
     require_programs pg_basebackup pg_verifybackup
+    rm -f "$BACKUP_DIR/.base_needed" # of wal.sh
     files=$work/files
     run "The base backup" pg_basebackup --pgdata "$files" --format tar --compress client-gzip:1 \
         --wal-method stream --checkpoint fast --no-password --label "voiceassist $name"
@@ -44,9 +48,8 @@ take_base() {
 
 take_dump() {
     require_programs pg_dump
-    export ERRORS=$work/dump_errors RECIPIENTS=$work/recipients DUMP=$partial/database.dump.age
+    export ERRORS=$errors RECIPIENTS=$work/recipients DUMP=$partial/database.dump.age
     run "The dump" write_manifest --set is_dump=true --set need_quiet=false
-    errors=$ERRORS
     [ -e "$DUMP" ] || fail "The dump failed: $(reason)"
 }
 
@@ -59,7 +62,7 @@ take_qdrant() {
 # the WAL that no remaining base backup needs.
 remove_expired() {
     local limit verified kind folder oldest
-    limit=$(date -u -d "${BACKUP_DAYS:-30} days ago" +%Y%m%dT%H%M%SZ) || fail "BACKUP_DAYS must be a number of days."
+    limit=$(date -u -d "$days days ago" +%Y%m%dT%H%M%SZ)
     verified=$(query "SELECT DISTINCT ON (kind) kind || '/' || name FROM backups WHERE verified_at IS NOT NULL
         ORDER BY kind, started_at DESC")
     for kind in base dump qdrant; do
@@ -81,13 +84,15 @@ remove_expired() {
 
 kind=${1:-}
 case $kind in base | dump | qdrant) ;; *) fail "Usage: $program base|dump|qdrant" ;; esac
+days=${BACKUP_DAYS:-30}
+[[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail "BACKUP_DAYS must be a number of days."
 begin backup
 name=$(date -u +%Y%m%dT%H%M%SZ)
 started=$(date -u +%FT%TZ)
 partial=$BACKUP_DIR/$kind/.$name.partial
 mkdir -p "$BACKUP_DIR"/{base,dump,qdrant} || fail "$BACKUP_DIR can't be written."
 rm -rf "$BACKUP_DIR/$kind"/.*.partial* # of runs that were killed
-trap 'rm -rf "$work" "$partial"' EXIT
+trap 'rm -rf "$work" "$errors" "$partial"' EXIT
 run "Creating the folder of the backup" mkdir "$partial"
 "take_$kind"
 run "Computing the checksums" bash -c 'cd "$1" && sha256sum -- * >"$1.sums" && mv "$1.sums" SHA256SUMS' - "$partial"

@@ -62,11 +62,10 @@ begin() {
     work=$BACKUP_STAGING/$1.work
     rm -rf "$work" # of a run that was killed
     mkdir "$work" || fail "$BACKUP_STAGING can't be written."
-    trap 'rm -rf "$work"' EXIT
+    errors=$(mktemp) # not in the staging folder, whose disk may be full
+    trap 'rm -rf "$work" "$errors"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    errors=$work/errors
-    : >"$errors"
     tr ' ,' '\n\n' <<<"$BACKUP_RECIPIENT" | sed '/^$/d' >"$work/recipients"
     encrypt </dev/null >/dev/null 2>"$errors" || fail "BACKUP_RECIPIENT is not a public key of age: $(reason)"
     connect_as_backup_role

@@ -9,6 +9,7 @@ retry_after=900 # seconds, after a failure
 # is_due KIND DAYS: whether the newest backup is older than 02:00 of the day DAYS - 1 days ago.
 is_due() {
     local last newest
+    [ "$1" != base ] || [ ! -e "$BACKUP_DIR/.base_needed" ] || return 0
     newest=$(newest "$1")
     last=$(date -u -d "today 02:00 $(($2 - 1)) days ago" +%s)
     [ "$last" -le "$(date -u +%s)" ] || last=$((last - 86400))

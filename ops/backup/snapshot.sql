@@ -1,15 +1,16 @@
 -- Prints the manifest of a backup as JSON. Counts the rows in one snapshot, which the dump uses too.
 --
 -- `counts_lsn` is the position in the WAL at which recovery has exactly these rows. It exists if no transaction was
--- writing: the same transactions had ended before and after the position was read, and none was running. Otherwise this
--- prints nothing, so that the caller tries again, unless `need_quiet` is false.
+-- writing when the position was read: none held the lock on its id, and the same ones had ended before and afterwards.
+-- Otherwise this prints nothing, so that the caller tries again, unless `need_quiet` is false.
 \set ON_ERROR_STOP on
 \set QUIET on
 \pset tuples_only on
 \pset format unaligned
 SELECT pg_current_snapshot() AS snapshot_before, pg_current_wal_insert_lsn() AS lsn, clock_timestamp() AS taken_at \gset
+SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock') AS has_no_writer \gset
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-SELECT pg_current_snapshot()::text = :'snapshot_before'
+SELECT :'has_no_writer'::boolean AND pg_current_snapshot()::text = :'snapshot_before'
         AND pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot()) AS is_quiet,
     pg_export_snapshot() AS snapshot \gset
 SELECT NOT (:'is_quiet'::boolean OR NOT :'need_quiet'::boolean) AS must_wait \gset
@@ -19,7 +20,7 @@ SELECT NOT (:'is_quiet'::boolean OR NOT :'need_quiet'::boolean) AS must_wait \gs
 
 \if :is_dump
 \setenv SNAPSHOT :snapshot
-\! bash -o pipefail -c 'pg_dump --format=custom --no-password --snapshot="$SNAPSHOT" 2>"$ERRORS" | age --encrypt --recipients-file "$RECIPIENTS" >"$DUMP.new" 2>>"$ERRORS" && mv "$DUMP.new" "$DUMP"'
+\! bash -o pipefail -c 'pg_dump --format=custom --no-password --snapshot="$SNAPSHOT" 2>>"$ERRORS" | age --encrypt --recipients-file "$RECIPIENTS" >"$DUMP.new" 2>>"$ERRORS" && mv "$DUMP.new" "$DUMP"'
 \endif
 
 SELECT string_agg(format('SELECT %L AS name, count(*) AS rows FROM %s', oid::regclass, oid::regclass), ' UNION ALL ')

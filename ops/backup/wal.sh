@@ -77,7 +77,19 @@ stop() {
     exit 0
 }
 
+# After this, the WAL has a gap, so schedule.sh takes a base backup, which begins a new chain.
+begin_anew() {
+    rm -f "$staging"/*
+    touch "$BACKUP_DIR/.base_needed"
+    log "The WAL continues with a gap. Take a base backup, unless schedule.sh runs, which does."
+}
+
 while true; do
+    # PostgreSQL invalidates a slot that would keep more than max_slot_wal_keep_size.
+    if [ "$(query "SELECT pg_drop_replication_slot(slot_name) IS NOT NULL FROM pg_replication_slots
+        WHERE slot_name = '$slot' AND wal_status = 'lost'" 2>"$errors" || true)" ]; then
+        begin_anew
+    fi
     run "Creating the replication slot" pg_receivewal --create-slot --if-not-exists --slot "$slot" --no-password
     began=$SECONDS
     pg_receivewal --directory "$staging" --slot "$slot" --synchronous --no-loop --no-password 2>"$work/receiver" &
@@ -92,13 +104,11 @@ while true; do
     done
     wait "$receiver" || true
     copy
-    errors=$work/receiver
-    log "pg_receivewal ended: $(reason). Trying again in 5 seconds."
-    errors=$work/errors
+    log "pg_receivewal ended: $(errors=$work/receiver && reason). Trying again in 5 seconds."
     # If it can't even start although the server responds, the server lacks what follows the last file, because it was
     # restored or promoted. Everything has been copied, and the slot has the position at which the server's WAL begins.
     if ((SECONDS - began < 5)) && query "SELECT 1" >/dev/null 2>&1; then
-        rm -f "$staging"/*
+        begin_anew
     fi
     sleep 5
 done

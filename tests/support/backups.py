@@ -73,18 +73,22 @@ class BackedUpPostgres(Postgres):
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
+    def command_of(self, script: str, *arguments: str | Path) -> list[str]:
+        return [*self.as_user, str(SCRIPTS / script), *map(str, arguments)]
+
+    def run_command(self, command: list[str], **variables: str) -> Done:
+        environment = self.environment | variables
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
     def script(self, name: str, *arguments: str | Path, check: bool = True, **variables: str) -> Done:
-        done = subprocess.run(
-            [*self.as_user, SCRIPTS / name, *arguments],
-            env=self.environment | variables, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = self.run_command(self.command_of(name, *arguments), **variables)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
     def start_script(self, name: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         """Start a script in its own process group."""
         return subprocess.Popen(
-            [*self.as_user, SCRIPTS / name, *arguments],
+            self.command_of(name, *arguments),
             env=self.environment | variables, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -119,6 +123,18 @@ class BackedUpPostgres(Postgres):
         return self.manage(
             "drill", str(backup), "--identity", str(identity or self.identity), url=self.application_url, check=check
         )
+
+    def decrypt(self, path: Path) -> bytes:
+        command = ["age", "--decrypt", "--identity", str(self.identity), str(path)]
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True).stdout
+
+    def copy_rows(self, table: str, database: str) -> None:
+        """Copy the rows of a table into another database, without its structure."""
+        environment = self.environment | {"PGUSER": SUPERUSER, "PGPASSWORD": PASSWORD}
+        dump = subprocess.run(
+            ["pg_dump", "--data-only", "-Fc", "-t", table], env=environment, check=True, capture_output=True
+        )
+        subprocess.run(["pg_restore", "--data-only", "-d", database], env=environment, check=True, input=dump.stdout)
 
     def fetch(self, query: str, *parameters: object) -> list[Any]:
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -13,7 +13,9 @@ from voiceassist.embedded.programs import package_dir, postgres_program
 
 # https://refspecs.linuxfoundation.org/elf/gabi4+/ch5.pheader.html
 _LOAD, _DYNAMIC, _WRITABLE = 1, 2, 2
-_HEADER = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, physical address, size in file, in memory, alignment
+_HEADER = struct.Struct(
+    "<IIQQQQQQ"
+)  # type, flags, offset, address, physical address, size in file, in memory, alignment
 
 
 def install(folder: Path) -> None:
