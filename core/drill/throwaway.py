@@ -48,14 +48,14 @@ def run(*command: str | Path, **variables: str) -> str:
 
 def check_programs(manifest: Manifest) -> None:
     """Raise DrillError if PostgreSQL can't be started here, or not with the data of this backup."""
-    if os.geteuid() == 0:
-        raise DrillError("PostgreSQL refuses to run as root. Run the drill as another user, such as postgres.")
     version = run("postgres", "--version").split()[2] if shutil.which("postgres", path=environment()["PATH"]) else ""
     if version.split(".")[0] != manifest.postgresql_major:
         raise DrillError(
             f"PATH has {f'PostgreSQL {version}' if version else 'no PostgreSQL server'}, and the backup is of version "
             f"{manifest.postgresql_version}. Put the programs of that major version first in PATH."
         )
+    if os.geteuid() == 0:
+        raise DrillError("PostgreSQL refuses to run as root. Run the drill as another user, such as postgres.")
 
 
 @contextmanager

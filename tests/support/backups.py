@@ -119,10 +119,22 @@ class BackedUpPostgres(Postgres):
         self.script("backup.sh", kind)
         return max((self.target / kind).glob("2*Z"))
 
-    def drill(self, backup: Path, *, check: bool = True, identity: Path | None = None) -> Done:
-        return self.manage(
-            "drill", str(backup), "--identity", str(identity or self.identity), url=self.application_url, check=check
-        )
+    def drill(self, backup: Path, *, check: bool = True, identity: Path | None = None, **variables: str) -> Done:
+        options = ("--identity", str(identity or self.identity))
+        return self.manage("drill", str(backup), *options, url=self.application_url, check=check, **variables)
+
+    def start_drill(self, backup: Path, **variables: str) -> "subprocess.Popen[str]":
+        environment = {
+            **os.environ,
+            "DATABASE_URL": self.application_url,
+            "PATH": self.environment["PATH"],
+            **variables,
+        }
+        return subprocess.Popen(
+            [*self.as_user, sys.executable, "manage.py", "drill", str(backup), "--identity", str(self.identity)],
+            env=environment, cwd=ROOT, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def decrypt(self, path: Path) -> bytes:
         command = ["age", "--decrypt", "--identity", str(self.identity), str(path)]
