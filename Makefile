@@ -19,7 +19,7 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data soak smoke check kubernetes prometheus-rule stop lock \
+.PHONY: help run test test-pythons failover benchmark benchmark-data drill soak smoke check kubernetes prometheus-rule stop lock \
 	format
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,9 @@ benchmark: .venv/installed-dev ## compare readiness with other packages, and mea
 
 benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
+
+drill: .venv/installed-dev ## back up, destroy, restore and verify a database with MESSAGES=100000
+	@$(PYTHON) -m tests.benchmarks.drill $(MESSAGES:%=--messages %)
 
 soak: .venv/installed-dev ## inject random faults under constant probing: SECONDS=600 SEED=1
 	@$(PYTHON) -m tests.benchmarks.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)

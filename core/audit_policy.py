@@ -65,6 +65,7 @@ APPEND_ONLY = {
 REVOKED = {"django_migrations": "Only migrate writes it."}
 NOT_AUDITED = {
     "export_chunks": "They belong to an export, whose creation, downloads and removal are recorded.",
+    "backups": "They decide only what the metrics and the admin show, and the backup service writes one every minute.",
     "django_session": "Logins, logouts and automatic logoffs are recorded as events of their own.",
     "django_admin_log": "Django's own log of the admin is disabled. The table is empty.",
     "axes_accessattempt": "Failed logins and lockouts are recorded as events of their own. Without the count of an "

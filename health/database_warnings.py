@@ -3,6 +3,8 @@
 After a success, the check `postgres` refreshes them on its own connection. `/ready` does not report them; the log,
 `checkdeps`, the status page and the metric `voiceassist_database_warning` do.
 
+They are refreshed together with the metrics of the backups, which are in the database too.
+
 A source is a function `find_problems(connection)`. It returns a dict of kinds and messages. A message describes what
 is wrong and what to do.
 """
@@ -19,7 +21,7 @@ from core.clients.outages import is_outage
 from core.clients.postgresql import connection_limit, server_log
 from core.clients.postgresql.connection import MIN_TIMEOUT, Connection
 from core.clients.postgresql.connection_limit import ConnectionUsage
-from health import metrics
+from health import backups, metrics
 
 log = structlog.stdlib.get_logger("voiceassist.database")
 
@@ -59,6 +61,8 @@ def refresh(connection: Connection, seconds: float) -> None:
         for find_problems in SOURCES:
             with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
                 found |= find_problems(connection)
+        with connection.time_limit(max(MIN_TIMEOUT, deadline - time.monotonic())):
+            backups.measure(connection)
     except Exception as error:
         details = {"reason": type(error).__name__} if is_outage(error) else {"exc_info": True}
         log.error("The warnings about the database could not be refreshed", **details)

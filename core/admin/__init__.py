@@ -6,11 +6,11 @@ base          base ModelAdmins: indexed search, deletion by count, History links
 phi_reveal    masks PHI and adds the page that reveals it, after the access has been recorded
 job_display   background jobs in words
 large_deletion   deletes rows in the background if they are too many for a request
-users, conversations, audit_events, jobs   the registered pages
+users, conversations, audit_events, backups, jobs   the registered pages
 
 Staff see personal data.
 """
 
-from core.admin import audit_events, conversations, jobs, users
+from core.admin import audit_events, backups, conversations, jobs, users
 
-__all__ = ["audit_events", "conversations", "jobs", "users"]
+__all__ = ["audit_events", "backups", "conversations", "jobs", "users"]

@@ -16,6 +16,7 @@ COMMANDS = (
     ("data", "--messages", "10000", "--seeding", "1000"),
     ("deletion", "--messages", "20000"),
     ("jobs",),
+    ("drill", "--messages", "1000"),
     ("layout", "--rows", "1000"),
     ("middleware",),
     ("readiness",),

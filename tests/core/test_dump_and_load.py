@@ -17,9 +17,10 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import models
 from django.test import Client
+from django.utils import timezone
 
 from core.conversations import append_message, end_session
-from core.models import Authenticator, RecoveryCodes, Session, User
+from core.models import Authenticator, Backup, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
 from tests.support import databases
 from tests.support.databases import migrated_database
@@ -49,6 +50,8 @@ def rows() -> None:
     AccessAttempt.objects.create(username="hash", ip_address="192.0.2.7", failures_since_start=1)
     Authenticator.new(user, encrypt(new_secret(), user.pk)).save()
     RecoveryCodes.issue(user)
+    now = timezone.now()
+    Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="0.1.0")
     content_type = ContentType.objects.get_for_model(User)
     LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
 

@@ -28,7 +28,7 @@ ACTIONS = (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0012_jobs")]
+    dependencies = [("core", "0013_backups")]
 
     operations = [
         migrations.CreateModel(
