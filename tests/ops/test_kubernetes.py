@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from core.clients.postgresql.connection_limit import CONNECTIONS_OF_WORKER, max_connections
-from core.jobs.worker import _STOP_TIMEOUT
 from core.database_roles import BACKUP_ROLE
+from core.jobs.worker import _STOP_TIMEOUT
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
 from tests.support.load_settings import PRODUCTION
 from tests.support.voiceassist_server import ROOT
