@@ -175,7 +175,7 @@ def test_object_pages_read_a_bounded_number_of_rows(admin_client: Client) -> Non
         page = f"/admin/core/{row._meta.model_name}/{row.pk}/change/"
         queries_of(admin_client, page)  # fills the cache of content types
         statements = queries_of(admin_client, page)
-        assert len(statements) <= 7, (page, statements)
+        assert len(statements) <= 8, (page, statements)
         with connection.cursor() as cursor:
             for sql in statements:
                 cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
