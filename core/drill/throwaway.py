@@ -35,7 +35,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*command: str | Path, **variables: str) -> str:
-    """Run a program. Return what it printed, or raise DrillError with the line of its errors that says why it failed."""
+    """Run a program and return what it printed. Raise DrillError with the line that says why it failed."""
     try:
         done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, errors="replace")
     except FileNotFoundError:
