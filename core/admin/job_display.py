@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from core import exports
+from core.admin.search_terms import parse_uuid
 from core.models import Export, Job, Session, User
 from core.models.jobs import OBJECT_ID
 
@@ -126,6 +127,7 @@ def display(request: HttpRequest, job: Job) -> JobDisplay:
     return JobDisplay(job, may_cancel(request, job), request.user.has_perm("core.view_job"), download)
 
 
-def displays_of(request: HttpRequest, key: Any) -> list[JobDisplay]:
-    """Return the latest jobs of a user or session."""
-    return [display(request, job) for job in jobs_of(key)[:MAX_JOBS_OF_OBJECT]]
+def displays_of(request: HttpRequest, object_id: str) -> list[JobDisplay]:
+    """Return the latest jobs of a user or session. The id comes from the URL, so it may be any text."""
+    key = parse_uuid(object_id)
+    return [display(request, job) for job in jobs_of(key)[:MAX_JOBS_OF_OBJECT]] if key else []
