@@ -15,7 +15,7 @@ from core.models import AuditEvent, Message, Session, User
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database_superuser]  # disables triggers, and runs ANALYZE
 
-# 30 users, 1,000 sessions, 10,000 messages, 10,000 audit events, 10,000 jobs; the first user has a tenth of the sessions.
+# 30 users, 1,000 sessions, 10,000 messages, audit events and jobs; the first user has a tenth of the sessions.
 DATA = """
 ALTER TABLE users DISABLE TRIGGER audit;
 ALTER TABLE jobs DISABLE TRIGGER audit;
