@@ -55,9 +55,10 @@ class Run:
 def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path)
     yield run
-    for process in [*run.processes, run.server]:
-        if process.is_running() if isinstance(process, psutil.Process) else process.poll() is None:
+    for process in run.processes:
+        if process.is_running():
             process.kill()
+    run.server.kill()
     run.server.wait(10)
 
 

@@ -56,15 +56,16 @@ def use_every_command() -> None:
         consumer = broker.consume(queue.QUEUE, prefetch=1, timeout=1)
         assert isinstance(consumer, _RedisConsumer)
         received = next(consumer)
-        assert received.args == ("id",)
+        assert received and received.args == ("id",)
         if outcome == "requeue":
-            consumer.requeue([received])
+            consumer.requeue([received])  # type: ignore[no-untyped-call]
         else:
             getattr(consumer, outcome)(received)
     next(broker.consume(queue.QUEUE, prefetch=1, timeout=1))  # not acknowledged, as by a worker that was killed
     # Look after dead workers, which is usually done by chance.
     broker.maintenance_chance, broker.heartbeat_timeout, broker.dead_message_ttl = MAINTENANCE_SCALE, 0, 0
-    assert next(broker.consume(queue.QUEUE, prefetch=1, timeout=1)).args == ("id",)
+    received = next(broker.consume(queue.QUEUE, prefetch=1, timeout=1))
+    assert received and received.args == ("id",)
     queue.remove_worker()
 
 
@@ -151,4 +152,4 @@ def test_full_redis_accepts_no_id_but_loses_no_job(
     Job.objects.update(run_after=timezone.now() - timedelta(seconds=1))
     queue.send_due_jobs()
     message = next(queue.broker().consume(queue.QUEUE, prefetch=1, timeout=1))
-    assert message.args == (str(job.pk),)
+    assert message and message.args == (str(job.pk),)
