@@ -23,14 +23,23 @@ RUN VOICEASSIST_ENV=production ALLOWED_HOSTS=localhost \
 # Bytecode that Python never compares with its source. Otherwise it would recompile everything at every start, because
 # copying into a layer changes modification times, and a read-only root filesystem can't store the result. Any user can
 # read the files, regardless of the checkout's umask.
-RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/venv /app \
+RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/venv /app
+# Read by voiceassist/build.py. Last, because every commit changes it.
+ARG COMMIT=unknown
+ARG BUILT_AT=unknown
+RUN printf '%s\n%s\n' "$COMMIT" "$BUILT_AT" >voiceassist/build-identity \
     && chmod -R a+rX /app
 
 
 FROM python:3.13.16-slim-trixie
 
+ARG COMMIT=unknown
+ARG BUILT_AT=unknown
 LABEL org.opencontainers.image.title="voiceassist-server" \
-      org.opencontainers.image.description="VoiceAssist backend: API, readiness and admin"
+      org.opencontainers.image.description="VoiceAssist backend: API, readiness and admin" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$COMMIT" \
+      org.opencontainers.image.created="$BUILT_AT"
 
 # Owned by root, so that the server's user can't change code or packages.
 COPY --from=build /opt/venv /opt/venv

@@ -19,7 +19,7 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data soak smoke check kubernetes prometheus-rule stop lock \
+.PHONY: help run test test-pythons failover benchmark benchmark-data drill soak smoke check kubernetes prometheus-rule stop lock \
 	format
 .DEFAULT_GOAL := help
 
@@ -29,8 +29,8 @@ help: ## print this list
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
 	@exec $(PYTHON) -m voiceassist.run
 
-test: .venv/installed-dev ## run every test
-	@$(PYTHON) -m pytest
+test: .venv/installed-dev ## run every test, in WORKERS=2 processes
+	@$(PYTHON) -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
 
 test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
@@ -38,12 +38,16 @@ test-pythons: .venv/installed-dev ## run the fast half of the tests on every oth
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
 
-benchmark: .venv/installed-dev ## compare readiness with other packages, and measure the cost of the middleware
+benchmark: .venv/installed-dev ## compare readiness with other packages, and measure the middleware and background jobs
 	@$(PYTHON) -m tests.benchmarks.readiness
 	@$(PYTHON) -m tests.benchmarks.middleware
+	@$(PYTHON) -m tests.benchmarks.jobs
 
 benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
+
+drill: .venv/installed-dev ## back up, destroy, restore and verify a database with MESSAGES=100000
+	@$(PYTHON) -m tests.benchmarks.drill $(MESSAGES:%=--messages %)
 
 soak: .venv/installed-dev ## inject random faults under constant probing: SECONDS=600 SEED=1
 	@$(PYTHON) -m tests.benchmarks.soak $(SECONDS:%=--seconds %) $(SEED:%=--seed %)

@@ -90,14 +90,17 @@ def record(
 ) -> None:
     """Record that `user` did `action` to the row `target`.
 
+    Without `user` and `request` the event has the origin that `attributed_to` has set, as in a job.
+
     Raise DatabaseError on failure. The caller must then abort the action, otherwise it would leave no record.
     """
+    origin = current_origin() if user is None and request is None else _origin_of(user, request)
     AuditEvent.objects.create(
         action=action,
         table=target._meta.db_table if target else "",
         object_id=str(target.pk) if target else "",
         changes=changes or {},
-        **_origin_of(user, request).actor(),
+        **origin.actor(),
     )
 
 

@@ -55,6 +55,7 @@ AUDITED = {
         "updated_at status run_after sent_at lease leased_until attempts done total result error started_at "
         "finished_at",
     ),
+    "exports": Audited("id", "id created_at user_id recipient", "updated_at size finished_at"),
 }
 APPEND_ONLY = {
     "audit_events": "It is the audit trail.",
@@ -63,6 +64,8 @@ APPEND_ONLY = {
 # The application's role may not write these tables.
 REVOKED = {"django_migrations": "Only migrate writes it."}
 NOT_AUDITED = {
+    "export_chunks": "They belong to an export, whose creation, downloads and removal are recorded.",
+    "backups": "They decide only what the metrics and the admin show, and the backup service writes one every minute.",
     "django_session": "Logins, logouts and automatic logoffs are recorded as events of their own.",
     "django_admin_log": "Django's own log of the admin is disabled. The table is empty.",
     "axes_accessattempt": "Failed logins and lockouts are recorded as events of their own. Without the count of an "

@@ -1,7 +1,8 @@
 """Delete users, sessions and messages with their dependent rows, which are not loaded.
 
 Each function is one transaction. It deletes in batches, so that each statement stays within the time limit for
-statements of a request, regardless of the number of rows.
+statements of a request. `is_large` says whether that would take too long for a request. `core.batched_deletion` then
+deletes in many transactions.
 """
 
 from django.db import transaction
@@ -12,8 +13,35 @@ from django.utils import timezone
 from core.cursor_pagination import after_cursor, cursor_of, ordering
 from core.models import Message, Session, User
 
+MAX_ROWS_OF_REQUEST = 10_000  # sessions and messages that a request deletes; takes about a second
 _MAX_SESSIONS = 1000  # per statement
 _MAX_MESSAGES = 10_000  # per statement; takes about a second, including the audit trail
+
+
+def is_large(sessions: QuerySet[Session]) -> bool:
+    """Return whether the sessions and their messages are too many rows for a request. Read no more than that many."""
+    limit = MAX_ROWS_OF_REQUEST + 1
+    count = sessions.order_by().values("pk")[:limit].count()
+    if count < limit:
+        count += Message.objects.filter(session__in=sessions.order_by().values("pk")).values("pk")[:limit].count()
+    return count >= limit
+
+
+def delete_batch(sessions: QuerySet[Session], max_messages: int) -> tuple[int, int]:
+    """Delete messages of the oldest sessions, and those sessions if no message is left.
+
+    Return the numbers of deleted sessions and messages, (0, 0) if there are no sessions. The caller must have opened a
+    transaction.
+    """
+    rows = sessions.order_by(*ordering(newest_first=False)).select_for_update(of=("self",))
+    keys = list(rows.values_list("pk", flat=True)[:_MAX_SESSIONS])
+    # The locks on the sessions block appends, so a batch that is not full leaves no message behind.
+    messages = Message.objects.filter(session__in=keys).order_by().values("pk")[:max_messages]
+    deleted, _ = Message.objects.filter(pk__in=messages).delete()
+    if deleted == max_messages:
+        return 0, deleted
+    Session.objects.filter(pk__in=keys).only("pk").delete()  # otherwise Django loads the contexts
+    return len(keys), deleted
 
 
 @transaction.atomic

@@ -3,17 +3,21 @@
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import connections
+from django.db.models import QuerySet
 from django.utils import timezone
 from django_tasks import task
 
+from core import batched_deletion, exports
 from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
-from core.auth.login_failures import delete_expired
+from core.auth import login_failures
 from core.auth.web_sessions import SessionStore
 from core.jobs.progress import batch, current_job
-from core.models import Job
+from core.models import Export, Job
+from core.models.exports import MAX_EXPORT_AGE
 
 log = structlog.stdlib.get_logger("voiceassist.tasks")
 
@@ -55,24 +59,54 @@ def _warn_if_old(taken_at: datetime) -> None:
 @task()
 def clear_web_sessions() -> None:
     """Delete the rows of expired web sessions."""
-    with batch():
-        SessionStore.clear_expired()
+    _delete(SessionStore.get_model_class().objects.filter(expire_date__lt=timezone.now()))
 
 
 @task()
 def clear_login_attempts() -> None:
     """Delete the counts of failed logins that no longer matter."""
-    with batch():
-        delete_expired(None)
+    _delete(login_failures.expired().select_for_update(skip_locked=True))
 
 
 @task()
 def clear_finished_jobs() -> None:
     """Delete the jobs that ended 90 days ago."""
-    old = Job.objects.filter(finished_at__lt=timezone.now() - _KEEP_JOBS, is_scheduled=False)
-    while True:
+    _delete(Job.objects.filter(finished_at__lt=timezone.now() - _KEEP_JOBS, is_scheduled=False))
+
+
+def _delete(rows: "QuerySet[Any]") -> None:
+    """Delete rows in transactions that each take far less than DATABASE_TIMEOUT."""
+    keys = rows.order_by().values("pk")[:_MAX_ROWS]
+    deleted = 1
+    while deleted:
         with batch() as job:
-            deleted, _ = Job.objects.filter(pk__in=old.order_by().values("pk")[:_MAX_ROWS]).delete()
+            deleted = rows.model._default_manager.filter(pk__in=keys).delete()[0]
             job.done += deleted
-        if not deleted:
-            break
+
+
+@task()
+def delete_user(user_id: str) -> None:
+    """Delete a user with all sessions and messages."""
+    for _ in batched_deletion.delete_user(UUID(user_id)):
+        continue
+
+
+@task()
+def delete_session(session_id: str) -> None:
+    """Delete a session with all messages."""
+    for _ in batched_deletion.delete_session(UUID(session_id)):
+        continue
+
+
+@task()
+def export_user(user_id: str, export_id: str) -> None:
+    """Store the encrypted data of a user. The job is shown on the page of the user `user_id`."""
+    exports.store(UUID(export_id))
+
+
+@task()
+def clear_exports() -> None:
+    """Delete exports that were asked for more than seven days ago."""
+    with batch() as job:
+        _, deleted = Export.objects.filter(created_at__lt=timezone.now() - MAX_EXPORT_AGE).delete()
+        job.done += deleted.get("core.Export", 0)

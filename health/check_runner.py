@@ -16,7 +16,7 @@ threads are daemons, because a `ThreadPoolExecutor` would wait for a hung check 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 # Less than 1, so that a check that times out has finished when the next round starts.
@@ -30,6 +30,8 @@ class CheckOutput:
     endpoint: str
     version: str | None = None
     transport: str | None = None  # see core.clients.transport
+    usage: str | None = None  # what is used of a limit, such as "37 of 197 connections"
+    certificate_expires_at: float | None = None  # time.time(), of a connection with TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Result:
     detail: str = ""  # the endpoint if healthy, otherwise what went wrong
     version: str | None = None
     transport: str | None = None
+    usage: str | None = None
+    certificate_expires_at: float | None = None
 
     @property
     def healthy(self) -> bool:
@@ -82,8 +86,9 @@ class _Attempt:
 
     def build_result(self, reason: str | None, detail: str, output: CheckOutput | None = None) -> Result:
         latency_ms = round((time.monotonic() - self.started_at) * 1000, 1)
-        version, transport = (output.version, output.transport) if output else (None, None)
-        return Result(self.check.name, self.check.critical, latency_ms, reason, detail, version, transport)
+        found = asdict(output) if output else {}
+        found.pop("endpoint", None)  # it is the detail
+        return Result(self.check.name, self.check.critical, latency_ms, reason, detail, **found)
 
 
 class _Round:

@@ -1,7 +1,7 @@
 """Prometheus metrics of the last readiness checks. A scrape starts no check."""
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import django
 from django.conf import settings
@@ -31,7 +31,22 @@ _READY = Gauge(
     "1 if the last report was ready or degraded, otherwise 0.",
     multiprocess_mode="mostrecent",
 )
-DATABASE_WARNINGS = ("logs_values", "connection_limit", "audit_trigger_missing", "audit_role_too_powerful")
+_CERTIFICATE_EXPIRY = Gauge(
+    "voiceassist_dependency_certificate_expiry_timestamp_seconds",
+    "When the TLS certificate of the dependency expires, as Unix time.",
+    ["dependency"],
+    multiprocess_mode="mostrecent",
+)
+_SERVER_CONNECTIONS = Gauge(
+    "voiceassist_database_server_connections",
+    "Connections of all clients of PostgreSQL: used, reserved for superusers, and the maximum (with the reserved).",
+    ["state"],
+    multiprocess_mode="mostrecent",
+)
+DATABASE_WARNINGS = (
+    *("logs_values", "connection_limit", "password_expires"),
+    *("audit_trigger_missing", "audit_role_too_powerful"),
+)
 _DATABASE_WARNING = Gauge(
     "voiceassist_database_warning",
     "1 if the last look at the database server found this problem, which does not make it unready, otherwise 0.",
@@ -63,9 +78,9 @@ _FAILED = Gauge(
 Gauge(
     "voiceassist_build_info",
     "Versions of the running server; always 1.",
-    ["version", "python", "django"],
+    ["version", "commit", "python", "django"],
     multiprocess_mode="livemax",
-).labels(settings.VERSION, platform.python_version(), django.__version__).set(1)
+).labels(settings.VERSION, settings.COMMIT or "unknown", platform.python_version(), django.__version__).set(1)
 
 
 def measure(report: Report) -> None:
@@ -74,12 +89,19 @@ def measure(report: Report) -> None:
         _DURATION.labels(result.name).observe(result.latency_ms / 1000)
         if result.reason:
             _FAILURES.labels(result.name, result.reason).inc()
+        if result.certificate_expires_at is not None:
+            _CERTIFICATE_EXPIRY.labels(result.name).set(result.certificate_expires_at)
     set_ready(report.status != "not_ready")
 
 
 def measure_database_warnings(found: Collection[str]) -> None:
     for kind in DATABASE_WARNINGS:
         _DATABASE_WARNING.labels(kind).set(kind in found)
+
+
+def measure_server_connections(counts: Mapping[str, int]) -> None:
+    for state, count in counts.items():
+        _SERVER_CONNECTIONS.labels("max" if state == "maximum" else state).set(count)
 
 
 def measure_jobs(workers: int | None, due: int | None, oldest_seconds: float | None, failed: int | None) -> None:

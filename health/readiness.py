@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -17,14 +18,14 @@ from django.conf import settings
 from core.api.envelope import timestamp
 from core.clients import redis_url
 from health import database_warnings, job_counts, metrics
-from health.check_runner import Report, Runner
+from health.check_runner import Report, Result, Runner
 from health.checks import checks, failure_reasons
 from health.multiprocess import draining, worker_states
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
 
 _HEARTBEAT_INTERVAL = 2.0  # seconds
-_STAFF_FIELDS = ("detail", "version", "transport")
+_STAFF_FIELDS = ("detail", "version", "transport", "usage")
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -45,7 +46,7 @@ def status(report: Report) -> str:
 
 
 def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
-    """Return the report of the contract. Details, versions and transports are included only `for_staff`."""
+    """Return the report of the contract. Details of the dependencies are included only `for_staff`."""
     return {
         "status": status(report),
         "dependencies": {
@@ -54,12 +55,18 @@ def as_dict(report: Report, *, for_staff: bool = False) -> dict[str, Any]:
                 "critical": result.critical,
                 "latency_ms": result.latency_ms,
                 "reason": result.reason,
-                **({name: getattr(result, name) for name in _STAFF_FIELDS} if for_staff else {}),
+                **(_staff_fields(result) if for_staff else {}),
             }
             for result in report.results
         },
         "checked_at": timestamp(report.checked_at),
     }
+
+
+def _staff_fields(result: Result) -> dict[str, Any]:
+    expires_at = result.certificate_expires_at
+    expiry = timestamp(datetime.fromtimestamp(expires_at, UTC)) if expires_at is not None else None
+    return {**{name: getattr(result, name) for name in _STAFF_FIELDS}, "certificate_expires_at": expiry}
 
 
 def observe(before: Report | None, now: Report) -> None:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import chain
 
 import prometheus_client
 from django.conf import settings
@@ -20,7 +21,7 @@ from core.api.error_codes import ErrorCode
 from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from health import metrics, readiness
 from health.check_runner import Report, Result
-from health.multiprocess import draining, metric_files, runtime_folder
+from health.multiprocess import draining, metric_files, process_metrics, runtime_folder
 from health.serializers import LivenessSerializer, ReportSerializer
 
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
@@ -38,7 +39,7 @@ def _example(**reasons: str) -> dict[str, object]:
 
 class _AllProcesses(Collector):
     def collect(self) -> Iterable[Metric]:
-        return metric_files.read()
+        return chain(metric_files.read(), process_metrics.collect())
 
 
 class ProbeView(APIView):

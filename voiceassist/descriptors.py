@@ -12,9 +12,9 @@ MIN_CONNECTIONS = 16
 # Enough for every worker. A higher limit would delay programs that close every possible descriptor before they start
 # another program.
 MAX_LIMIT = 65_536
-# Descriptors of a worker besides those of clients. An idle worker has 25: log, metric and heartbeat files, pipes, the
-# poller, the listening socket, and four connections of the readiness checks. The rest is for 12 threads of probes, name
-# lookups and connections that are being replaced.
+# Descriptors of a worker besides those of clients. An idle worker has 26: files for the log, metrics, stacks and the
+# heartbeat, pipes, the poller, the listening socket, and four connections of the readiness checks. The rest is for 12
+# threads of probes, name lookups and connections that are being replaced.
 _RESERVE = 64
 _RESERVE_PER_THREAD = 8  # connections to PostgreSQL, Redis and Qdrant, a selector and a static file
 

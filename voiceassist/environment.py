@@ -168,6 +168,17 @@ class Environment:
                 "credentials, query and fragment.",
             )
 
+    def sentry_dsn(self, name: str) -> str | None:
+        value = self.text(name)
+        if value:
+            from sentry_sdk.utils import BadDsn, Dsn  # slow to import, and rarely needed
+
+            try:
+                Dsn(value)
+            except (BadDsn, ValueError):
+                self.fail(name, "Not a DSN of Sentry. Use https://KEY@HOST/PROJECT, as the settings of a project show.")
+        return value
+
     def redis_url(self, name: str, *, default: str | None, required: bool) -> str:
         value = self.text(name, default, required=required) or ""
         try:

@@ -22,7 +22,7 @@ from gunicorn.glogging import Logger
 if __name__ == "__config__":  # see the end of this file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
 
-from health.multiprocess import draining, metric_files, runtime_folder, worker_states
+from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_stacks, worker_states
 from voiceassist import descriptors, settings, start_checks
 from voiceassist.gunicorn_master import survive_failed_starts_of_workers
 from voiceassist.logs.config import StderrToLog, configure
@@ -77,6 +77,7 @@ def start() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     runtime_folder.create()
     metric_files.start()
+    process_metrics.register(process_metrics.MASTER)
 
 
 def _unblock_stop_signals() -> None:
@@ -137,6 +138,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     Until a worker has installed its own handlers it has the master's, which would lose the signal; the master would
     then wait for `graceful_timeout`. post_worker_init unblocks them.
     """
+    worker.process_name = process_metrics.name_of_next_worker(other.process_name for other in server.WORKERS.values())
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
 
 
@@ -144,18 +146,31 @@ def post_fork(server: Any, worker: Any) -> None:
     from core.metrics import DATABASE_CONNECTIONS  # imports prometheus_client, which needs the runtime folder
 
     DATABASE_CONNECTIONS.labels("max").set(settings.WEB_THREADS)
+    with _logging_failures("the process id of this worker could not be stored"):
+        process_metrics.register(worker.process_name)
     if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
         from voiceassist import tracing
 
         tracing.start()
+    if settings.SENTRY_DSN:
+        from voiceassist import error_reports
+
+        error_reports.start()
 
 
 def post_worker_init(worker: Any) -> None:
     from health import readiness
 
+    with _logging_failures("the stacks of this worker can't be recorded"):
+        worker_stacks.record()
     # It inherits the blocked signals, so that only the main thread handles them.
     readiness.start_background_thread()
     _unblock_stop_signals()
+
+
+def worker_abort(worker: Any) -> None:
+    """End a worker that received SIGABRT. Gunicorn's exit would wait for the threads that hang."""
+    os._exit(1)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -163,11 +178,18 @@ def worker_exit(server: Any, worker: Any) -> None:
         from voiceassist import tracing
 
         tracing.stop()
+    if settings.SENTRY_DSN:
+        from voiceassist import error_reports
+
+        error_reports.stop()
 
 
 def child_exit(server: Any, worker: Any) -> None:
+    with _logging_failures("the stacks of a hung worker could not be logged"):
+        worker_stacks.log_stacks(worker.pid, was_aborted=worker.aborted)
     with _logging_failures("the state of a dead worker could not be stored"):
         worker_states.mark_dead(worker.pid)
+        process_metrics.unregister(worker.process_name, worker.pid)
     with _logging_failures("the metrics of a dead worker could not be merged"):
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
 

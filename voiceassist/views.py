@@ -1,4 +1,4 @@
-"""The index page, `/`: name, version and links."""
+"""The index page, `/`: name, version, build and links."""
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
@@ -18,12 +18,20 @@ LINKS = {
     "schema": "/api/schema/",
     "docs": "/api/docs/",
 }
-INDEX = {"service": settings.SERVICE, "version": settings.VERSION, "links": LINKS}
+INDEX = {
+    "service": settings.SERVICE,
+    "version": settings.VERSION,
+    "commit": settings.COMMIT,
+    "built_at": settings.BUILT_AT,
+    "links": LINKS,
+}
 
 
 class IndexSerializer(serializers.Serializer):
     service = serializers.CharField()
     version = serializers.CharField()
+    commit = serializers.CharField(allow_null=True)
+    built_at = serializers.DateTimeField(allow_null=True)
     links = serializers.DictField(child=serializers.CharField())
 
 
@@ -33,7 +41,7 @@ class IndexView(APIView):
 
     @extend_schema(
         operation_id="index",
-        summary="Service name, version and links",
+        summary="Service name, version, build and links",
         tags=["index"],
         responses={
             200: success_response(IndexSerializer, INDEX),
@@ -42,5 +50,5 @@ class IndexView(APIView):
         },
     )
     def get(self, request: Request) -> Response:
-        """Return the name, the version and the links. A Host header outside of ALLOWED_HOSTS is a bad request."""
+        """Return the name, version, build and links. A Host header outside of ALLOWED_HOSTS is a bad request."""
         return Response(INDEX)

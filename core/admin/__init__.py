@@ -4,11 +4,13 @@ filters       list filters, with and without a supporting index
 changelist    lists with cursor pagination; filters without an index scan a limited number of rows per page
 base          base ModelAdmins: indexed search, deletion by count, History links to the audit trail
 phi_reveal    masks PHI and adds the page that reveals it, after the access has been recorded
-users, conversations, audit_events   the registered pages
+job_display   background jobs in words
+large_deletion   deletes rows in the background if they are too many for a request
+users, conversations, audit_events, backups, jobs   the registered pages
 
 Staff see personal data.
 """
 
-from core.admin import audit_events, conversations, users
+from core.admin import audit_events, backups, conversations, jobs, users
 
-__all__ = ["audit_events", "conversations", "users"]
+__all__ = ["audit_events", "backups", "conversations", "jobs", "users"]

@@ -7,13 +7,14 @@ from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ValidationError
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotFound, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from core.admin import search_terms
 from core.admin.changelist import ChangeList
+from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
 _TIME_LOOKUPS = ("gte", "lt", "year", "month", "day")
@@ -53,6 +54,8 @@ class AuditedModelAdmin(admin.ModelAdmin):
 
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         """Replace Django's message, which would store text from the URL in the session. There is no public hook."""
+        if is_automatic_refresh(request):
+            return HttpResponseNotFound()  # jobs.js shows it; a message would be added at every refresh
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
 

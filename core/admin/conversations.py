@@ -11,9 +11,10 @@ from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from core import conversations, deletion
+from core import conversations, deletion, tasks
 from core.admin.base import limit_matches, link, table
 from core.admin.filters import TimeFilter
+from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import RevealPHIAdmin, masked
 from core.admin.search_terms import parse_uuid
 from core.cursor_pagination import ordering
@@ -23,13 +24,14 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(RevealPHIAdmin):
+class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
     list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
     search_help_text = "session id, user id or user email"
-    actions = ("end", "archive")
+    actions = ("end", "archive", "delete_selected")
+    delete_task = tasks.delete_session
     fields = (
         ("id", "user_link", "messages_link"),
         ("mode", "is_archived"),
@@ -90,7 +92,10 @@ class SessionAdmin(RevealPHIAdmin):
     def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
 
-    def delete_model(self, request: HttpRequest, session: Any) -> None:
+    def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
+        return Session.objects.filter(pk__in=keys)
+
+    def delete_now(self, session: Any) -> None:
         deletion.delete_sessions(Session.objects.filter(pk=session.pk))
 
     def delete_queryset(self, request: HttpRequest, sessions: QuerySet) -> None:

@@ -17,10 +17,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
-from core import deletion
+from core import deletion, tasks
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
+from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
@@ -30,7 +32,7 @@ PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user
 
 
 @admin.register(User)
-class UserAdmin(AccountSecurityAdmin, LargeTableAdmin, DjangoUserAdmin):
+class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTableAdmin, DjangoUserAdmin):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
@@ -67,7 +69,8 @@ class UserAdmin(AccountSecurityAdmin, LargeTableAdmin, DjangoUserAdmin):
         "must_change_password",
         "second_factor",
     )
-    actions = ("end_logins_of_selected",)
+    actions = ("end_logins_of_selected", "delete_selected")
+    delete_task = tasks.delete_user
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.end_logins_view)
@@ -131,12 +134,11 @@ class UserAdmin(AccountSecurityAdmin, LargeTableAdmin, DjangoUserAdmin):
     def display_name(self, user: Any) -> str:
         return f"{user.email} ({user.pk})"
 
-    def delete_model(self, request: HttpRequest, user: Any) -> None:
-        deletion.delete_user(user)
+    def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
+        return Session.objects.filter(user__in=keys)
 
-    def delete_queryset(self, request: HttpRequest, users: QuerySet) -> None:
-        for user in users:
-            deletion.delete_user(user)
+    def delete_now(self, user: Any) -> None:
+        deletion.delete_user(user)
 
 
 admin.site.unregister(Group)

@@ -20,9 +20,11 @@ from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.models import AccessAttempt
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from core.auth import known_devices
@@ -153,11 +155,16 @@ def reset(*, address: str | None, username: str | None) -> int:
 
 
 @transaction.atomic
-def delete_expired(request: Any) -> int:
+def delete_expired() -> int:
     """Delete rows that count no more. It skips locked rows, and the caller locks no more rows, to avoid deadlocks."""
-    expired = AccessAttempt.objects.filter(attempt_time__lte=get_cool_off_threshold(request))
-    keys = expired.select_for_update(skip_locked=True).values("pk")
+    keys = expired().select_for_update(skip_locked=True).values("pk")
     return int(AccessAttempt.objects.filter(pk__in=keys).delete()[0])
+
+
+def expired() -> "QuerySet[AccessAttempt]":
+    """Return the rows that count no more."""
+    rows: QuerySet[AccessAttempt] = AccessAttempt.objects.all()
+    return rows.filter(attempt_time__lte=timezone.now() - settings.AXES_COOLOFF_TIME)
 
 
 def _on_device(account: str, device: str) -> str:

@@ -44,7 +44,7 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
         return int(login_failures.is_limit_reached(failures, login_failures.find_user(request, credentials)))
 
     def clean_expired_user_attempts(self, request: Any = None, credentials: dict[str, Any] | None = None) -> int:
-        return login_failures.delete_expired(request)
+        return login_failures.delete_expired()
 
     def user_login_failed(
         self,

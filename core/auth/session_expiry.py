@@ -24,6 +24,7 @@ from core.models import AuditEvent, User
 
 # Keys of the web session. The first two values are in seconds since 1970.
 LOGIN_AT_KEY, LAST_SEEN_KEY, LOGINS_ENDED_KEY = "began", "seen", "logins_ended"
+_AUTOMATIC_REFRESH = "X-Automatic-Refresh"  # sent by core/static/core/jobs.js
 _SAVE_INTERVAL = 60  # seconds; saving the session on every request would cost a write each
 
 
@@ -56,6 +57,11 @@ def seconds_left(request: Any) -> int:
     idle_end = request.session[LAST_SEEN_KEY] + settings.SESSION_IDLE_AGE
     end = request.session[LOGIN_AT_KEY] + settings.SESSION_COOKIE_AGE
     return int(min(idle_end, end) - int(time.time()))
+
+
+def is_automatic_refresh(request: HttpRequest) -> bool:
+    """Return whether a script of the page sent the request. It must not extend an unattended login."""
+    return getattr(request, "is_automatic_refresh", False) or _AUTOMATIC_REFRESH in request.headers
 
 
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
@@ -97,8 +103,7 @@ def _record_logoff(request: HttpRequest, user: Any) -> None:
 def _touch(request: Any) -> bool:
     """Record the request as activity. Return False if the session was deleted."""
     session, now = request.session, int(time.time())
-    # Automatic refreshes of a page must not extend an unattended login.
-    if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL and not getattr(request, "is_automatic_refresh", False):
+    if now - session[LAST_SEEN_KEY] >= _SAVE_INTERVAL and not is_automatic_refresh(request):
         session[LAST_SEEN_KEY] = now
         try:
             session.save()

@@ -30,7 +30,9 @@ _INSERT = f"""
 WITH locked_session AS (
     UPDATE sessions SET message_count = message_count + 1,
         updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')
-    WHERE id = %s AND ended_at IS NULL RETURNING updated_at
+    WHERE id = %s AND ended_at IS NULL
+        AND EXISTS (SELECT FROM users WHERE users.id = sessions.user_id AND users.is_active)
+    RETURNING updated_at
 )
 INSERT INTO messages (created_at, updated_at, {", ".join(str(field.column) for field in _INSERT_FIELDS)})
 SELECT updated_at, updated_at, {", ".join(["%s"] * len(_INSERT_FIELDS))} FROM locked_session RETURNING created_at
@@ -66,8 +68,8 @@ def append_message(
     Appends to one session are serialised. Messages become visible in the order of their times, so a client that
     paginates by cursor never misses a message.
 
-    Raise ApiError: NOT_FOUND if the session does not exist, CONFLICT if it has ended or if the `client_message_id`
-    belongs to a message with different content, VALIDATION_ERROR with the invalid fields.
+    Raise ApiError: NOT_FOUND if the session does not exist, CONFLICT if it has ended, if its user is deactivated or if
+    the `client_message_id` belongs to a message with different content, VALIDATION_ERROR with the invalid fields.
     """
     message = Message(
         session_id=parse_session_id(session_id),
@@ -176,6 +178,9 @@ def _wait_for_replication() -> None:
 
 
 def _raise_not_open(session_id: UUID) -> NoReturn:
-    if Session.objects.filter(pk=session_id).exists():
-        raise ApiError(ErrorCode.CONFLICT, "The session has ended. Start a new one.")
-    raise session_not_found()
+    session = Session.objects.filter(pk=session_id).values("ended_at").first()
+    if session is None:
+        raise session_not_found()
+    if session["ended_at"] is None:  # a user whose deletion has begun is deactivated first
+        raise ApiError(ErrorCode.CONFLICT, "The user of this session is deactivated. Activate the account first.")
+    raise ApiError(ErrorCode.CONFLICT, "The session has ended. Start a new one.")

@@ -5,6 +5,7 @@ caller's transaction, and puts its id into Redis after the commit. `manage.py wo
 
     backend.py    stores a job and its origin: who asked for it, and the trace id
     queue.py      the queue in Redis, with Dramatiq
+    registry.py   finds a task by its name
     execution.py  claims a job in the database, runs it, and records the outcome
     progress.py   `batch()`: the transactions of a job
     schedule.py   tasks that run at fixed times, and ids that are put into Redis again

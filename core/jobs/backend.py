@@ -6,14 +6,14 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 from django_tasks.backends.base import BaseTaskBackend
 from django_tasks.base import Task, TaskResult, TaskResultStatus
-from django_tasks.exceptions import TaskResultDoesNotExist
+from django_tasks.exceptions import InvalidTaskError, TaskResultDoesNotExist
 
 from core import audit
 from core.jobs import queue
-from core.jobs.execution import load
+from core.jobs.registry import load
 from core.models import Job
 
 P = ParamSpec("P")
@@ -32,16 +32,22 @@ class TaskBackend(BaseTaskBackend):
     supports_defer = True
     supports_get_result = True
 
+    def validate_task(self, task: "Task[..., Any]") -> None:
+        super().validate_task(task)
+        if task.takes_context:
+            raise InvalidTaskError("Backend does not support takes_context. Use core.jobs.progress.current_job().")
+
     def enqueue(self, task: "Task[P, T]", args: Any, kwargs: Any) -> "TaskResult[T]":
-        """Store a job and return its result. Raise ValueError if an argument is neither a UUID nor a number."""
+        """Store a job and return its result. Raise ValueError if an argument is neither a UUID nor a whole number."""
         self.validate_task(task)
+        load(task.module_path)  # otherwise no worker could run the job
         arguments = inspect.signature(task.func).bind(*args, **kwargs).arguments
-        now = timezone.now()
+        # The times are of the database, because the clocks of servers and workers may differ.
         job = Job.objects.create(
             task=task.module_path,
             arguments={name: _without_text(name, value) for name, value in arguments.items()},
-            run_after=task.run_after or now,
-            sent_at=None if task.run_after else now,
+            run_after=task.run_after or Now(),
+            sent_at=None if task.run_after else Now(),
             **audit.current_origin()._asdict(),
         )
         if not task.run_after:
@@ -51,9 +57,9 @@ class TaskBackend(BaseTaskBackend):
     def get_result(self, result_id: str) -> "TaskResult[Any]":
         try:
             job = Job.objects.get(pk=UUID(result_id))
+            return _result(job, load(job.task), self.alias)
         except (ValueError, Job.DoesNotExist):
             raise TaskResultDoesNotExist(result_id) from None
-        return _result(job, load(job.task), self.alias)
 
 
 def _without_text(name: str, value: Any) -> str | int:

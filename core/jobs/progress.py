@@ -10,22 +10,25 @@ only while this worker holds the lease. So whatever kills a worker, a batch is a
 again from the beginning, finds only what is still to be done.
 """
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from datetime import timedelta
-from threading import Event
+from typing import Any
+from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from core import audit
 from core.models import Job
 
-LEASE = timedelta(seconds=60)  # a batch takes seconds; the worker renews the lease of jobs without batches
+LEASE = timedelta(seconds=60)  # the worker renews it every few seconds
 
-is_stopping = Event()  # set when this process is asked to stop
-_current: ContextVar[Job | None] = ContextVar("job", default=None)
+is_stopping = threading.Event()  # set when this process is asked to stop
 
 
 class Interrupted(Exception):
@@ -36,18 +39,35 @@ class LeaseLost(Exception):
     """Another worker has taken the job over, because this one did not renew its lease in time."""
 
 
+class RunningJob:
+    """A job that a thread of this process runs."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.thread = threading.get_ident()
+        self.progressed_at = time.monotonic()  # when it began, or when its last batch was committed
+
+
+running_jobs: dict[UUID, RunningJob] = {}
+_current: ContextVar[RunningJob | None] = ContextVar("job", default=None)
+
+
 @contextmanager
 def running(job: Job) -> Iterator[None]:
-    token = _current.set(job)
+    """Make `job` the one that this thread runs."""
+    running_jobs[job.pk] = RunningJob(job)
+    token = _current.set(running_jobs[job.pk])
     try:
         yield
     finally:
         _current.reset(token)
+        del running_jobs[job.pk]
 
 
 def current_job() -> Job:
     """Return the job that this thread runs, or an unsaved one outside of a job."""
-    return _current.get() or Job()
+    current = _current.get()
+    return current.job if current else Job()
 
 
 @contextmanager
@@ -56,28 +76,41 @@ def batch() -> Iterator[Job]:
 
     Outside of a job, such as in a management command, yield a job that is not stored.
 
-    Raises Interrupted before the block, or LeaseLost after it, which rolls the transaction back.
+    Raises Interrupted before the block, or LeaseLost after it, which rolls the transaction back. A task lets both pass.
     """
-    job = _current.get()
-    if job is None:
+    current = _current.get()
+    if current is None:
         with transaction.atomic():
             yield Job()
         return
     if is_stopping.is_set():
         raise Interrupted
-    with audit.attributed_to(job_origin(job)):
-        yield job
-        # The row lock also makes a worker that takes the job over wait for this transaction.
-        if not renew(job, done=job.done, total=job.total, result=job.result, attempts=0):
-            raise LeaseLost
-    job.attempts = 0
+    job = current.job
+    before = job.done, job.total, deepcopy(job.result)
+    try:
+        # Durable: in a transaction of the task, the lease would be checked long before the commit.
+        with transaction.atomic(durable=True), audit.attributed_to(job_origin(job)):
+            yield job
+            progress: dict[str, Any] = {"done": job.done, "total": job.total, "result": job.result}
+            if job.done > before[0]:
+                progress["attempts"] = 0
+            # The row lock also makes a worker that takes the job over wait for this transaction.
+            if not renew(job, **progress):
+                raise LeaseLost
+    except BaseException:
+        job.done, job.total, job.result = before
+        raise
+    job.attempts = progress.get("attempts", job.attempts)
+    current.progressed_at = time.monotonic()
 
 
 def renew(job: Job, **progress: object) -> bool:
-    """Renew the lease. Return False if another worker has taken the job over."""
-    now = timezone.now()
+    """Renew the lease. Return False if another worker has taken the job over.
+
+    All times are of the database, because the clocks of workers may differ.
+    """
     held = Job.objects.filter(pk=job.pk, lease=job.lease, status=Job.Status.RUNNING)
-    return bool(held.update(leased_until=now + LEASE, updated_at=now, **progress))
+    return bool(held.update(leased_until=Now() + LEASE, updated_at=Now(), **progress))
 
 
 def job_origin(job: Job) -> audit.Origin:

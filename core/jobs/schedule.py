@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from django.utils import timezone
+from django.db.models import Q
+from django.db.models.functions import Now
 
 from core.models import Job
 
@@ -20,23 +21,42 @@ SCHEDULE = (
     Entry("core.tasks.clear_web_sessions", _DAY, timedelta(hours=3)),
     Entry("core.tasks.clear_login_attempts", _DAY, timedelta(hours=3, minutes=10)),
     Entry("core.tasks.clear_finished_jobs", _DAY, timedelta(hours=3, minutes=20)),
+    Entry("core.tasks.clear_exports", _DAY, timedelta(hours=3, minutes=30)),
 )
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# A job that is overdue by this time is known to no worker, so it was removed from the schedule.
+_MAX_DELAY = timedelta(minutes=5)
 
 
-def next_run(task: str) -> datetime:
-    """Return the next time of a scheduled task. Raise ValueError if it is not scheduled."""
+def find(task: str) -> Entry:
+    """Return the entry of a task. Raise ValueError if there is none."""
     for entry in SCHEDULE:
         if entry.task == task:
-            start = _EPOCH + entry.offset
-            return start + ((timezone.now() - start) // entry.interval + 1) * entry.interval
+            return entry
     raise ValueError(f"{task} is not scheduled")
 
 
+def next_run(task: str, after: datetime) -> datetime:
+    """Return the next time of a scheduled task after its last start. Raise ValueError if it is not scheduled.
+
+    It is in the past if a run took longer than the interval. Times that passed while no worker ran are skipped.
+    """
+    entry = find(task)
+    start = _EPOCH + entry.offset
+    return start + ((after - start) // entry.interval + 1) * entry.interval
+
+
 def store_schedule() -> None:
-    """Store a job for each task of the schedule that has none, and remove those that are no longer scheduled."""
-    names = [entry.task for entry in SCHEDULE]
-    Job.objects.filter(is_scheduled=True).exclude(task__in=names).delete()
-    Job.objects.bulk_create(
-        (Job(task=name, is_scheduled=True, run_after=next_run(name)) for name in names), ignore_conflicts=True
-    )
+    """Store a job for each task of the schedule that has none. It is due immediately.
+
+    Remove the jobs of tasks that are no longer scheduled. A job that another release has added is not removed, because
+    the workers of that release run it.
+    """
+    names = {entry.task for entry in SCHEDULE}
+    scheduled = Job.objects.filter(is_scheduled=True)
+    missing = names - set(scheduled.values_list("task", flat=True))
+    new = (Job(task=name, is_scheduled=True, run_after=Now()) for name in sorted(missing))
+    Job.objects.bulk_create(new, ignore_conflicts=True)
+    overdue_since = Now() - _MAX_DELAY
+    is_abandoned = Q(status=Job.Status.QUEUED, run_after__lt=overdue_since) | Q(leased_until__lt=overdue_since)
+    scheduled.exclude(task__in=names).filter(is_abandoned).delete()

@@ -1,85 +1,150 @@
 """The process that runs jobs: `manage.py worker`.
 
-The main thread renews leases, puts due jobs into Redis and reports that this worker is alive. Dramatiq's threads fetch
-ids from Redis and run the jobs. After SIGTERM or SIGINT a job stops at the end of its batch and is queued again.
+    main thread           waits for SIGTERM, SIGINT or SIGHUP, then stops the others
+    housekeeping thread   renews leases, starts scheduled jobs, puts due jobs into Redis, reports this worker
+    Dramatiq's threads    fetch ids from Redis and run the jobs
+    scheduled jobs        run in a thread each, so that neither a long queue nor an outage of Redis delays them
+
+After a signal, a job stops at the end of its batch and is queued again. A job without batches has 30 seconds to end;
+afterwards its lease expires. Another Ctrl-C ends the process at once.
 """
 
+import os
 import signal
+import sys
+import threading
 import time
-from typing import Any
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
 
 import dramatiq
 import redis
 import structlog
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
-from core.clients.outages import is_outage
+from core.clients.outages import is_outage, sqlstate
 from core.clients.postgresql.time_limit import request_time_limit
-from core.jobs import execution, queue, schedule, worker_http
-from core.jobs.progress import is_stopping, renew
+from core.jobs import execution, queue, schedule
+from core.jobs.progress import RunningJob, is_stopping, renew, running_jobs
+from core.models import Job
 
 log = structlog.stdlib.get_logger("voiceassist.jobs")
 
 THREADS = 4
-_INTERVAL = 5.0  # seconds between two rounds of the main thread
-_STOP_TIMEOUT = 30.0  # seconds that jobs without batches may take to end
+_INTERVAL = 5.0  # seconds between two rounds of the housekeeping thread
+STOP_TIMEOUT = 30.0  # seconds that jobs without batches may take to end
+MAX_TIME_WITHOUT_PROGRESS = 3600.0  # seconds
+_MISSING_TABLE_OR_COLUMN = ("42P01", "42703")  # SQLSTATEs before `migrate`
 
 
 class Worker:
-    def __init__(self) -> None:
-        self.last_round = time.monotonic()
-        self._is_schedule_stored = False
-        self._failing: set[str] = set()  # names of steps whose last call failed
+    """Create it before any thread is started, because it blocks the signals, which threads inherit.
 
-    def run(self, bind: tuple[str, int] | None) -> None:
-        """Run jobs until SIGTERM or SIGINT. Serve /health and /metrics at the host and port `bind`, if any."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: is_stopping.set())
-        if bind:
-            worker_http.serve(*bind, lambda: self.last_round)
+    The signals are blocked, because a handler could interrupt code of the main thread that holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self._signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+            self._signals.remove(signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+        self.last_round = time.monotonic()
+        self._failing: set[str] = set()  # what failed in the last round
+        self._scheduled: dict[UUID, threading.Thread] = {}
+        self._has_hung_job = False
+
+    def run(self) -> bool:
+        """Run jobs until a signal. Return False if a job hung, so that the process has to end to free its thread."""
         dramatiq_worker = dramatiq.Worker(queue.broker(), worker_threads=THREADS)
         dramatiq_worker.queue_prefetch = THREADS  # an id that waits in this process would not reach an idle worker
         dramatiq_worker.start()
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
         log.info("worker started", threads=THREADS)
-        while not is_stopping.is_set():
-            self._do_round()
-            is_stopping.wait(_INTERVAL)
-        log.info("worker stops", jobs=len(execution.active))
-        dramatiq_worker.stop(timeout=int(_STOP_TIMEOUT * 1000))
+        signal.sigwait(self._signals)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        self._stop(dramatiq_worker)
+        return not self._has_hung_job
+
+    def _stop(self, dramatiq_worker: dramatiq.Worker) -> None:
+        is_stopping.set()
+        log.info("worker stops", jobs=len(running_jobs))
+        deadline = time.monotonic() + STOP_TIMEOUT
+        with suppress(redis.RedisError):  # it could not put fetched ids back, which are sent again
+            dramatiq_worker.stop(timeout=int(STOP_TIMEOUT * 1000))
+        for thread in list(self._scheduled.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
         queue.remove_worker()
-        log.info("worker stopped")
+        log.info("worker stopped", left=len(running_jobs))
 
-    def _do_round(self) -> None:
-        with request_time_limit(settings.DATABASE_TIMEOUT):
-            for name, step in (
-                ("store the schedule", self._store_schedule),
-                ("renew the leases", self._renew_leases),
-                ("send due jobs", queue.send_due_jobs),
-                ("report this worker", queue.report_worker),
-            ):
-                self._do(name, step)
-        close_old_connections()
-        self.last_round = time.monotonic()
+    def _keep_house(self) -> None:
+        """Run until the process ends, because leases are renewed also while the worker stops."""
+        while True:
+            with request_time_limit(settings.DATABASE_TIMEOUT):
+                can_use_database = self._try("use PostgreSQL", self._use_database)
+                if not is_stopping.is_set() and self._try("report to Redis", queue.report_worker):
+                    self._try("clean up in Redis", queue.remove_ended_clients)
+                    if can_use_database:
+                        self._try("put jobs into Redis", queue.send_due_jobs)
+            close_old_connections()
+            self.last_round = time.monotonic()
+            time.sleep(_INTERVAL)
 
-    def _do(self, name: str, step: Any) -> None:
-        """Call a step. Log the first of repeated failures, because an outage ends without help."""
+    def _try(self, name: str, step: Callable[[], None]) -> bool:
+        """Call a step and return whether it succeeded. Log the first of repeated failures, and its end."""
         try:
             step()
-            self._failing.discard(name)
         except Exception as error:
             if name not in self._failing:
                 is_expected = is_outage(error) or isinstance(error, redis.RedisError)
-                details = {"reason": type(error).__name__} if is_expected else {"exc_info": True}
-                log.error(f"the worker could not {name}", **details)
+                is_unmigrated = sqlstate(error) in _MISSING_TABLE_OR_COLUMN
+                details = {} if is_expected or is_unmigrated else {"exc_info": True}
+                hint = {"hint": "Run manage.py migrate."} if is_unmigrated else {}
+                reason = type(error).__name__
+                log.error(f"The worker can't {name}. It tries again.", reason=reason, **hint, **details)
             self._failing.add(name)
-            close_old_connections()
+            connections.close_all()
+            return False
+        if name in self._failing:
+            log.info(f"The worker can {name} again.")
+            self._failing.remove(name)
+        return True
 
-    def _store_schedule(self) -> None:
-        if not self._is_schedule_stored:
+    def _use_database(self) -> None:
+        for running_job in list(running_jobs.values()):
+            if time.monotonic() - running_job.progressed_at < MAX_TIME_WITHOUT_PROGRESS:
+                renew(running_job.job)
+            else:
+                self._end_because_of(running_job)
+        if not is_stopping.is_set():
             schedule.store_schedule()
-            self._is_schedule_stored = True
+            self._start_scheduled_jobs()
 
-    def _renew_leases(self) -> None:
-        for job in list(execution.active.values()):
-            renew(job)
+    def _start_scheduled_jobs(self) -> None:
+        self._scheduled = {key: thread for key, thread in self._scheduled.items() if thread.is_alive()}
+        for key in Job.objects.filter(execution.IS_DUE, is_scheduled=True).values_list("pk", flat=True):
+            if key not in self._scheduled:
+                thread = threading.Thread(target=_run_in_new_thread, args=(key,), name="scheduled-job", daemon=True)
+                self._scheduled[key] = thread
+                thread.start()
+
+    def _end_because_of(self, running_job: RunningJob) -> None:
+        """End this process, because nothing else ends a thread. Without a renewal the lease of the job expires."""
+        if self._has_hung_job:
+            return
+        self._has_hung_job = True
+        job = running_job.job
+        frame = sys._current_frames().get(running_job.thread)
+        frames = [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
+        log.error("A job made no progress for an hour. The worker ends.", job=str(job.pk), task=job.task, frames=frames)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _run_in_new_thread(job_id: UUID) -> None:
+    try:
+        execution.run(job_id)
+    finally:
+        connections.close_all()

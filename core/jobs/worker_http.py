@@ -1,5 +1,6 @@
 """The worker's `/health` and `/metrics`, for probes and Prometheus."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,13 @@ from django.conf import settings
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-_MAX_AGE = 60.0  # seconds since the main thread's last round; a round takes at most a few DATABASE_TIMEOUT
+# Seconds since the last round of the housekeeping thread, beside DATABASE_TIMEOUT. A round of an outage takes a few
+# seconds and at most one DATABASE_TIMEOUT, so /health does not fail because a dependency does.
+_MAX_AGE = 60.0
+
+
+class _IPv6Server(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
@@ -22,7 +29,10 @@ class _Handler(WSGIRequestHandler):
 
 
 def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
-    """Serve in a background thread. `last_round` returns the monotonic time of the main thread's last round."""
+    """Serve in a background thread. `last_round` returns the monotonic time of the housekeeping thread's last round.
+
+    Raises OSError if the address can't be used.
+    """
     metrics = make_wsgi_app()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -30,7 +40,7 @@ def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _respond(start_response, "405 Method Not Allowed")
         if path == "/health":
-            is_alive = time.monotonic() - last_round() < _MAX_AGE
+            is_alive = time.monotonic() - last_round() < _MAX_AGE + settings.DATABASE_TIMEOUT
             return _respond(start_response, "200 OK" if is_alive else "503 Service Unavailable")
         if path != "/metrics":
             return _respond(start_response, "404 Not Found")
@@ -39,7 +49,7 @@ def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
             return _respond(start_response, "401 Unauthorized")
         return metrics(environ, start_response)  # type: ignore[no-any-return]
 
-    server = make_server(host, port, app, ThreadingWSGIServer, _Handler)
+    server = make_server(host, port, app, _IPv6Server if ":" in host else ThreadingWSGIServer, _Handler)
     threading.Thread(target=server.serve_forever, name="worker-http", daemon=True).start()
 
 

@@ -19,18 +19,31 @@ def show_line(terminal: OutputWrapper, text: str) -> None:
     terminal.flush()
 
 
+class RowProgress:
+    """A context manager that reports how many of `total` rows were added with `add`."""
+
+    def __init__(self, total: int, stderr: OutputWrapper) -> None:
+        self._total, self._stderr, self._is_terminal = total, stderr, stderr.isatty()
+        self._interval = _TERMINAL_INTERVAL if self._is_terminal else _PIPE_INTERVAL
+        self._rows, self._text, self._reported_at = 0, "", time.monotonic()
+
+    def __enter__(self) -> "RowProgress":
+        return self
+
+    def add(self, rows: int) -> None:
+        self._rows += rows
+        if time.monotonic() - self._reported_at >= self._interval:
+            self._reported_at = time.monotonic()
+            self._text = f"{self._rows:,} of {self._total:,} rows"
+            show_line(self._stderr, self._text) if self._is_terminal else self._stderr.write(self._text)
+
+    def __exit__(self, *args: object) -> None:
+        if self._is_terminal and self._text:
+            show_line(self._stderr, "")
+
+
 def report_rows(steps: Iterator[int], total: int, stderr: OutputWrapper) -> None:
-    """Consume `steps`, numbers of added rows, and report their sum."""
-    is_terminal = stderr.isatty()
-    interval = _TERMINAL_INTERVAL if is_terminal else _PIPE_INTERVAL
-    rows, text, reported_at = 0, "", time.monotonic()
-    try:
+    """Consume `steps`, numbers of rows, and report their sum."""
+    with RowProgress(total, stderr) as progress:
         for step in steps:
-            rows += step
-            if time.monotonic() - reported_at >= interval:
-                reported_at = time.monotonic()
-                text = f"{rows:,} of {total:,} rows"
-                show_line(stderr, text) if is_terminal else stderr.write(text)
-    finally:
-        if is_terminal and text:
-            show_line(stderr, "")
+            progress.add(step)

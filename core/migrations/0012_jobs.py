@@ -3,6 +3,8 @@
 import django.utils.timezone
 import uuid_utils.compat
 from django.db import migrations, models
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce
 
 TRIGGERS = """
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION audit_row(
@@ -17,6 +19,7 @@ ALTER TABLE jobs ENABLE ALWAYS TRIGGER audit_is_not_passed
 """
 NO_TRIGGERS = "DROP TRIGGER audit ON jobs; DROP TRIGGER audit_is_not_passed ON jobs"
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+OBJECT_ID = Coalesce(KeyTextTransform("user_id", "arguments"), KeyTextTransform("session_id", "arguments"))
 
 
 class Migration(migrations.Migration):
@@ -73,6 +76,7 @@ class Migration(migrations.Migration):
                     models.Index(
                         fields=["finished_at"], name="jobs_failed", condition=models.Q(status="failed")
                     ),
+                    models.Index(OBJECT_ID, "created_at", "id", name="jobs_object"),
                 ],
                 "constraints": [
                     models.UniqueConstraint(

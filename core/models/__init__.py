@@ -1,4 +1,4 @@
-"""Users, their sessions, the messages of a session, the audit trail, and background jobs.
+"""Users, their sessions, the messages of a session, the audit trail, background jobs, exports, and the list of backups.
 
     User 1 ─── * Session 1 ─── * Message
          1 ─── 0..1 Authenticator, RecoveryCodes   the second factor
@@ -11,8 +11,10 @@ non-sensitive values appear in `str()` and `repr()`.
 """
 
 from core.models.audit_events import MATCHES_TIME_INDEX, AuditEvent
+from core.models.backups import Backup
 from core.models.base import BaseModel
 from core.models.conversations import Message, Session
+from core.models.exports import Export, ExportChunk
 from core.models.fields import LowercaseEmailField
 from core.models.jobs import Job
 from core.models.second_factor import Authenticator, RecoveryCodes
@@ -22,7 +24,10 @@ __all__ = [
     "MATCHES_TIME_INDEX",
     "AuditEvent",
     "Authenticator",
+    "Backup",
     "BaseModel",
+    "Export",
+    "ExportChunk",
     "Job",
     "LowercaseEmailField",
     "Message",

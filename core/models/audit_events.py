@@ -34,6 +34,10 @@ class AuditEvent(models.Model):
         LOGOUT = "logout"
         LOGOFF = "logoff"  # automatic, when a web session expires
         LOGINS_ENDED = "logins_ended"  # all logins of a user, ended by staff
+        DELETION_STARTED = "deletion_started"  # of a user or session whose rows are deleted in many transactions
+        JOB_CANCELLED = "job_cancelled"
+        EXPORT = "export"  # of a user's data
+        EXPORT_DOWNLOADED = "export_downloaded"
 
     PERSONAL = ("actor_email", "address", "changes")
     NON_SENSITIVE = ("action", "table", "object_id", "actor_id", "trace_id")

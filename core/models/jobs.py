@@ -2,9 +2,14 @@
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from core.models.base import BaseModel
+
+# The user or session that a job is about, as text. Null for other jobs.
+OBJECT_ID = Coalesce(KeyTextTransform("user_id", "arguments"), KeyTextTransform("session_id", "arguments"))
 
 
 class Job(BaseModel):
@@ -71,6 +76,7 @@ class Job(BaseModel):
             models.Index(fields=("run_after",), name="jobs_due", condition=Q(status__in=("queued", "running"))),
             models.Index(fields=("created_at", "id"), name="jobs_created"),
             models.Index(fields=("finished_at",), name="jobs_failed", condition=Q(status="failed")),  # for readiness
+            models.Index(OBJECT_ID, "created_at", "id", name="jobs_object"),
         )
         constraints = (
             models.UniqueConstraint(fields=("task",), condition=Q(is_scheduled=True), name="jobs_one_per_schedule"),

@@ -5,11 +5,13 @@ exception to a reason. It has its own connection, with the application's URL, cr
 """
 
 from collections.abc import Collection
+from functools import partial
 
 from django.conf import settings
+from packaging.version import Version
 
 from health.check_runner import Check
-from health.checks.migrations import migrations, migrations_on_disk
+from health.checks.migrations import migrations, migrations_for, migrations_on_disk
 from health.checks.postgres import postgres, postgres_endpoint
 from health.checks.qdrant import qdrant, qdrant_endpoint
 from health.checks.queue import queue
@@ -26,10 +28,16 @@ ENDPOINTS = {
 }
 
 
-def checks(names: Collection[str] = tuple(CHECKS)) -> list[Check]:
-    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical, and neither is `queue`."""
+def checks(names: Collection[str] = tuple(CHECKS), *, for_version: Version | None = None) -> list[Check]:
+    """Return the checks in `names`. Those listed in HEALTH_OPTIONAL are not critical, and neither is `queue`.
+
+    With `for_version`, the check `migrations` is whether that version may run on the database.
+    """
+    runs = dict(CHECKS)
+    if for_version is not None:
+        runs["migrations"] = partial(migrations_for, for_version)
     optional = {*settings.ALWAYS_OPTIONAL, *settings.HEALTH_OPTIONAL}
-    return [Check(name, run, critical=name not in optional) for name, run in CHECKS.items() if name in names]
+    return [Check(name, run, critical=name not in optional) for name, run in runs.items() if name in names]
 
 
 def preload() -> None:

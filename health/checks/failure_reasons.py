@@ -29,6 +29,7 @@ MISCONFIGURED = "misconfigured"
 BAD_RESPONSE = "bad_response"
 NOT_READY = "not_ready"
 MIGRATIONS_PENDING = "migrations_pending"
+SCHEMA_TOO_NEW = "schema_too_new"
 ERROR = "error"
 
 HINTS = {
@@ -42,6 +43,7 @@ HINTS = {
     BAD_RESPONSE: "not the expected kind of server; correct the URL or check the proxies in between",
     NOT_READY: "follow the detail; if a server is starting, read-only or out of memory, wait, or check its log",
     MIGRATIONS_PENDING: "run: python manage.py migrate",
+    SCHEMA_TOO_NEW: "start the release that the detail names or a newer one; unapply no migration",
     ERROR: "check the detail and the log",
 }
 

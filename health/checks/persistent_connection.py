@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 
@@ -14,6 +15,9 @@ class Connection(Protocol):
 C = TypeVar("C", bound=Connection)
 R = TypeVar("R")
 
+# Seconds after which a check tries a new connection. An old one shows neither a renewed certificate of the server nor
+# new settings of the database.
+MAX_AGE = 3600.0
 _MIN_TIMEOUT = 0.01  # seconds; 0 would mean "no timeout"
 
 
@@ -23,6 +27,7 @@ class PersistentConnection(Generic[C]):
     def __init__(self, connect: Callable[[float], C]) -> None:
         self._connect = connect
         self._connection: C | None = None
+        self._renew_at = 0.0  # time.monotonic()
         self._lock = threading.Lock()
         self._pid = os.getpid()  # of the process that opened the connection
         self._inherited: list[C | None] = []
@@ -44,17 +49,25 @@ class PersistentConnection(Generic[C]):
 
     def _run(self, query: Callable[[C, float], R], deadline: float) -> R:
         if self._connection is not None:
+            if time.monotonic() >= self._renew_at:
+                self._renew_at = time.monotonic() + MAX_AGE
+                with suppress(Exception):  # as long as the open connection works, there is no outage
+                    return self._run_on_new_connection(query, (time.monotonic() + deadline) / 2)
             try:
                 return query(self._connection, max(_MIN_TIMEOUT, (deadline - time.monotonic()) / 2))
             except Exception:
                 self.drop()
+        return self._run_on_new_connection(query, deadline)
+
+    def _run_on_new_connection(self, query: Callable[[C, float], R], deadline: float) -> R:
         connection = self._connect(max(_MIN_TIMEOUT, deadline - time.monotonic()))
         try:
             result = query(connection, max(_MIN_TIMEOUT, deadline - time.monotonic()))
         except BaseException:
             _close(connection)
             raise
-        self._connection = connection
+        self.drop()
+        self._connection, self._renew_at = connection, time.monotonic() + MAX_AGE
         return result
 
     def drop(self) -> None:

@@ -5,6 +5,7 @@ import time
 import psycopg
 from django.db import connections
 
+from core.clients import certificates
 from core.clients import transport as transports
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import MIN_TIMEOUT
@@ -83,4 +84,10 @@ def postgres(seconds: float) -> CheckOutput:
     # 180001 means 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
     version = f"{info.server_version // 10000}.{info.server_version % 10000}"
     transport = transports.postgres(connections["default"].get_connection_params(), uses_tls=info.pgconn.ssl_in_use)
-    return CheckOutput(f"{_server(info.host, info.port)}/{info.dbname}", version, transport)
+    return CheckOutput(
+        f"{_server(info.host, info.port)}/{info.dbname}",
+        version,
+        transport,
+        usage=str(database_warnings.connection_usage or "") or None,
+        certificate_expires_at=certificates.of_postgresql(info.pgconn),
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 
-from core.clients import transport
+from core.clients import certificates, transport
 from core.clients.qdrant import base_url, tls_context
 from health.check_runner import CheckOutput
 from health.checks import failure_reasons
@@ -71,7 +71,7 @@ def _connect(seconds: float) -> Client:
     return Client(connection, headers, url.path)
 
 
-def _query(client: Client, seconds: float) -> str | None:
+def _query(client: Client, seconds: float) -> CheckOutput:
     deadline = time.monotonic() + seconds
     client.limit.start(seconds)
     client.get("/readyz", deadline)  # Qdrant serves this path without the key
@@ -79,7 +79,12 @@ def _query(client: Client, seconds: float) -> str | None:
     if not isinstance(result, dict) or "collections" not in result:
         raise CheckFailed(failure_reasons.BAD_RESPONSE, "/collections: not a response of Qdrant")
     client.version = client.version or client.get_json("/", deadline).get("version")
-    return client.version
+    return CheckOutput(
+        qdrant_endpoint(),
+        client.version,
+        transport.qdrant(settings.QDRANT_URL),
+        certificate_expires_at=certificates.of_socket(client.connection.sock),
+    )
 
 
 _connection = PersistentConnection(_connect)
@@ -95,8 +100,7 @@ def qdrant_endpoint() -> str:
 def qdrant(seconds: float) -> CheckOutput:
     if settings.QDRANT_URL is None:
         return _local_mode()
-    found_version = _connection.run(_query, seconds)
-    return CheckOutput(qdrant_endpoint(), found_version, transport.qdrant(settings.QDRANT_URL))
+    return _connection.run(_query, seconds)
 
 
 def _local_mode() -> CheckOutput:

@@ -29,7 +29,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from core.clients import redis_url, transport
+from core.clients import certificates, redis_url, transport
 from health.check_runner import CheckOutput
 from health.checks.failure_reasons import BAD_RESPONSE, MISCONFIGURED, TLS_FAILURE, CheckFailed
 from health.checks.persistent_connection import PersistentConnection
@@ -44,6 +44,7 @@ _NO_CACHE = "If the server is a Sentinel, use redis+sentinel:// and the name of 
 class Client(Redis):
     limit: ReadLimit
     version: str | None = None  # "" if the server does not report it
+    certificate_expires_at: float | None = None
 
     def close(self) -> None:
         super().close()
@@ -58,6 +59,8 @@ def connect(seconds: float) -> Client:
 
     def limit_reads(connection: Any) -> None:
         # Private: `_sock`. redis-py calls this function after it has connected, but has no hook for the socket.
+        # It connects to the Sentinels first, so the last certificate is the server's.
+        client.certificate_expires_at = certificates.of_socket(connection._sock)
         connection._sock = limit.wrap(connection._sock)
         connection.on_connect_check_health(check_health=False)
 
@@ -114,7 +117,12 @@ def _query(client: Client, seconds: float) -> CheckOutput:
         _use(client)
         if client.version is None:
             client.version = _query_version(client)
-    return CheckOutput(_endpoint(client), client.version or None, transport.redis(settings.REDIS_URL))
+    return CheckOutput(
+        _endpoint(client),
+        client.version or None,
+        transport.redis(settings.REDIS_URL),
+        certificate_expires_at=client.certificate_expires_at,
+    )
 
 
 @cache

@@ -12,6 +12,7 @@ from django.core.management.color import Style, no_style
 from core.management.progress import show_line
 from health.check_runner import Report, Result
 from health.checks.failure_reasons import HINTS
+from health.templatetags.times import certificate
 
 MIN_DESCRIPTION_WIDTH = 36  # with less, the description moves below its row
 
@@ -56,7 +57,8 @@ def _describe(result: Result) -> list[str]:
         optional = "" if result.critical else " (optional)"
         return [f"{result.reason}{optional}: {result.detail.rstrip('.')}.", f"Hint: {HINTS[result.reason]}"]
     where = f"{result.version} at {result.detail}" if result.version else result.detail
-    return [f"{where} ({result.transport})" if result.transport else where]
+    where = f"{where} ({result.transport})" if result.transport else where
+    return [", ".join(filter(None, (where, result.usage, certificate(result.certificate_expires_at))))]
 
 
 def _wrap(paragraphs: list[str], width: int) -> list[str]:

@@ -2,6 +2,8 @@
 
     counter_17.db, …     metrics of process 17, see health.multiprocess.metric_files
     state_17.json        readiness state of worker 17, see health.multiprocess.worker_states
+    stacks_17            stacks of worker 17, see health.multiprocess.worker_stacks
+    process_worker-1     process id of a worker, see health.multiprocess.process_metrics
 
 The folder is in shared memory if the system has it, because on a slow disk every request would wait for its metrics.
 Without gunicorn there is one process and no folder.
@@ -93,6 +95,14 @@ def allocate(file_path: Path | str, size: int) -> None:
         except OSError:
             file.truncate(old_size)
             raise
+
+
+def write(name: str, text: str) -> None:
+    """Replace a file of the folder, if there is one. Readers see the old text or the new one, never a part."""
+    if path:
+        incomplete = path / f"{name}.tmp"
+        incomplete.write_text(text)
+        os.replace(incomplete, path / name)
 
 
 def _remove_if_unlocked(folder: Path) -> None:

@@ -122,15 +122,7 @@ def publish() -> None:
     """Write this worker's state. Only the background thread calls it, so that a slow disk never delays a probe."""
     with _lock:
         state = asdict(_own)
-    _write(f"state_{_own.pid}.json", json.dumps(state))
-
-
-def _write(name: str, text: str) -> None:
-    """Replace a file of the runtime folder. Readers see the old text or the new one, never a part."""
-    if runtime_folder.path:
-        incomplete = runtime_folder.path / f"{name}.tmp"
-        incomplete.write_text(text)
-        os.replace(incomplete, runtime_folder.path / name)
+    runtime_folder.write(f"state_{_own.pid}.json", json.dumps(state))
 
 
 def read_all() -> list[WorkerState]:
@@ -166,7 +158,7 @@ def mark_dead(pid: int) -> None:
 
 
 def set_worker_count(count: int) -> None:
-    _write("worker_count", str(count))
+    runtime_folder.write("worker_count", str(count))
 
 
 def worker_count() -> int:

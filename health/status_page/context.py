@@ -57,6 +57,8 @@ def build(report: Report) -> dict[str, Any]:
         "configured": configured,
         "server": {
             "version": settings.VERSION,
+            "commit": settings.COMMIT,
+            "built_at": settings.BUILT_AT,
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "django": django.__version__,
@@ -124,5 +126,9 @@ def _dependency(
         "transport": next((state.transport for state in states if state.transport), ""),
         "endpoint": endpoint,
         "extra_detail": "" if failing or shown.detail == endpoint else shown.detail,
+        "usage": next((state.usage for state in states if state.usage), ""),
+        "certificate_expires_at": min(
+            (state.certificate_expires_at for state in states if state.certificate_expires_at is not None), default=None
+        ),
         "graph": sparkline.draw(worker.latencies.get(name, []) for worker in workers),
     }

@@ -1,5 +1,6 @@
 """Times and durations of the status page. Timestamps are those of `time.time()`."""
 
+import time
 from datetime import UTC, datetime
 
 from django import template
@@ -29,6 +30,16 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+@register.filter
+def certificate(expires_at: float | None) -> str:
+    """Return "certificate expires in 61 days", or "" without a certificate."""
+    if expires_at is None:
+        return ""
+    seconds = expires_at - time.time()
+    days = int(seconds // 86400)
+    return f"certificate expires in {days} day{'' if days == 1 else 's'}" if seconds > 0 else "certificate has expired"
 
 
 @register.filter

@@ -117,8 +117,8 @@ def probing(app: VoiceAssistServer) -> Iterator[None]:
 def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess.Popen[str]") -> None:
     environment: dict[str, Any] = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "4"}
     with (
-        VoiceAssistServer(**environment) as ours,
-        VoiceAssistServer(**environment, HEALTH_MAX_AGE="0") as fresh,
+        VoiceAssistServer(python=sys.executable, **environment) as ours,
+        VoiceAssistServer(python=sys.executable, **environment, HEALTH_MAX_AGE="0") as fresh,
         Peer("bare") as bare,
         Peer("health") as health_check,
         Peer("watchman") as watchman,

@@ -132,7 +132,7 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
             }
             migrate = [sys.executable, "manage.py", "migrate", "-v0"]
             subprocess.run(migrate, cwd=ROOT, check=True, env={**os.environ, **environment})
-            with VoiceAssistServer(**environment) as app:
+            with VoiceAssistServer(python=sys.executable, **environment) as app:
                 run = Soak(app, {"postgres": a, "redis": b, "qdrant": c}, random.Random(seed))
                 (worker,) = app.workers()
                 run.run(min(30, seconds / 3))

@@ -1,9 +1,6 @@
 """`dumpdata` and `loaddata` copy every row into a fresh database, and the audit trail stays protected."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -20,10 +17,13 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import models
 from django.test import Client
+from django.utils import timezone
 
 from core.conversations import append_message, end_session
-from core.models import Authenticator, RecoveryCodes, Session, User
+from core.models import Authenticator, Backup, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
+from tests.support import databases
+from tests.support.databases import migrated_database
 from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
 
@@ -50,24 +50,23 @@ def rows() -> None:
     AccessAttempt.objects.create(username="hash", ip_address="192.0.2.7", failures_since_start=1)
     Authenticator.new(user, encrypt(new_secret(), user.pk)).save()
     RecoveryCodes.issue(user)
+    now = timezone.now()
+    Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="0.1.0")
     content_type = ContentType.objects.get_for_model(User)
     LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
 
 
 @pytest.fixture
 def fresh_database(servers: Servers) -> Iterator[str]:
-    """Create an empty database and return its owner's URL."""
-    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE loaded")
-        yield as_owner(servers.postgres.url.removesuffix("/tests") + "/loaded")
-        connection.execute("DROP DATABASE loaded WITH (FORCE)")
+    """Create a migrated database without users, and return its owner's URL."""
+    yield as_owner(migrated_database(servers.postgres, "loaded"))
+    servers.postgres.execute("DROP DATABASE loaded WITH (FORCE)")
 
 
 def manage(database: str, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        env={**os.environ, "DATABASE_URL": database}, cwd=ROOT, check=True, text=True, capture_output=True,
-    ).stdout  # fmt: skip
+    done = databases.manage(*arguments, url=database)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def by_model(dump: str) -> dict[str, list[Any]]:
@@ -90,7 +89,6 @@ def test_dump_of_every_table_loads_into_a_fresh_database(rows: None, fresh_datab
     assert set(before) == stored - excluded
     assert stored >= {model._meta.label_lower for model in tables if is_used(model)}
 
-    manage(fresh_database, "migrate", "--verbosity=0")
     manage(fresh_database, "loaddata", "--verbosity=0", str(path))
     after = by_model(manage(fresh_database, "dumpdata", *DUMP))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lint_migrations import EXEMPT, REVIEWED
-from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN, newer_code
+from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, REQUIRE_VERSION, STOP_USING_COLUMN, newer_code
 
 ROOT = Path(__file__).resolve().parents[2]
 DJANGO_LINTER_ERROR = "... ERR"
@@ -30,10 +30,10 @@ def lint(folder: Path, *operations: str) -> tuple[int, str]:
 
 def test_accepts_existing_and_expanding_migrations(tmp_path: Path) -> None:
     existing = {path.stem for path in (ROOT / "core" / "migrations").glob("0*.py")} - EXEMPT
-    code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN)
+    code, output = lint(tmp_path, ADD_COLUMN, ADD_INDEX, STOP_USING_COLUMN, REQUIRE_VERSION)
     assert code == 0, output
-    assert output.count("... OK") == len(existing - REVIEWED) + 3, output
-    assert output.count("Found 0 issues in 1 file") == len(existing) + 3, output
+    assert output.count("... OK") == len(existing - REVIEWED) + 4, output
+    assert output.count("Found 0 issues in 1 file") == len(existing) + 4, output
 
 
 @pytest.mark.parametrize(

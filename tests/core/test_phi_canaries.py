@@ -13,7 +13,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,6 +34,7 @@ from django.db import connection, models
 from core import phi
 from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Session, User
 from tests.support.dependency_servers import Postgres, as_owner
+from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
@@ -101,8 +101,8 @@ class Scenario:
         self.clients = contextlib.ExitStack()
 
     def command(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "manage.py", *arguments], env={**os.environ, **self.environment, **environment}, cwd=ROOT,
+        return ForkedPython(
+            ["manage.py", *arguments], env={**os.environ, **self.environment, **environment}, cwd=ROOT,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Warnings about the database are refreshed rarely, never fail a check, and are logged and measured."""
 
+import re
 import time
 from typing import Any
 
@@ -8,10 +9,13 @@ import pytest
 from django.db import connections
 from prometheus_client import REGISTRY
 
+from core.clients.postgresql import connection_limit
+from core.clients.postgresql.connection_limit import ConnectionUsage
 from core.clients.postgresql.probe import ProbeConnection
 from health import database_warnings, metrics
 from health.checks.postgres import postgres
-from tests.support.plugin import drop_readiness_connections
+from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import ROOT
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -106,6 +110,67 @@ def test_warning_is_logged_when_it_appears_and_measured(
     refresh_now(probe, monkeypatch)
     database_warnings.observe()
     assert caplog.text.count("the message") == 2
+
+
+# Connections
+
+
+def usage() -> ConnectionUsage:
+    assert database_warnings.connection_usage
+    return database_warnings.connection_usage
+
+
+def test_connections_of_all_clients_are_counted(
+    probe: ProbeConnection, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh_now(probe, monkeypatch)
+    assert (usage().maximum, usage().reserved) == (100, 3)  # PostgreSQL's defaults
+    assert str(usage()) == f"{usage().used} of 97 connections"
+    with psycopg.connect(servers.postgres.url) as observer:  # a superuser sees what each process is
+        # Connections that earlier tests have closed may take a moment to end.
+        assert succeeds_within(5, lambda: has_counted_the_clients(observer, probe, monkeypatch))
+        others = [psycopg.connect(servers.postgres.url) for _ in range(4)]
+        try:
+            assert succeeds_within(5, lambda: has_counted_the_clients(observer, probe, monkeypatch))
+            assert usage().used >= len(others) + 2
+        finally:
+            for other in others:
+                other.close()
+    database_warnings.observe()
+    for state, value in (("used", usage().used), ("reserved", 3), ("max", 100)):
+        assert REGISTRY.get_sample_value("voiceassist_database_server_connections", {"state": state}) == value
+
+
+def has_counted_the_clients(
+    observer: "psycopg.Connection[Any]", probe: ProbeConnection, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    refresh_now(probe, monkeypatch)
+    observer.rollback()  # statistics of sessions are the same throughout a transaction
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    return bool(observer.execute(clients).fetchone() == (usage().used,))
+
+
+def test_check_reports_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_readiness_connections()
+    monkeypatch.setattr(database_warnings, "_next_refresh", 0.0)
+    assert re.fullmatch(r"[0-9]+ of 97 connections", postgres(10).usage or "")
+
+
+@pytest.mark.parametrize(
+    ("valid_until", "is_reported"),
+    [("now() + interval '13 days'", True), ("now() + interval '15 days'", False), ("'infinity'::timestamptz", False)],
+)
+def test_password_that_expires_is_reported(servers: Servers, valid_until: str, is_reported: bool) -> None:
+    with psycopg.connect(servers.postgres.url) as connection:  # rolled back at the end
+        connection.execute(
+            f"DO $$ BEGIN EXECUTE format('ALTER ROLE tester VALID UNTIL %L', {valid_until}); END $$".encode()
+        )
+        _, problems = connection_limit.find_problems(connection)
+        assert ("password_expires" in problems) is is_reported
+        connection.rollback()
+
+
+# Documentation
 
 
 def test_runbook_explains_every_kind() -> None:

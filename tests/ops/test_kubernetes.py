@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from core.clients.postgresql.connection_limit import CONNECTIONS_OF_WORKER, max_connections
+from core.database_roles import BACKUP_ROLE
 from core.jobs.worker import _STOP_TIMEOUT
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
 from tests.support.load_settings import PRODUCTION
@@ -19,6 +20,12 @@ WORKER = find(DOCUMENTS, "Deployment", "voiceassist-worker")
 JOB = find(DOCUMENTS, "Job", "voiceassist-migrate")
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 PODS = {"server": POD, "migrate": JOB["spec"]["template"]["spec"], "worker": WORKER["spec"]["template"]["spec"]}
+RECEIVER = find(DOCUMENTS, "StatefulSet", "voiceassist-backup-wal")["spec"]["template"]
+SCHEDULES = {name: find(DOCUMENTS, "CronJob", f"voiceassist-backup-{name}")["spec"] for name in ("base", "dump")}
+BACKUP_PODS = {
+    "wal": RECEIVER["spec"],
+    **{name: schedule["jobTemplate"]["spec"]["template"]["spec"] for name, schedule in SCHEDULES.items()},
+}
 SERVER = POD["containers"][0]
 SECRETS = {secret["metadata"]["name"]: secret["stringData"] for secret in load(FOLDER / "secrets.example.yaml")}
 GRACEFUL_TIMEOUT = 30  # seconds: gunicorn's, see voiceassist/gunicorn.py
@@ -34,6 +41,7 @@ def test_overlay_renders_every_object_in_its_namespace() -> None:
     assert {secret["metadata"]["namespace"] for secret in load(FOLDER / "secrets.example.yaml")} == {namespace}
     generated = find(rendered, "ConfigMap")
     assert generated["data"] == config()
+    assert find(rendered, "ConfigMap", "voiceassist-backup")["data"] == config("voiceassist-backup")
     for kind, name in (
         ("Deployment", "voiceassist-server"),
         ("Deployment", "voiceassist-worker"),
@@ -70,9 +78,9 @@ def test_worker_is_probed_and_has_time_to_finish_jobs() -> None:
     assert WORKER["spec"]["replicas"] >= 2
 
 
-@pytest.mark.parametrize("name", PODS)
+@pytest.mark.parametrize("name", [*PODS, *BACKUP_PODS])
 def test_pods_run_without_privileges(name: str) -> None:
-    pod = PODS[name]
+    pod = (PODS | BACKUP_PODS)[name]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
@@ -90,7 +98,7 @@ def test_pods_run_without_privileges(name: str) -> None:
         }
         assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
         writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
-        assert writable == ["/tmp"]
+        assert writable == (["/tmp"] if name in PODS else ["/tmp", "/backups", "/staging"])
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["tmp"]["emptyDir"]["medium"] == "Memory"
 
@@ -128,6 +136,36 @@ def test_server_rejects_the_empty_example_secrets(name: str, tmp_path: Path) -> 
     result = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"voiceassist: {name}: Required in production.")
+
+
+def test_backups_use_the_scripts_their_variables_and_their_secret() -> None:
+    variables, secret = config("voiceassist-backup"), SECRETS["voiceassist-backup"]
+    assert variables["PGUSER"] == BACKUP_ROLE
+    assert {Path(variables[name]).name for name in ("BACKUP_PASSWORD_FILE", "PGSSLROOTCERT")} == set(secret)
+    read = (ROOT / "ops" / "backup" / "common.sh").read_text() + (ROOT / "ops" / "backup" / "backup.sh").read_text()
+    assert [name for name in variables if name not in read and name != "PGPORT"] == []
+    for name, pod in BACKUP_PODS.items():
+        container = pod["containers"][0]
+        script, *arguments = container["command"]
+        assert (ROOT / "ops" / "backup" / script).exists()
+        assert arguments == ([] if name == "wal" else [name])
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/backups", "/staging"}
+        (mounted,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+        assert (mounted["secretName"], mounted["defaultMode"]) == ("voiceassist-backup", 0o440)
+    assert all(schedule["concurrencyPolicy"] == "Forbid" for schedule in SCHEDULES.values())
+
+
+def test_backups_reach_only_postgresql() -> None:
+    (policy,) = (d for d in DOCUMENTS if d["metadata"]["name"] == "voiceassist-backup" and d["kind"] == "NetworkPolicy")
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    templates = [RECEIVER, *(schedule["jobTemplate"]["spec"]["template"] for schedule in SCHEDULES.values())]
+    assert all(labels.items() <= template["metadata"]["labels"].items() for template in templates)
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]] == [53, 53, 5432]
+    others = [d for d in DOCUMENTS if d["kind"] == "NetworkPolicy" and d is not policy]
+    for template in templates:  # policies add up
+        for other in others:
+            assert not other["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
 def select_pods(selector: dict[str, str]) -> set[str]:

@@ -1,10 +1,7 @@
 """A real Prometheus scrapes a real server and worker: outages fire alerts, and every dashboard query returns data."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -16,12 +13,12 @@ from math import isnan
 
 import pytest
 
-from tests.support.dependency_servers import Valkey, as_application, as_owner
+from tests.support.dependency_servers import Valkey, as_application
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
 from tests.support.proxy import Proxy
-from tests.support.voiceassist_server import ROOT, VoiceAssistServer
+from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = [needs_prometheus, pytest.mark.timeout(180)]
@@ -31,15 +28,6 @@ EMAIL, PASSWORD, TOKEN = "staff@example.org", "correct horse battery", "token-of
 OUTAGE = {"VoiceAssistRedisDown", "VoiceAssistNotReady"}
 # No endpoint calls Qdrant yet, so the percentiles of its calls are NaN.
 NAN_QUERY = "histogram_quantile(0.95, sum by (le, method) (rate(voiceassist_qdrant_call_duration_seconds_bucket"
-
-PREPARE = f"""
-import django
-django.setup()
-from django.core.management import call_command
-from core.models import User
-call_command("migrate", verbosity=0)
-User.objects.create_superuser({EMAIL!r}, {PASSWORD!r})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +40,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def postgres(servers: Servers) -> Iterator[Proxy]:
-    """Forward to a separate database, which `app` migrates and gives a superuser."""
-    servers.postgres.execute("CREATE DATABASE observed")
+    """Forward to a separate, migrated database with a superuser."""
+    database_with_staff(servers.postgres, "observed", EMAIL, PASSWORD)
     with Proxy(servers.postgres.port) as proxy:
         yield proxy
     servers.postgres.execute("DROP DATABASE observed WITH (FORCE)")
@@ -63,8 +51,6 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
     """Yield a server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
-    environment = {"DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", PREPARE], env={**os.environ, **environment}, cwd=ROOT, check=True)
     is_stopping = threading.Event()
     url = as_application(url)
     with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:

@@ -5,15 +5,15 @@ from contextlib import closing
 
 import pytest
 
-from tests.security.databases import Connection, cloned, connect, connect_as_application, migrated_template
+from tests.security.databases import Connection, cloned, connect, connect_as_application
+from tests.support.databases import migrated_template
 from tests.support.plugin import Servers
 
 
 @pytest.fixture(scope="session")
-def template(servers: Servers) -> Iterator[str]:
+def template(servers: Servers) -> str:
     """Return the name of a migrated database."""
-    with migrated_template(servers.postgres) as name:
-        yield name
+    return migrated_template(servers.postgres)
 
 
 @pytest.fixture

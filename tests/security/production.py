@@ -1,8 +1,5 @@
 """A production server's environment, and a database with two staff users and a message that contains PHI."""
 
-import os
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +8,14 @@ import httpx
 import psycopg
 from psycopg import sql
 
+from core.models import Message, Session, User
+from tests.support.databases import database_with_staff, hash_of, insert
 from tests.support.dependency_servers import Postgres
-from tests.support.voiceassist_server import ROOT, VoiceAssistServer, database_with_staff
+from tests.support.voiceassist_server import VoiceAssistServer
 
 PASSWORD = "correct horse battery"
 ADMIN, STAFF = "admin@example.org", "staff@example.org"
 PHI = "PHI of a patient"
-PROGRAM = f"""
-import django; django.setup()
-from core.models import Message, Session, User
-user = User.objects.create_user({STAFF!r}, {PASSWORD!r}, is_staff=True)
-message = Message.objects.create(session=Session.objects.create(user=user), role="user", content={PHI!r})
-print(message.pk)
-"""
 
 
 @dataclass(frozen=True)
@@ -39,10 +31,11 @@ class Database:
 
 def create_database(postgres: Postgres, name: str) -> Database:
     url = database_with_staff(postgres, name, ADMIN, PASSWORD)
-    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=60, stdout=subprocess.PIPE, text=True)
-    return Database(url, done.stdout.split()[-1])
+    user = User(email=STAFF, password=hash_of(PASSWORD), is_staff=True)
+    session = Session(user=user)
+    message = Message(session=session, role="user", content=PHI)
+    insert(url, user, session, message)
+    return Database(url, str(message.pk))
 
 
 def environment(database: Database, redis_url: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from core.audit_checkpoints import _LOCK_ID, Checkpoint, is_settled, take_mark, 
 from core.audit_verification import Result, logged_digests, verify
 from tests.security.databases import Connection, connect, connect_as_application, manage
 from tests.support.dependency_servers import as_owner
+from tests.support.jobs.worker import Worker
 from tests.support.polling import succeeds_within
-from tests.support.voiceassist_server import VoiceAssistServer
 from voiceassist.embedded.programs import clean_environment, postgres_program
 
 EVENT = """
@@ -48,7 +48,7 @@ def log_line(item: Checkpoint) -> str:
 
 @pytest.fixture
 def log(owner: Connection, application: Connection) -> list[Checkpoint]:
-    """Return the checkpoints that the server wrote, which may not change the trail, as the log has them."""
+    """Return the checkpoints that the worker wrote, which may not change the trail, as the log has them."""
     written = []
     for actor in ("ann@example.org", "eve@example.org", "ann@example.org"):
         add_events(application, 3, actor)
@@ -100,7 +100,7 @@ def test_rewritten_checkpoints_show_only_in_the_log(owner: Connection, log: list
     rewritten = checkpoint(owner)
     assert verified(owner).problems == []
     assert any("its digest is not the logged one" in problem for problem in verified(owner, log).problems)
-    # The server logs the new ones too.
+    # The worker logs the new ones too.
     assert any("logged with several digests" in problem for problem in verified(owner, log + rewritten).problems)
 
 
@@ -257,7 +257,7 @@ def test_large_trail_is_split(application: Connection, monkeypatch: pytest.Monke
     assert verified(application, written).problems == []
 
 
-# Old events, backups, commands and the server
+# Old events, backups, commands and the worker
 
 
 def test_events_from_before_the_migration_are_covered(database: str, owner: Connection) -> None:
@@ -317,48 +317,39 @@ def test_log_without_checkpoints_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def frequent_checkpoints(tmp_path: Path) -> Path:
-    """Return a gunicorn configuration with a checkpoint every tenth of a second."""
-    config = tmp_path / "gunicorn.py"
-    config.write_text(
-        "from voiceassist.gunicorn import *\n"
-        "from voiceassist import audit_checkpoint_thread, gunicorn\n"
-        "gunicorn.start()\n"
-        "audit_checkpoint_thread.INTERVAL = 0.1\n"
-    )
-    return config
-
-
-@pytest.fixture
-def server(database: str, frequent_checkpoints: Path) -> Iterator[Callable[[], list[str]]]:
-    """Start the server. Return a function that returns the lines of its log."""
-    with VoiceAssistServer(config=str(frequent_checkpoints), DATABASE_URL=database) as running:
+def worker(database: str) -> Iterator[Callable[[], list[str]]]:
+    """Start a worker that writes checkpoints every second. Return a function that returns the lines of its log."""
+    constants = {
+        "core.jobs.schedule.SCHEDULE": [["core.tasks.write_audit_checkpoints", 1]],
+        "core.tasks._MAX_CHECKPOINT_AGE": 2,
+    }
+    with Worker(constants=constants, DATABASE_URL=database) as running:
         yield lambda: running.log().splitlines()
 
 
 @pytest.mark.parametrize("obstacle", ["SELECT pg_current_xact_id()", f"SELECT pg_advisory_xact_lock({_LOCK_ID})"])
-def test_server_warns_when_it_cannot_write_checkpoints(
-    database: str, server: Callable[[], list[str]], obstacle: str
+def test_worker_warns_when_it_cannot_write_checkpoints(
+    database: str, worker: Callable[[], list[str]], obstacle: str
 ) -> None:
     with closing(connect_as_application(database)) as other, other.transaction():
         other.execute(obstacle.encode())
         with closing(connect_as_application(database)) as connection:
             add_events(connection)
         warning = "the audit trail has had no checkpoint for a long time"
-        assert succeeds_within(20, lambda: warning in "\n".join(server()))
-    assert succeeds_within(20, lambda: bool(logged_digests(server())))
+        assert succeeds_within(30, lambda: warning in "\n".join(worker()))
+    assert succeeds_within(30, lambda: bool(logged_digests(worker())))
 
 
-def test_server_writes_checkpoints_to_its_log(
-    database: str, owner: Connection, server: Callable[[], list[str]]
+def test_worker_writes_checkpoints_to_its_log(
+    database: str, owner: Connection, worker: Callable[[], list[str]]
 ) -> None:
     for _ in range(3):
-        before = len(logged_digests(server()))
+        before = len(logged_digests(worker()))
         add_events(owner)
-        assert succeeds_within(20, lambda: len(logged_digests(server())) > before)  # noqa: B023
-    log = "\n".join(server())
+        assert succeeds_within(30, lambda: len(logged_digests(worker())) > before)  # noqa: B023
+    log = "\n".join(worker())
     assert manage("verify_audit", "--log", "-", url=database, stdin=log).returncode == 0
-    assert "writing a checkpoint of the audit trail failed" not in log
+    assert "job failed" not in log
     owner.execute(UNPROTECTED)
     owner.execute("DELETE FROM audit_events WHERE object_id = 'm1'")
     changed = manage("verify_audit", "--log", "-", url=database, stdin=log)

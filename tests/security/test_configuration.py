@@ -2,8 +2,10 @@
 
 import re
 import subprocess
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.docs import markdown
@@ -50,10 +52,14 @@ def test_key_can_be_changed_without_a_logout(servers: Servers) -> None:
         "WEB_CONCURRENCY": "1",
         "DRAIN_SECONDS": "0",
     }
+    with ExitStack() as stack:
+        with VoiceAssistServer(**production) as app:  # type: ignore[arg-type]  # mypy takes any of them for `port`
+            client = stack.enter_context(closing(app.log_in(EMAIL, PASSWORD)))
+        assert_stays_logged_in(client, app.port, production)
+
+
+def assert_stays_logged_in(client: httpx.Client, port: int, production: dict[str, str]) -> None:
     status_page = "/admin/status/"
-    with VoiceAssistServer(**production) as app:  # type: ignore[arg-type]  # mypy takes any of them for `port`
-        client = app.log_in(EMAIL, PASSWORD)
-        port = app.port
     for keys, is_logged_in in [
         ({"SECRET_KEY": KEY, "SECRET_KEY_FALLBACKS": NEW_KEY}, True),
         ({"SECRET_KEY": NEW_KEY, "SECRET_KEY_FALLBACKS": KEY}, True),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,11 @@ def test_server_works_and_reveals_phi_as_the_application_role(url: str) -> None:
         "INSERT INTO sessions (id, user_id, title, mode, is_archived, context, message_count, created_at, updated_at)"
         " SELECT gen_random_uuid(), id, 'canary', 'text', false, '{}', 0, now(), now() FROM users RETURNING id",
     )[0]
-    with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1") as app:
+    with (
+        VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1") as app,
+        closing(app.log_in(EMAIL, LOGIN_PASSWORD)) as client,
+    ):
         assert app.get("/ready")[0] == 200
-        client = app.log_in(EMAIL, LOGIN_PASSWORD)
         page = f"/admin/core/session/{session}/"
         assert client.get("/admin/core/session/").status_code == 200
         assert "canary" not in client.get(f"{page}change/").text

@@ -1,9 +1,6 @@
 """Attacks on the second factor and on the rules for passwords, through a server in production mode."""
 
 import base64
-import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +13,10 @@ import pytest
 from django.core.signing import b64_decode
 from django_otp.oath import TOTP
 
+from tests.support.databases import manage
 from tests.support.plugin import Servers
 from tests.support.second_factor import CONTINUE, Person, code_of, secret_of, submit
-from tests.support.voiceassist_server import ROOT, VoiceAssistServer, database_with_staff
+from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 PASSWORD = "correct horse battery"
 PLANTED = "a planted passphrase"
@@ -26,7 +24,6 @@ SUPERUSER = "root@example.org"
 PHI = "PHI-chest-pain"
 pytestmark = pytest.mark.timeout(120)  # the first test migrates a database and starts the server
 ACCOUNTS = f"""
-import django; django.setup()
 from django.contrib.auth.models import Group, Permission
 from core.models import Message, Session, User
 def create(name, *permissions, **fields):
@@ -46,8 +43,8 @@ Message.objects.create(session=session, role="user", content={PHI!r})
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
     url = database_with_staff(servers.postgres, "second_factor", SUPERUSER, PASSWORD)
-    environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", ACCOUNTS], env=environment, cwd=ROOT, check=True, timeout=60)
+    done = manage("shell", "--no-imports", "-c", ACCOUNTS, url=url)
+    assert done.returncode == 0, done.stderr
     return url
 
 

@@ -27,18 +27,19 @@ def find(documents: list[Any], kind: str, name: str = "voiceassist-server") -> A
 
 
 def files() -> list[Any]:
-    """Return every object of base/, prometheus-operator/ and the overlay, as written."""
-    folders = (FOLDER / "base", FOLDER / "prometheus-operator", OVERLAY)
+    """Return every object of base/, backup/, prometheus-operator/ and the overlay, as written."""
+    folders = (FOLDER / "base", FOLDER / "backup", FOLDER / "prometheus-operator", OVERLAY)
     paths = [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.name != "kustomization.yaml"]
     return [document for path in paths for document in load(path)]
 
 
-def config() -> dict[str, str]:
-    """Return the ConfigMap's variables, merged from the base and the overlay."""
+def config(name: str = "voiceassist-server") -> dict[str, str]:
+    """Return the variables of a generated ConfigMap, merged from the base, the backups and the overlay."""
     merged: dict[str, str] = {}
-    for folder in (FOLDER / "base", OVERLAY):
+    for folder in (FOLDER / "base", FOLDER / "backup", OVERLAY):
         for generator in load(folder / "kustomization.yaml")[0]["configMapGenerator"]:
-            merged |= dict(literal.split("=", 1) for literal in generator["literals"])
+            if generator["name"] == name:
+                merged |= dict(literal.split("=", 1) for literal in generator["literals"])
     return merged
 
 

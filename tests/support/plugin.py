@@ -34,8 +34,6 @@ class Servers:
         self.redis.start()
         self.redis.add_worker()
         self.qdrant.__enter__()
-        for line in ENV_EXAMPLE.read_text().splitlines():
-            os.environ.pop(line.lstrip("# ").split("=")[0], None)
         os.environ |= {
             "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
@@ -51,10 +49,18 @@ class Servers:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def remove_project_variables() -> None:
+    for line in ENV_EXAMPLE.read_text().splitlines():
+        os.environ.pop(line.lstrip("# ").split("=")[0], None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    remove_project_variables()
+    if getattr(early_config.known_args_namespace, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # each worker process of pytest-xdist runs tests and starts its own servers, this process does neither
     servers = Servers()
     early_config.add_cleanup(servers.stop)
     servers.start()

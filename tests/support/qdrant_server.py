@@ -1,8 +1,10 @@
 """A fake Qdrant server with a REST API that can simulate every kind of fault.
 
-It implements what the application uses: probes, API keys and collections. It stores no points.
+It implements what the application and its backups use: probes, API keys, collections and their snapshots. It stores no
+points.
 """
 
+import hashlib
 import json
 import socket
 import ssl
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 VERSION = "1.20.0"
 PUBLIC_PATHS = {"/", "/healthz", "/livez", "/readyz"}  # no API key required
@@ -79,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/collections":
             names = [{"name": name} for name in self.server.collections]
             self.send(200, {"result": {"collections": names}, "status": "ok", "time": 1e-6})
+        elif path.startswith("/collections/") and "/snapshots" in path:
+            self._snapshot(*path.split("/")[2:])
         elif path.startswith("/collections/") and path.count("/") == 2:
             self._collection(path.split("/")[2], body)
         else:
@@ -95,8 +100,26 @@ class Handler(BaseHTTPRequestHandler):
             del collections[name]
         self.send(200, {"result": True, "status": "ok", "time": 1e-6})
 
+    def _snapshot(self, collection: str, _: str, snapshot: str = "") -> None:
+        """Create, send or delete a snapshot, whose content is the name of its collection."""
+        collection, snapshots = unquote(collection), self.server.snapshots
+        content = f"snapshot of {collection}"
+        if self.command == "POST":
+            name = f"{collection}-{len(snapshots)}.snapshot"
+            snapshots.append(name)
+            checksum = hashlib.sha256(content.encode()).hexdigest()
+            result = {"name": name, "creation_time": None, "size": len(content), "checksum": checksum}
+            self.send(200, {"result": result, "status": "ok", "time": 1e-6})
+        elif unquote(snapshot) not in snapshots:
+            self.send(404, {"status": {"error": "Not found: Snapshot"}, "time": 0.0})
+        elif self.command == "DELETE":
+            snapshots.remove(unquote(snapshot))
+            self.send(200, {"result": True, "status": "ok", "time": 1e-6})
+        else:
+            self.send(200, content, content_type="application/octet-stream")
+
     def send(self, status: int, content: Any, *, content_type: str = "text/plain", length: int | None = None) -> None:
-        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        data = content.encode() if isinstance(content, str) else json.dumps(content, ensure_ascii=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", content_type if isinstance(content, str) else "application/json")
         self.send_header("Content-Length", str(len(data) if length is None else length))
@@ -169,6 +192,7 @@ class QdrantServer(ThreadingHTTPServer):
         self.fault: str | None = None
         self.shards_ready = True
         self.collections: dict[str, Any] = {}
+        self.snapshots: list[str] = []  # names of those that were not deleted
         self.paths: list[str] = []  # of all requests
         self.traceparents: list[str] = []  # of the requests that had the header
         self.open_connections: set[socket.socket] = set()

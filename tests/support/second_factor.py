@@ -9,6 +9,8 @@ from django_otp.oath import TOTP
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
+from core.auth.password_hashing import RETRY_AFTER
+
 CONTINUE = "/admin/login/continue/"
 SECRET = re.compile(r'<code class="key">([A-Z2-7 ]+)</code>')
 RECOVERY_CODE = re.compile(r"<li><code>([a-z2-7-]+)</code></li>")
@@ -54,7 +56,11 @@ class Person:
         return httpx.Client(base_url=self.url, timeout=30)
 
     def enter_password(self, client: httpx.Client, next_url: str = "/admin/") -> httpx.Response:
-        return submit(client, "/admin/login/", username=self.email, password=self.password, next=next_url)
+        """Send the login form, again as long as the server is busy with the passwords of other logins."""
+        form = {"username": self.email, "password": self.password, "next": next_url}
+        while (response := submit(client, "/admin/login/", **form)).headers.get("Retry-After") == str(RETRY_AFTER):
+            time.sleep(RETRY_AFTER)
+        return response
 
     def enrol(self, client: httpx.Client) -> None:
         """Set up the telephone in a pending login, and log in."""

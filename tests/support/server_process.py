@@ -1,28 +1,47 @@
 """A server process of the tests: started, stopped, killed and frozen. It is killed when the test process exits."""
 
-import ctypes
 import signal
 import socket
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
 
+from tests.support.forked_python import die_with_parent
 from voiceassist.embedded.programs import clean_environment
+
+PORTS = range(20_000, 32_000)  # below the ports that Linux gives to clients, which could take one before its server
+PORTS_OF_A_PROCESS = 500
+_reservations: list[socket.socket] = []  # open until the process exits
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Reserve ports that no other test process on this machine uses, by binding the first of them until the exit."""
+    for first in PORTS[::PORTS_OF_A_PROCESS]:
+        reservation = socket.socket()
+        try:
+            reservation.bind(("127.0.0.1", first))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations.append(reservation)
+        return cycle(range(first + 1, first + PORTS_OF_A_PROCESS))
+    raise RuntimeError(f"No free range of ports. Other tests use all of {PORTS.start} to {PORTS.stop}; wait for them.")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Return a port of 127.0.0.1 on which nothing listens. It differs from the last few hundred that were returned."""
+    for port in islice(_own_ports(), PORTS_OF_A_PROCESS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("No free port. The tests have left too many servers running.")
 
 
 class Server:
@@ -45,7 +64,7 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(),
-                start_new_session=True, preexec_fn=_die_with_parent,
+                start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
 
     def start(self) -> None:
@@ -55,6 +74,7 @@ class Server:
                 # Starting fails while the children of a killed server still hold its shared memory, so try again.
                 self.launch()
             if time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"The server did not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
 

@@ -10,6 +10,7 @@ from psycopg import sql
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from core.clients import qdrant
+from voiceassist.urls import handler500 as handler500
 from voiceassist.urls import urlpatterns
 
 CANARY = "canary-of-a-patient"

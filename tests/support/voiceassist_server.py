@@ -1,42 +1,36 @@
 """Our server, run as production runs it: gunicorn in its own processes, on a free port."""
 
+import fcntl
 import http.client
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from functools import cache
 from pathlib import Path
+from sysconfig import get_path
+from typing import Any
 
 import httpx
 import psutil
 
-from tests.support.dependency_servers import Postgres, as_application, as_owner, free_port
+from tests.support.databases import database_with_staff as database_with_staff
+from tests.support.forked_python import ForkedPython, die_with_parent, run
 from tests.support.polling import succeeds_within
+from tests.support.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def database_with_staff(postgres: Postgres, name: str, email: str, password: str) -> str:
-    """Return the application's URL of a new, migrated database with a superuser."""
-    postgres.execute(f"CREATE DATABASE {name}")
-    url = postgres.url.replace("/tests", f"/{name}")
-    program = (
-        "import django; django.setup()\n"
-        "from django.core.management import call_command; call_command('migrate', verbosity=0)\n"
-        f"from core.models import User; User.objects.create_superuser({email!r}, {password!r})"
-    )
-    environment = {**os.environ, "DATABASE_URL": as_owner(url), "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-    subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, check=True, timeout=150)
-    return as_application(url)
+START_TIMEOUT = 30.0  # seconds
 
 
 @cache
 def collect_static_files() -> None:
-    """Collect the static files of this checkout, without which production does not start."""
+    """Collect the static files of this checkout, without which production does not start, unless they are current.
+
+    Other test processes, whose servers use these files, wait meanwhile.
+    """
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "voiceassist.settings",
@@ -48,8 +42,13 @@ def collect_static_files() -> None:
         "REDIS_URL": "redis://localhost",
         "QDRANT_URL": "http://localhost:6333",
     }
-    command = [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"]
-    subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=120)
+    manifest = ROOT / "staticfiles" / "staticfiles.json"  # written last
+    sources = [ROOT / "voiceassist" / "settings.py", Path(get_path("purelib")), *ROOT.glob("*/static/**/*")]
+    with (ROOT / "manage.py").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not manifest.exists() or manifest.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+            done = run(["manage.py", "collectstatic", "--noinput", "--verbosity", "0"], environment)
+            assert done.returncode == 0, done.stderr
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -63,13 +62,14 @@ def has_ended(process: psutil.Process) -> bool:
 class VoiceAssistServer:
     """A context manager that runs the server, in the current folder `cwd`.
 
-    `options` are gunicorn's. `environment` is added to that of the tests, and may contain BIND.
+    `options` are gunicorn's. `environment` is added to that of the tests, and may contain BIND. `python` is the program
+    to start, by default a fork (`tests.support.forked_python`), which takes 1.5 seconds less.
     """
 
     def __init__(
         self,
         *options: str,
-        python: str | Path = sys.executable,
+        python: str | Path | None = None,
         port: int = 0,
         config: str = "voiceassist/gunicorn.py",
         application: str = "voiceassist.wsgi:application",
@@ -81,6 +81,7 @@ class VoiceAssistServer:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
+        self.process: subprocess.Popen[Any]
         self._log = (self.folder / "log").open("w+")
         defaults = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
@@ -91,18 +92,25 @@ class VoiceAssistServer:
             collect_static_files()
         command = ["-m", "gunicorn", "-c", self._config, *self._options, self._application]
         bind = [] if "BIND" in self._environment else ["--bind", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(
-            [self._python, *command, *bind],
-            env=self._environment,
-            cwd=self._cwd,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-        end = time.monotonic() + 30
+        options: dict[str, Any] = {"env": self._environment, "cwd": self._cwd, "preexec_fn": die_with_parent}
+        options |= {"stdout": self._log, "stderr": subprocess.STDOUT}
+        if self._python is None:
+            self.process = ForkedPython([*command, *bind], **options)
+        else:
+            self.process = subprocess.Popen([self._python, *command, *bind], **options)
+        try:
+            self._wait_for_health()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _wait_for_health(self) -> None:
+        end = time.monotonic() + START_TIMEOUT
         while True:
             try:
                 self.get("/health")
-                return self
+                return
             except OSError:
                 assert self.process.poll() is None, self.log()
                 assert time.monotonic() < end, self.log()

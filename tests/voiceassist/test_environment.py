@@ -56,6 +56,7 @@ def test_required_variable(name: str, value: str | None) -> None:
         ("SECRET_KEY_FALLBACKS", f"{KEY},\n {KEY[::-1]},", [KEY, KEY[::-1]]),
         ("PLAINTEXT_DEPENDENCIES", "postgres, redis", ["postgres", "redis"]),
         ("BIND", "[::]:80", "[::]:80"),
+        ("SENTRY_DSN", "https://0a1b@sentry.example.org/42", "https://0a1b@sentry.example.org/42"),
     ],
 )  # fmt: skip
 def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> None:
@@ -119,6 +120,10 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         ("METRICS_TOKEN", f"{SECRET} {SECRET}", "HTTP header"),
         ("QDRANT_API_KEY", f"{SECRET}\n{SECRET}", "HTTP header"),
         ("QDRANT_API_KEY", f"{SECRET}é", "HTTP header"),
+        ("SENTRY_DSN", f"https://sentry.example.org/{SECRET}", "https://KEY@HOST/PROJECT"),
+        ("SENTRY_DSN", f"https://{SECRET}@sentry.example.org/", "https://KEY@HOST/PROJECT"),
+        ("SENTRY_DSN", f"https://{SECRET}@sentry.example.org:port/1", "https://KEY@HOST/PROJECT"),
+        ("SENTRY_DSN", SECRET, "https://KEY@HOST/PROJECT"),
         ("BIND", "8000", "HOST:PORT"),
         ("BIND", ":8000", "HOST:PORT"),
         ("BIND", "127.0.0.1", "HOST:PORT"),

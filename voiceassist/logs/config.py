@@ -19,6 +19,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from voiceassist.logs.formatter import MAX_TEXT, Formatter
 from voiceassist.logs.refused_requests import RefusedRequestHandler
+from voiceassist.logs.repeated import RepeatedFilter
 
 log = structlog.stdlib.get_logger("voiceassist.python")
 
@@ -42,9 +43,17 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
                 "full_tracebacks": full_tracebacks,
             },
         },
-        "filters": {"defects": {"()": CallbackFilter, "callback": _is_defect}},
+        "filters": {
+            "defects": {"()": CallbackFilter, "callback": _is_defect},
+            "repeated": {"()": RepeatedFilter, "prefix": "dramatiq"},
+        },
         "handlers": {
-            "line": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
+            "line": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "filters": ["repeated"],
+                "stream": "ext://sys.stderr",
+            },
             "refused_requests": {"()": RefusedRequestHandler},
         },
         "root": {"handlers": ["line"], "level": level},
@@ -60,7 +69,7 @@ def logging_config(*, level: str, style: str, service: str, full_tracebacks: boo
             "gunicorn.error": {"handlers": [], "level": "INFO" if level == "DEBUG" else level, "propagate": True},
             "axes": {"level": "ERROR"},  # core.auth.login_throttling logs lockouts
             "opentelemetry": silenced,  # voiceassist.tracing logs outages of the collector, once each
-            **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio"), quiet),
+            **dict.fromkeys(("httpx", "httpcore", "psycopg", "urllib3", "asyncio", "dramatiq"), quiet),
         },
     }
 

@@ -1,32 +1,48 @@
-"""Compare the connections that the server may open to PostgreSQL with those that PostgreSQL accepts."""
+"""What limits the connections to PostgreSQL: their number, and the validity of the role's password."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from django.conf import settings
+from psycopg.rows import namedtuple_row
 
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
 _EXTRA_CONNECTIONS = 3
-# A worker for jobs: one per thread, one of the main thread, one of the task that writes checkpoints of the audit trail,
-# and one of the circuit breaker. It is not compared with the limits, because it may run on another machine.
-CONNECTIONS_OF_WORKER = 4 + 3
+# A worker for jobs: four threads, housekeeping, three for scheduled jobs (checkpoints of the audit trail take two), and
+# one of the circuit breaker. It is not compared with the limits, because it may run on another machine.
+CONNECTIONS_OF_WORKER = 4 + 1 + 3 + 1
+
+_MIN_PASSWORD_DAYS = 14
 
 # Superusers are exempt from the limits of roles and databases. -1 means no limit.
 # https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-MAX-CONNECTIONS
-_LIMITS = """
-    SELECT pg_backend_pid(),
-           current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-               - coalesce(current_setting('reserved_connections', true)::int, 0),
-           CASE WHEN rolsuper THEN -1 ELSE rolconnlimit END,
-           CASE WHEN rolsuper THEN -1 ELSE datconnlimit END
+# Of sessions of other roles only some columns are visible: background processes have no user, and all except parallel
+# workers have no database. So parallel workers count too, although they do not count against max_connections.
+_STATE = f"""
+    SELECT pg_backend_pid() AS backend_pid,
+        current_setting('max_connections')::int AS maximum,
+        current_setting('superuser_reserved_connections')::int
+            + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,
+        (SELECT count(*)::int FROM pg_stat_activity WHERE usesysid IS NOT NULL AND datid IS NOT NULL) AS used,
+        CASE WHEN rolsuper THEN -1 ELSE rolconnlimit END AS role_limit,
+        CASE WHEN rolsuper THEN -1 ELSE datconnlimit END AS database_limit,
+        CASE WHEN rolvaliduntil < now() + interval '{_MIN_PASSWORD_DAYS} days'
+            THEN to_char(rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') END AS password_expires_at,
+        rolname::text AS role
     FROM pg_roles, pg_database WHERE rolname = session_user AND datname = current_database()
 """
-_NAMES = (
-    "max_connections without the reserved ones",
-    "the role's CONNECTION LIMIT",
-    "the database's CONNECTION LIMIT",
-)
+
+
+class ConnectionUsage(NamedTuple):
+    """The connections of all clients of a PostgreSQL server."""
+
+    used: int
+    reserved: int  # for superusers and the role pg_use_reserved_connections
+    maximum: int  # with the reserved ones
+
+    def __str__(self) -> str:
+        return f"{self.used} of {self.maximum - self.reserved} connections"
 
 
 def max_connections(workers: int, threads: int) -> int:
@@ -34,19 +50,35 @@ def max_connections(workers: int, threads: int) -> int:
     return workers * (threads + _EXTRA_CONNECTIONS)
 
 
-def find_problems(connection: "psycopg.Connection[Any]") -> dict[str, str]:
-    """Return the warning `connection_limit` if the server may open more connections than PostgreSQL accepts.
+def find_problems(connection: "psycopg.Connection[Any]") -> tuple[ConnectionUsage, dict[str, str]]:
+    """Return how many connections are used, and these warnings:
 
-    Behind a pooler there is none, because the limits of the pooler count instead.
+    connection_limit   the server may open more connections than PostgreSQL accepts. Behind a pooler there is no such
+                       warning, because the limits of the pooler count instead
+    password_expires   PostgreSQL will soon refuse the password of the role (VALID UNTIL)
     """
-    row = connection.execute(_LIMITS).fetchone()
-    if row is None or row[0] != connection.info.backend_pid:  # a pooler sends its clients another number
-        return {}
-    limit, name = min((limit, name) for limit, name in zip(row[1:], _NAMES, strict=True) if limit >= 0)
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        state: Any = cursor.execute(_STATE.encode()).fetchone()
+    problems = {}
+    limit, name = min(
+        (limit, name)
+        for limit, name in (
+            (state.maximum - state.reserved, "max_connections without the reserved ones"),
+            (state.role_limit, "the role's CONNECTION LIMIT"),
+            (state.database_limit, "the database's CONNECTION LIMIT"),
+        )
+        if limit >= 0
+    )
     count = max_connections(settings.WEB_CONCURRENCY, settings.WEB_THREADS)
-    if count <= limit:
-        return {}
-    return {
-        "connection_limit": f"This server may open {count} connections to PostgreSQL, which accepts {limit} ({name}). "
-        "Lower WEB_CONCURRENCY or WEB_THREADS, raise the limit, or use PgBouncer."
-    }
+    is_pooled = state.backend_pid != connection.info.backend_pid  # a pooler sends its clients another number
+    if count > limit and not is_pooled:
+        problems["connection_limit"] = (
+            f"This server may open {count} connections to PostgreSQL, which accepts {limit} ({name}). Lower "
+            "WEB_CONCURRENCY or WEB_THREADS, raise the limit, or use PgBouncer."
+        )
+    if state.password_expires_at:
+        problems["password_expires"] = (
+            f"PostgreSQL refuses the password of the role {state.role} from {state.password_expires_at} UTC. Set a new "
+            f"one with a later VALID UNTIL, or ALTER ROLE {state.role} VALID UNTIL 'infinity'."
+        )
+    return ConnectionUsage(state.used, state.reserved, state.maximum), problems

@@ -47,7 +47,7 @@ class Command(BaseCommand):
             raise CommandError(f"The audit trail was changed.\n{listed}{more}")
         if not result.checkpoints:
             raise CommandError(
-                "There is no checkpoint yet. Start the server or run checkpoint_audit, and try again.", returncode=2
+                "There is no checkpoint yet. Start a worker or run checkpoint_audit, and try again.", returncode=2
             )
         self.stdout.write(
             f"No difference in {result.events:,} events and {result.checkpoints:,} checkpoints. The last one is number "

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from core.jobs import worker_http
 from core.jobs.worker import Worker
 
 
@@ -18,10 +19,14 @@ class Command(BaseCommand):
         parser.add_argument("--bind", metavar="HOST:PORT", help="serve /health and /metrics at this address")
 
     def handle(self, *, bind: str | None, **options: Any) -> None:
-        host, _, port = (bind or "").rpartition(":")
-        if bind and not (host and port.isdigit()):
-            raise CommandError(f"--bind {bind} is not HOST:PORT.")
-        try:
-            Worker().run((host.strip("[]"), int(port)) if bind else None)
-        except OSError as error:
-            raise CommandError(f"Could not listen on {bind}: {error.strerror}. Choose another address.") from None
+        worker = Worker()
+        if bind:
+            host, _, port = bind.rpartition(":")
+            if not (host and port.isdecimal() and int(port) < 65536):
+                raise CommandError(f"--bind {bind} is not HOST:PORT.")
+            try:
+                worker_http.serve(host.strip("[]"), int(port), lambda: worker.last_round)
+            except OSError as error:
+                raise CommandError(f"Could not listen on {bind}: {error.strerror}. Choose another address.") from None
+        if not worker.run():
+            raise CommandError("A job hung, see the log. Start the worker again.")

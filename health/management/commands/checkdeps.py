@@ -2,23 +2,14 @@
 
 import json
 import time
-from argparse import ArgumentTypeError
 from typing import Any
 
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from health import database_warnings, readiness
 from health.check_runner import Report, Runner
 from health.checks import CHECKS, checks
-from health.management import checkdeps_output
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise ArgumentTypeError("must be a positive number of seconds below 1,000,000")
-    return value
+from health.management import checkdeps_arguments, checkdeps_output
 
 
 class Command(BaseCommand):
@@ -26,16 +17,13 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--only", action="append", choices=list(CHECKS), metavar="NAME",
-                            help=f"check only this dependency ({', '.join(CHECKS)}); can be repeated")  # fmt: skip
-        parser.add_argument("--wait", type=seconds, metavar="SECONDS", default=0,
-                            help="retry for up to this time until all critical dependencies are healthy")  # fmt: skip
-        parser.add_argument("--timeout", type=seconds, metavar="SECONDS", default=settings.HEALTH_TIMEOUT,
-                            help="timeout of all checks together (default: HEALTH_TIMEOUT, %(default)s)")  # fmt: skip
-        parser.add_argument("--format", choices=["text", "json"], default="text")
+        checkdeps_arguments.add(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        selected = checks(options["only"] or CHECKS)
+        only, for_version = options["only"] or CHECKS, options["for_version"]
+        if for_version and "migrations" not in only:
+            raise CommandError("--for needs the check migrations. Add --only migrations.", returncode=2)
+        selected = checks(only, for_version=for_version)
         runner = Runner(selected, timeout=options["timeout"], max_age=0, explain=readiness.explain)
         try:
             report = self._wait(runner, options["wait"])

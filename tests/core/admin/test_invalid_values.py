@@ -11,8 +11,9 @@ from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.db.models import Model
 from django.test import Client
+from django.utils import timezone
 
-from core.models import AuditEvent, Message, User
+from core.models import AuditEvent, Backup, Message, User
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +43,9 @@ def rows(message: Message) -> list[Model]:
     """Return a row of each model that has pages."""
     group = Group.objects.create(name="reviewers")
     event = AuditEvent.objects.all()[0]
-    rows = [message, message.session, message.session.user, group, event]
+    now = timezone.now()
+    backup = Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="1")
+    rows = [message, message.session, message.session.user, group, event, backup]
     assert {type(row) for row in rows} == set(MODELS)
     return rows
 

@@ -18,7 +18,7 @@ ENVELOPE = {"success", "data", "error", "trace_id", "timestamp"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 REASONS = {
     "timeout", "connection_refused", "connection_lost", "dns_failure", "tls_failure", "auth_failed", "misconfigured",
-    "bad_response", "not_ready", "migrations_pending", "error",
+    "bad_response", "not_ready", "migrations_pending", "schema_too_new", "error",
 }  # fmt: skip
 
 
@@ -152,7 +152,9 @@ def test_metrics(client: Client) -> None:
     assert "# TYPE voiceassist_dependency_check_duration_seconds histogram" in text
     assert "# TYPE voiceassist_dependency_check_failures_total counter" in text
     assert "voiceassist_ready 1.0" in text
-    assert re.search(r'voiceassist_build_info\{django="5\.2[^"]*",python="3[^"]*",version="[^"]+"\} 1\.0', text)
+    assert re.search(
+        r'voiceassist_build_info\{commit="[^"]+",django="5\.2[^"]*",python="3[^"]*",version="[^"]+"\} 1\.0', text
+    )
     assert "django_http_requests_before_middlewares_total" in text
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.dependency_servers import as_owner
+from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,8 +18,8 @@ TEST_SETTINGS = "tests.support.migrating.settings"
 
 
 def start_command(*arguments: str, database: str, settings: str = "voiceassist.settings") -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "manage.py", *arguments],
+    return ForkedPython(
+        ["manage.py", *arguments],
         env={**os.environ, "DATABASE_URL": database, "DJANGO_SETTINGS_MODULE": settings},
         cwd=ROOT,
         stdout=subprocess.PIPE,

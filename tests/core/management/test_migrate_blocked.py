@@ -3,8 +3,6 @@
 import contextlib
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,9 @@ import pytest
 from core.database_roles import OWNER_ROLE
 from core.management.commands.migrate import MAX_TRIES
 from tests.core.management.test_migrate import ROOT, empty_database, run_command
-from tests.support.dependency_servers import SUPERUSER, PgBouncer, needs_pgbouncer
+from tests.support import databases
+from tests.support.dependency_servers import SUPERUSER, PgBouncer, as_owner, needs_pgbouncer
+from tests.support.forked_python import ForkedPython
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
 
@@ -34,8 +34,8 @@ class Migrate:
     ) -> None:
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         with self.stdout.open("w") as stdout, self.stderr.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "migrate"],
+            self.process = ForkedPython(
+                ["-c", program, "migrate"],
                 env={**os.environ, "DATABASE_URL": url, **newer_code(folder, *operations)},
                 cwd=ROOT, stdout=stdout, stderr=stderr,
             )  # fmt: skip
@@ -61,11 +61,10 @@ class Migrate:
 
 
 @pytest.fixture
-def migrated_database(empty_database: str) -> str:
-    """Return the URL of a database with all migrations applied."""
-    code, _, errors = run_command("migrate", database=empty_database)
-    assert code == 0, errors
-    return empty_database
+def migrated_database(servers: Servers) -> Iterator[str]:
+    """Return the owner's URL of a database with all migrations applied."""
+    yield as_owner(databases.migrated_database(servers.postgres, "blocked"))
+    servers.postgres.execute("DROP DATABASE blocked WITH (FORCE)")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,10 @@ from django.test import Client
 from core import conversations
 from core.demo.generator import write
 from core.models import AuditEvent, Message, Session, User
-from tests.support.dependency_servers import as_application, as_owner
+from tests.support import forked_python
+from tests.support.databases import migrated_database
+from tests.support.dependency_servers import as_application
+from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,9 +161,7 @@ def test_reported_steps_add_up_to_the_rows() -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", "seed_demo", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
-    )
+    return forked_python.run(["manage.py", "seed_demo", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -184,11 +185,8 @@ def test_wrong_usage_exits_with_2(argument: str) -> None:
 def separate_database(servers: Servers, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Create a migrated database that the test's commands can commit to, and set DATABASE_URL."""
     name = "demo_" + request.node.name.partition("[")[0][-40:]
-    servers.postgres.execute(f"CREATE DATABASE {name}")
+    url = migrated_database(servers.postgres, name)
     request.addfinalizer(lambda: servers.postgres.execute(f"DROP DATABASE {name} WITH (FORCE)"))
-    url = servers.postgres.url.replace("/tests", f"/{name}")
-    monkeypatch.setenv("DATABASE_URL", as_owner(url))
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
     monkeypatch.setenv("DATABASE_URL", as_application(url))
 
 
@@ -199,8 +197,8 @@ def test_shows_progress_on_terminal_only(separate_database: None) -> None:
     assert len(piped.stdout.splitlines()) == 1
 
     master, slave = pty.openpty()
-    command = [sys.executable, "manage.py", "seed_demo", "--seed", "2", "--messages", "20000"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"}):
+    command = ["manage.py", "seed_demo", "--seed", "2", "--messages", "20000"]
+    with ForkedPython(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"}):
         os.close(slave)
         shown = b""
         while chunk := _read(master):

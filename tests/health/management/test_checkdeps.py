@@ -8,7 +8,6 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.core.api.test_envelope import REASONS
+from tests.support.databases import manage, migrated_database
 from tests.support.dependency_servers import PgBouncer, Postgres, Valkey, as_application, as_owner, needs_pgbouncer
+from tests.support.forked_python import ForkedPython, run
 from tests.support.plugin import Servers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,19 +26,12 @@ NAMES = ["postgres", "redis", "qdrant", "migrations", "queue"]
 
 
 def checkdeps(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", "checkdeps", *arguments],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run(["manage.py", "checkdeps", *arguments], {**os.environ, **environment})
 
 
 def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "manage.py", "checkdeps", *arguments],
+    return ForkedPython(
+        ["manage.py", "checkdeps", *arguments],
         env={**os.environ, **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -49,16 +43,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
     """Return an environment with a migrated database. pytest-django's test database has another name."""
-    servers.postgres.execute("CREATE DATABASE migrated")
-    url = servers.postgres.url.replace("/tests", "/migrated")
-    subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-        env={**os.environ, "DATABASE_URL": as_owner(url)},
-        cwd=ROOT,
-        check=True,
-        timeout=60,
-    )
-    return {"DATABASE_URL": as_application(url)}
+    return {"DATABASE_URL": as_application(migrated_database(servers.postgres, "migrated"))}
 
 
 def test_text_output_when_everything_is_healthy(migrated: dict[str, str]) -> None:
@@ -80,7 +65,9 @@ def test_json_output_is_the_report_with_details_for_staff(migrated: dict[str, st
     assert report["status"] == "ready"
     assert list(report["dependencies"]) == NAMES
     for dependency in report["dependencies"].values():
-        assert set(dependency) == {"status", "critical", "latency_ms", "reason", "detail", "version", "transport"}
+        public = {"status", "critical", "latency_ms", "reason"}
+        for_staff = {"detail", "version", "transport", "usage", "certificate_expires_at"}
+        assert set(dependency) == public | for_staff
     transports = {name: dependency["transport"] for name, dependency in report["dependencies"].items()}
     assert transports == {"postgres": "local", "redis": "local", "qdrant": "local", "migrations": None, "queue": None}
     versions = {name: dependency["version"] for name, dependency in report["dependencies"].items()}
@@ -266,9 +253,11 @@ def run_in_terminal(*arguments: str, columns: int, **environment: str) -> tuple[
     """Run the command in a pseudo-terminal. Return the exit code and everything written to stdout and stderr."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "checkdeps", *arguments],
-        env={**os.environ, "TERM": "xterm-256color", **environment},
+    # Some shells and pytest-xdist set these, which override the size of the terminal.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = ForkedPython(
+        ["manage.py", "checkdeps", *arguments],
+        env={**inherited, "TERM": "xterm-256color", **environment},
         cwd=ROOT,
         stdin=slave,
         stdout=slave,
@@ -328,9 +317,7 @@ def test_names_the_host_that_responded(servers: Servers, migrated: dict[str, str
     completed = checkdeps("--only", "postgres", "--only", "migrations", "--format", "json", DATABASE_URL=url)
     dependencies = json.loads(completed.stdout)["dependencies"]
     assert (completed.returncode, dependencies["postgres"]["detail"]) == (0, f"127.0.0.1:{port}/migrated")
-    command = [sys.executable, "manage.py", "migrate", "--check"]
-    environment = {**os.environ, "DATABASE_URL": as_owner(url)}
-    assert subprocess.run(command, env=environment, cwd=ROOT, timeout=60).returncode == 0
+    assert manage("migrate", "--check", url=as_owner(url)).returncode == 0
 
 
 def test_names_every_host_if_none_responds() -> None:

@@ -1,0 +1,131 @@
+"""Jobs in words, for the page of jobs and for the pages of the users and sessions that they are about."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils import timezone
+
+from core import exports
+from core.models import Export, Job, Session, User
+from core.models.jobs import OBJECT_ID
+
+MAX_JOBS_OF_OBJECT = 3
+UNFINISHED = (Job.Status.QUEUED, Job.Status.RUNNING)
+_MODELS: dict[str, Any] = {"user_id": User, "session_id": Session}
+
+
+def format_time(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else "–"
+
+
+def format_duration(duration: timedelta) -> str:
+    seconds = max(int(duration.total_seconds()), 0)
+    parts = ((seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
+
+
+def describe_task(path: str) -> str:
+    """Return the name of a task's function as words: "Delete user"."""
+    return path.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class JobDisplay:
+    """A job as one reader may see it."""
+
+    job: Job
+    is_cancellable: bool = False
+    is_linked: bool = False  # the reader may open its page
+    download: Export | None = None  # an export that the reader may download
+
+    @property
+    def title(self) -> str:
+        return describe_task(self.job.task)
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.job.status in UNFINISHED
+
+    @property
+    def status(self) -> str:
+        job = self.job
+        if job.status == Job.Status.QUEUED:
+            if job.error:
+                return f"failed, is tried again at {format_time(job.run_after)}"
+            if job.is_scheduled:
+                return "waiting for its time"
+            return "waiting for a worker" if job.started_at is None else "interrupted, continues soon"
+        if job.status == Job.Status.RUNNING:
+            is_lost = job.leased_until is not None and job.leased_until < timezone.now()
+            return "its worker was lost, another one continues" if is_lost else "running"
+        return {"succeeded": "done", "failed": "failed", "cancelled": "cancelled before it began"}[job.status]
+
+    @property
+    def progress(self) -> str:
+        job = self.job
+        if job.total is None:
+            return f"{job.done:,} rows" if job.done else "–"
+        return f"{job.done:,} of {job.total:,} messages"
+
+    @property
+    def percent(self) -> int | None:
+        total = self.job.total
+        return min(100 * self.job.done // total, 100) if total else None
+
+    @property
+    def duration(self) -> str:
+        """Return how long the last attempt took, or takes so far."""
+        job = self.job
+        if job.started_at is None:
+            return "–"
+        end = timezone.now() if self.is_unfinished else job.finished_at or job.updated_at
+        return format_duration(end - job.started_at)
+
+    @property
+    def asked_by(self) -> str:
+        return "the schedule" if self.job.is_scheduled else self.job.actor_email or "a command"
+
+    @property
+    def created_at(self) -> str:
+        return format_time(self.job.created_at)
+
+
+def object_of(job: Job) -> Any:
+    """Return the user or session that a job is about, None for another job or if it does not exist any more."""
+    for name, model in _MODELS.items():
+        if key := job.arguments.get(name):
+            phi = model.PHI
+            return model.objects.filter(pk=UUID(key)).defer(*phi).first()
+    return None
+
+
+def jobs_of(key: Any) -> Any:
+    """Return the jobs of a user or session, by the index `jobs_object`."""
+    return Job.objects.alias(object_id=OBJECT_ID).filter(object_id=str(key)).order_by("-created_at", "-id")
+
+
+def may_cancel(request: HttpRequest, job: Job) -> bool:
+    """Return whether the reader may cancel this job: before it begins, with the permission that asking for it takes."""
+    if job.is_scheduled or job.status != Job.Status.QUEUED or job.started_at is not None:
+        return False
+    if job.task == "core.tasks.export_user":
+        return request.user.has_perm("core.export_user")
+    for name, model in _MODELS.items():
+        if name in job.arguments:
+            model_admin = admin.site.get_model_admin(model)
+            return bool(model_admin.has_delete_permission(request, object_of(job)))
+    return False
+
+
+def display(request: HttpRequest, job: Job) -> JobDisplay:
+    download = exports.download(job) if request.user.has_perm("core.export_user") else None
+    return JobDisplay(job, may_cancel(request, job), request.user.has_perm("core.view_job"), download)
+
+
+def displays_of(request: HttpRequest, key: Any) -> list[JobDisplay]:
+    """Return the latest jobs of a user or session."""
+    return [display(request, job) for job in jobs_of(key)[:MAX_JOBS_OF_OBJECT]]

@@ -1,0 +1,190 @@
+"""Pages of background jobs: read-only, except that a job can be cancelled before it begins."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.db.models.functions import Now
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils.safestring import SafeString
+from django_tasks.base import Task
+
+from core import audit, tasks
+from core.admin import exports
+from core.admin.base import ReadOnlyAdmin, link
+from core.admin.filters import TimeFilter
+from core.admin.job_display import (
+    JobDisplay,
+    describe_task,
+    display,
+    format_duration,
+    format_time,
+    jobs_of,
+    may_cancel,
+    object_of,
+)
+from core.admin.search_terms import parse_uuid
+from core.jobs.schedule import SCHEDULE
+from core.models import AuditEvent, Job
+
+
+class TaskFilter(admin.ChoicesFieldListFilter):
+    """Filters by the tasks that exist."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        chosen: Any = self.lookup_val or ()
+        everything = changelist.get_query_string(remove=[self.lookup_kwarg])
+        yield {"selected": not chosen, "query_string": everything, "display": "All"}
+        for task in (task for task in vars(tasks).values() if isinstance(task, Task)):
+            query = changelist.get_query_string({self.lookup_kwarg: task.module_path})
+            selected = task.module_path in chosen
+            yield {"selected": selected, "query_string": query, "display": describe_task(task.module_path)}
+
+
+def _shown(name: str, description: str) -> Any:
+    """Return an admin column that shows an attribute of `JobDisplay`."""
+
+    @admin.display(description=description)
+    def column(_admin: Any, job: Job) -> str:
+        return str(getattr(JobDisplay(job), name))
+
+    return column
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = ("created", "what", "asked_by", "state", "progress", "duration")
+    list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
+    search_help_text = "job id, or the id of the user or session that the job is about"
+    change_list_template = "admin/core/job/change_list.html"
+    fields = ("object", "asked_by", "reason", "created", "started", "finished", "next_run", "errors", "events")
+    readonly_fields = fields
+    created = _shown("created_at", "asked for")
+    what = _shown("title", "what")
+    asked_by = _shown("asked_by", "asked by")
+    state = _shown("status", "status")
+    progress = _shown("progress", "progress")
+    duration = _shown("duration", "duration")
+
+    @admin.display(description="about")
+    def object(self, job: Job) -> str | SafeString:
+        """Return a link if the row exists and the reader may open it, and no id otherwise."""
+        row = object_of(job)
+        if row is None:
+            return "–"
+        name = str(row._meta.verbose_name)
+        request: HttpRequest = job.reader  # type: ignore[attr-defined]  # set by `get_object`
+        if not self.admin_site.get_model_admin(type(row)).has_view_permission(request, row):
+            return f"a {name}"
+        return link(f"{name} {row.pk}", f"{row._meta.model_name}_change", row.pk)
+
+    @admin.display(description="last started")
+    def started(self, job: Job) -> str:
+        return format_time(job.started_at)
+
+    @admin.display(description="ended")
+    def finished(self, job: Job) -> str:
+        return format_time(job.finished_at)
+
+    @admin.display(description="next run")
+    def next_run(self, job: Job) -> str:
+        return format_time(job.run_after) if job.status == Job.Status.QUEUED else "–"
+
+    @admin.display(description="last error")
+    def errors(self, job: Job) -> str:
+        return f"{job.error}. The log of the worker has the details." if job.error else "–"
+
+    @admin.display(description="audit events")
+    def events(self, job: Job) -> str | SafeString:
+        if not job.trace_id:
+            return "–"
+        return link("All events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        job = super().get_object(request, object_id, from_field)
+        if job is not None:
+            job.reader = request
+        return job
+
+    def search(self, request: HttpRequest, jobs: QuerySet, term: str) -> QuerySet:
+        key = parse_uuid(term)
+        if key is None:
+            return jobs.none()
+        by_key = jobs.filter(pk=key)
+        return by_key if by_key.exists() else jobs_of(key)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[Any]:
+        return [
+            path("<path:object_id>/cancel/", self.admin_site.admin_view(self.cancel_view), name="core_job_cancel"),
+            path(
+                "<path:object_id>/download/", self.admin_site.admin_view(self.download_view), name="core_job_download"
+            ),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        scheduled = {job.task: job for job in Job.objects.filter(is_scheduled=True)}
+        rows = [
+            (display(request, scheduled[entry.task]), format_duration(entry.interval))
+            for entry in SCHEDULE
+            if entry.task in scheduled
+        ]
+        return super().changelist_view(request, {"schedule": rows, **(extra_context or {})})
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        job = _find(object_id)
+        context = {"jobs": [display(request, job)], "title": display(request, job).title} if job else {}
+        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
+
+    def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Cancel a job that has not begun, and record that. A job that has begun goes on, with a message."""
+        job = _find(object_id)
+        if job is None:
+            raise Http404
+        page = self._page_after_cancelling(request, job)
+        if request.method != "POST":  # redirected here after a login, or a typed URL
+            return HttpResponseRedirect(page)
+        if not may_cancel(request, job):
+            if job.started_at is None and job.status == Job.Status.QUEUED:
+                raise PermissionDenied
+            is_cancelled = False
+        else:
+            is_cancelled = bool(
+                Job.objects.filter(pk=job.pk, status=Job.Status.QUEUED, started_at=None).update(
+                    status=Job.Status.CANCELLED, finished_at=Now(), updated_at=Now()
+                )
+            )
+        if is_cancelled:
+            audit.record(AuditEvent.Action.JOB_CANCELLED, request, user=request.user, target=job)
+            messages.success(request, "The job is cancelled. Nothing was changed.")
+        else:
+            messages.warning(request, "The job has begun or ended, so it can't be cancelled any more.")
+        return HttpResponseRedirect(page)
+
+    def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        job = _find(object_id)
+        if job is None:
+            raise Http404
+        if request.method != "POST":  # redirected here after a login, or a typed URL
+            return HttpResponseRedirect(reverse("admin:core_job_change", args=[job.pk]))
+        return exports.download_view(request, job)  # type: ignore[no-any-return]
+
+    def _page_after_cancelling(self, request: HttpRequest, job: Job) -> str:
+        if request.user.has_perm("core.view_job"):
+            return reverse("admin:core_job_change", args=[job.pk])
+        row = object_of(job)
+        return reverse(f"admin:core_{row._meta.model_name}_change", args=[row.pk]) if row else reverse("admin:index")
+
+
+def _find(object_id: str) -> Job | None:
+    key = parse_uuid(unquote(object_id))
+    return Job.objects.filter(pk=key).first() if key else None

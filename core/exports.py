@@ -1,0 +1,160 @@
+"""Write a user's data as JSON, encrypted with age (https://age-encryption.org) for a key that only its owner has.
+
+    write    for the command export_user, into a file
+    store    for the job of the admin, into rows of `export_chunks`, which are removed after seven days
+
+Memory is bounded: rows are read in pages, and pyrage encrypts 64 KiB at a time. PostgreSQL formats the JSON, so that
+also values that Python can't load are exported exactly. The plain text exists in memory only.
+
+`core.personal_data` says what is exported.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pyrage
+from django.core.exceptions import ValidationError
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from core import audit, personal_data
+from core.jobs.progress import batch, current_job
+from core.models import AuditEvent, Export, ExportChunk, Job, Message, User
+from core.models.exports import MAX_EXPORT_AGE
+
+CHUNK_SIZE = 1024 * 1024  # bytes
+
+
+def parse_recipient(text: str) -> "pyrage.x25519.Recipient":
+    """Return the public key. Raise ValidationError for another text, which is not repeated."""
+    text = text.strip()
+    if text.upper().startswith("AGE-SECRET-KEY-"):
+        raise ValidationError(
+            "This is a private key, which has to stay secret. Replace it, and enter its public key, which starts with "
+            "age1.",
+            code="private",
+        )
+    try:
+        return pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise ValidationError(
+            "Invalid key. Enter a public key of age, 62 characters that start with age1 (age-keygen -y prints it).",
+            code="invalid",
+        ) from None
+
+
+def record(request: Any, user: User, recipient: str) -> None:
+    """Record an export in the audit trail, before anything is written.
+
+    The key itself is recorded, because it is public and as short as a fingerprint.
+    """
+    actor = request.user if request else None
+    audit.record(AuditEvent.Action.EXPORT, request, user=actor, target=user, changes={"recipient": [None, recipient]})
+
+
+def write(user: User, recipient: str, write_bytes: Callable[[bytes], Any], report: Callable[[int], Any]) -> None:
+    """Encrypt the data of a user, and pass it to `write_bytes` in pieces. Pass numbers of messages to `report`.
+
+    Raise what the database or `write_bytes` raises.
+    """
+    stream = _Stream(personal_data.document(user), write_bytes, report)
+    try:
+        pyrage.encrypt_io(stream, stream, [parse_recipient(recipient)])
+    except pyrage.EncryptError:
+        if stream.error is None:
+            raise
+    if stream.error is not None:  # pyrage ignores an error of its last write
+        raise stream.error from None
+
+
+def store(export_id: UUID) -> None:
+    """Store an export in chunks, as a job. It starts again after an interruption, because age can't continue a file."""
+    job, chunk, chunks, messages = current_job(), bytearray(), 0, 0
+    with batch():
+        export = Export.objects.select_for_update().filter(pk=export_id, finished_at=None).first()
+        if export is None or (user := User.objects.filter(pk=export.user_id).first()) is None:
+            return
+        export.chunks.all().delete()
+        job.done, job.total = 0, Message.objects.filter(session__user=user).count()
+
+    def store_chunk(**values: Any) -> None:
+        nonlocal chunks
+        with batch():
+            # The foreign key refuses a chunk of an export that has been removed.
+            ExportChunk.objects.create(export=export, number=chunks, data=bytes(chunk))
+            job.done = messages
+            Export.objects.filter(pk=export_id).update(size=F("size") + len(chunk) if chunks else len(chunk), **values)
+        chunks += 1
+        chunk.clear()
+
+    def write_bytes(data: bytes) -> None:
+        chunk.extend(data)
+        if len(chunk) >= CHUNK_SIZE:
+            store_chunk()
+
+    def report(count: int) -> None:
+        nonlocal messages
+        messages += count
+
+    write(user, export.recipient, write_bytes, report)
+    store_chunk(finished_at=Now())
+
+
+def download(job: Job) -> Export | None:
+    """Return the finished export of a job, None if there is none or if it has expired."""
+    if key := job.arguments.get("export_id"):
+        not_expired = Q(created_at__gt=timezone.now() - MAX_EXPORT_AGE)
+        return Export.objects.filter(not_expired, pk=UUID(key), finished_at__isnull=False).first()
+    return None
+
+
+def chunks_of(export: Export) -> Iterator[bytes]:
+    """Yield the encrypted bytes. One chunk is in memory at a time."""
+    chunks = ExportChunk.objects.filter(export=export).order_by("number")
+    for key in chunks.values_list("pk", flat=True):
+        yield bytes(ExportChunk.objects.values_list("data", flat=True).get(pk=key))
+
+
+class _Stream(io.BufferedIOBase):
+    """A file for pyrage: returns the document when it is read, and passes on what is written.
+
+    pyrage puts the text of an exception into an exception of its own. The text could contain PHI, and a job has to know
+    the class, so the first exception is kept.
+    """
+
+    error: BaseException | None = None
+
+    def __init__(
+        self, parts: Iterator[personal_data.Part], write_bytes: Callable[[bytes], Any], report: Callable[[int], Any]
+    ) -> None:
+        super().__init__()
+        self._parts, self._write_bytes, self._report = parts, write_bytes, report
+        self._buffer = b""
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            while not self._buffer:
+                text, messages = next(self._parts, (None, 0))
+                if text is None:
+                    return b""
+                self._buffer = text.encode()
+                if messages:
+                    self._report(messages)
+            data, self._buffer = self._buffer[:size], self._buffer[size:]
+            return data
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def write(self, data: Any) -> int:
+        if self.error is not None:  # pyrage writes the rest of its buffer after an error
+            raise self.error
+        try:
+            self._write_bytes(data)
+            return len(data)
+        except BaseException as error:
+            self.error = error
+            raise

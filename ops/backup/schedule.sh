@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Receive the WAL, and take a base backup and Qdrant snapshots daily and a dump weekly, at 02:00 UTC. The container of
+# docker-compose.yml runs this. It takes what is missing or overdue at its start.
+# Variables: those of backup.sh and wal.sh. Without QDRANT_URL no snapshots are taken.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+retry_after=900 # seconds, after a failure
+
+# is_due KIND DAYS: whether the newest backup is older than 02:00 of the day DAYS - 1 days ago.
+is_due() {
+    local last newest
+    [ "$1" != base ] || [ ! -e "$BACKUP_DIR/.base_needed" ] || return 0
+    newest=$(newest "$1")
+    last=$(date -u -d "today 02:00 $(($2 - 1)) days ago" +%s)
+    [ "$last" -le "$(date -u +%s)" ] || last=$((last - 86400))
+    [[ $(date -u -d "@$last" +%Y%m%dT%H%M%SZ) > ${newest##*/} ]]
+}
+
+require BACKUP_DIR
+"$here/wal.sh" &
+receiver=$!
+trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM INT
+retry_at=0
+while kill -0 $receiver 2>/dev/null; do
+    for backup in base:1 dump:7 ${QDRANT_URL:+qdrant:1}; do
+        if ((SECONDS >= retry_at)) && is_due "${backup%:*}" "${backup#*:}"; then
+            "$here/backup.sh" "${backup%:*}" &
+            wait $! || retry_at=$((SECONDS + retry_after))
+        fi
+    done
+    sleep 60 &
+    wait -n $receiver $! || true
+done
+fail "wal.sh ended, so this ends too. Its last line says why."

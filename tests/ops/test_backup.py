@@ -1,0 +1,412 @@
+"""The scripts in `ops/backup`: backups are encrypted and complete, restores are exact, and faults are refused."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import psycopg
+import pytest
+
+from core.database_roles import BACKUP_ROLE
+from tests.support.age import new_identity
+from tests.support.backups import BackedUpPostgres, manifest
+from tests.support.dependency_servers import PASSWORD, SUPERUSER, as_owner
+from tests.support.full_disk import needs_mounts, with_mounts
+from tests.support.polling import succeeds_within
+from tests.support.qdrant_server import QdrantServer
+
+pytestmark = pytest.mark.timeout(240)
+
+CANARY = "canary-of-a-patient"
+MESSAGES = "SELECT count(*) FROM messages"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BackedUpPostgres]:
+    """Return a server with some conversations. Its folder has a short path, because sockets are in it."""
+    folder = Path(tempfile.mkdtemp(prefix="backup-"))
+    server = BackedUpPostgres(folder)
+    try:
+        server.start()
+        rows = ("--users", "5", "--sessions", "50", "--messages", "500")
+        server.manage("seed_demo", *rows, url=server.application_url)
+        server.execute(f"UPDATE sessions SET title = '{CANARY}'")
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def base(server: BackedUpPostgres) -> Path:
+    """Return a base backup whose WAL has been copied until after it."""
+    with server.receiving_wal():
+        return server.backup("base")
+
+
+@pytest.fixture(scope="module")
+def dump(server: BackedUpPostgres) -> Path:
+    return server.backup("dump")
+
+
+@pytest.fixture
+def into(server: BackedUpPostgres) -> Iterator[Path]:
+    """Return a data folder that does not exist yet."""
+    path = server.folder.parent / "restored"
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def copy(server: BackedUpPostgres, base: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return a copy of the base backup, with its WAL, that a test may damage."""
+    folder = Path(tempfile.mkdtemp(prefix="backup-copy-"))
+    shutil.copytree(server.target, folder / "target")
+    yield folder / "target" / "base" / base.name
+    shutil.rmtree(folder)
+
+
+def complete_backups(server: BackedUpPostgres) -> set[str]:
+    return {str(path.relative_to(server.target)) for path in server.target.glob("*/2*Z")}
+
+
+def fails(done: Any, *texts: str) -> None:
+    """Require a failure that is explained in one line."""
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    for text in texts:
+        assert text.lower() in line.lower()
+
+
+# What a backup is
+
+
+def test_files_are_encrypted_and_private(server: BackedUpPostgres, base: Path, dump: Path) -> None:
+    files = [path for path in server.target.rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    encrypted = [path for path in files if path.suffix == ".age"]
+    assert len(encrypted) >= 5
+    assert all(path.read_bytes().startswith(b"age-encryption.org/v1\n") for path in encrypted)
+    assert not any(CANARY.encode() in path.read_bytes() for path in files)
+    # Unencrypted files are removed, except the segment of the WAL that is being received.
+    left = {path.name for path in server.staging.rglob("*") if path.is_file()}
+    assert {name for name in left if not name.endswith(".partial")} == set()
+
+
+def test_manifest_describes_the_backup(server: BackedUpPostgres, base: Path, dump: Path) -> None:
+    for path in (base, dump):
+        found = manifest(path)
+        assert (found["kind"], found["name"]) == (path.parent.name, path.name)
+        assert found["row_counts"]["messages"] == 500
+        assert "core.0013_backups" in found["migrations"]
+        last = server.fetch("SELECT position, id::text FROM audit_events ORDER BY position DESC LIMIT 1")[0]
+        assert (found["last_audit_event"]["position"], found["last_audit_event"]["id"]) == last
+        assert found["postgresql_version"].startswith("18.")
+    assert manifest(base)["counts_lsn"]
+    recorded = server.fetch("SELECT kind, name FROM backups WHERE kind IN ('base', 'dump') AND size > 0")
+    assert {(path.parent.name, path.name) for path in (base, dump)} <= set(recorded)
+
+
+def test_rows_are_counted_although_transactions_are_running(server: BackedUpPostgres) -> None:
+    with psycopg.connect(server.url) as connection:
+        connection.execute("UPDATE users SET specialty = specialty")
+        backup = server.backup("base")
+    assert manifest(backup)["counts_lsn"] is None
+    assert manifest(backup)["row_counts"]["messages"] == 500
+    done = server.drill(backup)
+    assert "not compared, because transactions were running" in done.stdout
+
+
+def test_role_of_the_backups_changes_nothing_else(server: BackedUpPostgres) -> None:
+    with psycopg.connect(server.backup_url, autocommit=True) as connection:
+        for statement in (
+            "DELETE FROM backups", "TRUNCATE backups", "UPDATE users SET email = ''", "DELETE FROM audit_events",
+            "INSERT INTO sessions (id) VALUES (gen_random_uuid())", "CREATE TABLE public.other ()", "CREATE ROLE eve",
+            "ALTER SYSTEM SET log_statement = 'all'", "COPY users TO PROGRAM 'cat'",
+            "SELECT pg_read_file('/etc/passwd')", "SET ROLE voiceassist_migrate", "SELECT pg_switch_wal()",
+        ):  # fmt: skip
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+    query = "SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, rolreplication FROM pg_roles WHERE rolname = %s"
+    assert server.fetch(query, BACKUP_ROLE) == [(False, False, False, False, True)]
+
+
+# Restore
+
+
+def test_base_backup_is_restored_to_the_latest_and_to_a_point_in_time(
+    server: BackedUpPostgres, into: Path, base: Path
+) -> None:
+    with server.receiving_wal():
+        server.wait_for_wal()
+        ((before,),) = server.fetch("SELECT clock_timestamp()::text")
+        time.sleep(0.01)
+        server.execute("DELETE FROM messages WHERE session_id = (SELECT session_id FROM messages LIMIT 1)")
+        ((left,),) = server.fetch(MESSAGES)
+        assert left < 500
+    data, moved = server.data, server.data.with_name("lost")
+    server.kill()
+    data.rename(moved)
+    try:
+        for options, expected in (((), left), (("--to", before), 500)):
+            done = server.script("restore.sh", base, "--identity", server.identity, "--into", into, *options)
+            assert f"Restored {into}. The last change is of 20" in done.stderr
+            into.rename(data)
+            server.start()
+            assert server.fetch(MESSAGES) == [(expected,)]
+            assert server.manage("migrate", "--check", url=as_owner(server.url)).returncode == 0
+            server.manage("checkpoint_audit", url=server.application_url)
+            assert "No difference in" in server.manage("verify_audit", url=server.application_url).stdout
+            assert server.manage("checkdeps", "--only", "postgres", url=server.application_url).returncode == 0
+            server.kill()
+            shutil.rmtree(data)
+    finally:
+        moved.rename(data)
+        server.start()
+
+
+def test_dump_is_restored_with_roles_owner_and_privileges(server: BackedUpPostgres, dump: Path) -> None:
+    variables = {"PGUSER": SUPERUSER, "PGPASSWORD": PASSWORD, "PGDATABASE": "fresh", "BACKUP_PASSWORD_FILE": ""}
+    server.execute("CREATE DATABASE fresh TEMPLATE template0")
+    url = server.url.replace("/tests", "/fresh")
+    try:
+        done = server.script("restore.sh", dump, "--identity", server.identity, **variables)
+        assert "Restored the database fresh as it was at" in done.stderr
+        again = server.script("restore.sh", dump, "--identity", server.identity, check=False, **variables)
+        fails(again, "The database is not empty. Nothing was changed.")
+        with psycopg.connect(url) as connection:
+            counts = manifest(dump)["row_counts"]
+            for table, count in counts.items():
+                assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (count,), table
+        fresh_application = server.application_url.replace("/tests", "/fresh")
+        assert server.manage("migrate", "--check", url=as_owner(url)).returncode == 0
+        assert server.manage("checkdeps", "--only", "postgres", url=fresh_application).stderr == ""
+        server.manage("checkpoint_audit", url=fresh_application)
+        server.manage("verify_audit", url=fresh_application)
+    finally:
+        server.execute("DROP DATABASE fresh WITH (FORCE)")
+
+
+def test_only_rows_into_a_migrated_database_falsify_the_trail(server: BackedUpPostgres, tmp_path: Path) -> None:
+    """The reason for restoring into an empty database only."""
+    server.execute("CREATE DATABASE falsified")
+    url = server.url.replace("/tests", "/falsified")
+    try:
+        server.manage("migrate", "--verbosity", "0", url=as_owner(url))
+        events = "SELECT count(*) FROM audit_events WHERE \"table\" = 'users' AND action = 'create'"
+        server.copy_rows("users", "falsified")
+        with psycopg.connect(url) as connection:
+            assert connection.execute(events.encode()).fetchone() == (5,)  # creations that never happened
+    finally:
+        server.execute("DROP DATABASE falsified WITH (FORCE)")
+
+
+def test_restore_refuses_a_folder_with_content_and_a_wrong_identity(
+    server: BackedUpPostgres, base: Path, into: Path, tmp_path: Path
+) -> None:
+    into.mkdir()
+    (into / "PG_VERSION").touch()
+    done = server.script("restore.sh", base, "--identity", server.identity, "--into", into, check=False)
+    fails(done, "is not empty. Nothing was changed.")
+    assert [path.name for path in into.iterdir()] == ["PG_VERSION"]
+    shutil.rmtree(into)
+    new_identity(tmp_path / "other")
+    fails(server.script("restore.sh", base, "--identity", tmp_path / "other", "--into", into, check=False), "identity")
+    assert not into.exists()
+
+
+@pytest.mark.parametrize("name", ["base.tar.gz.age", "manifest.json", "wal"])
+def test_restore_refuses_a_changed_byte(server: BackedUpPostgres, copy: Path, into: Path, name: str) -> None:
+    wal = copy.parents[1] / "wal"
+    path = min(wal.glob("*.age")) if name == "wal" else copy / name
+    if name == "wal":
+        assert path.name[8:24] >= manifest(copy)["start_wal"][8:]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = server.script("restore.sh", copy, "--identity", server.identity, "--into", into, check=False)
+    assert done.returncode == 1
+    assert "checksums failed" in done.stderr
+    assert not into.exists()
+
+
+def test_restore_refuses_a_gap_in_the_wal(server: BackedUpPostgres, copy: Path, into: Path) -> None:
+    with server.receiving_wal():
+        for _ in range(3):
+            server.execute("SELECT pg_switch_wal()")
+            server.execute("UPDATE users SET specialty = specialty || ''")
+            server.wait_for_wal()
+    shutil.rmtree(copy.parents[1])
+    shutil.copytree(server.target, copy.parents[1])
+    start = manifest(copy)["start_wal"]
+    later = sorted(path for path in (copy.parents[1] / "wal").glob("*[0-9A-F].gz.age") if path.name[8:24] > start[8:])
+    later[0].unlink()
+    done = server.script("restore.sh", copy, "--identity", server.identity, "--into", into, check=False)
+    assert done.returncode == 1
+    assert "is missing" in done.stderr
+    assert not into.exists()
+
+
+# The WAL
+
+
+def test_commits_reach_the_target_without_traffic(server: BackedUpPostgres) -> None:
+    """One commit in an idle database is copied within a few intervals, although its segment is almost empty."""
+    with server.receiving_wal():
+        server.execute("UPDATE users SET specialty = 'Cardiology'")
+        server.wait_for_wal()  # fails after a minute
+
+
+def test_receiver_survives_a_restart_of_the_server(server: BackedUpPostgres) -> None:
+    with server.receiving_wal() as receiver:
+        server.stop()
+        server.start()
+        succeeds_within(30, lambda: server.wait_for_wal() or True)
+        assert receiver.poll() is None
+
+
+def test_second_receiver_and_second_backup_are_refused(server: BackedUpPostgres, base: Path) -> None:
+    with server.receiving_wal():
+        fails(server.script("wal.sh", check=False), "Another wal is running. Nothing was done.")
+    before = complete_backups(server)
+    with (server.target / ".backup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fails(server.script("backup.sh", "dump", check=False), "Another backup is running. Nothing was done.")
+    assert complete_backups(server) == before
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"PGPORT": "1"}, "Connection refused"),
+        ({"BACKUP_PASSWORD_FILE": "", "PGPASSWORD": "wrong"}, "password authentication failed"),
+        ({"BACKUP_PASSWORD_FILE": "/nonexistent"}, "BACKUP_PASSWORD_FILE can't be read"),
+        ({"BACKUP_RECIPIENT": ""}, "BACKUP_RECIPIENT is not set"),
+        ({"BACKUP_RECIPIENT": "age1wrong"}, "BACKUP_RECIPIENT is not a public key of age"),
+        ({"BACKUP_DAYS": "many"}, "BACKUP_DAYS must be a number of days"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["base", "dump"])
+def test_fault_is_one_line_and_stores_nothing(
+    server: BackedUpPostgres, kind: str, variables: dict[str, str], text: str
+) -> None:
+    before = complete_backups(server)
+    fails(server.script("backup.sh", kind, check=False, **variables), text)
+    assert complete_backups(server) == before
+    assert not list(server.target.glob(f"{kind}/.*"))
+
+
+@needs_mounts
+# A dump is encrypted while it is made, so it needs no space for staging.
+@pytest.mark.parametrize(("kind", "full"), [("base", "target"), ("base", "staging"), ("dump", "target")])
+def test_full_disk_is_one_line_and_stores_nothing(server: BackedUpPostgres, kind: str, full: str) -> None:
+    before = complete_backups(server)
+    folder = server.target if full == "target" else server.staging
+    script = f"mount -t tmpfs -o size=64k,mode=777 none '{folder}'"
+    command = with_mounts(script, *server.command_of("backup.sh", kind))
+    fails(server.run_command(command), "No space left on device")
+    assert complete_backups(server) == before
+
+
+def test_killed_backup_is_never_complete_and_the_next_one_removes_it(server: BackedUpPostgres) -> None:
+    before = complete_backups(server)
+    for kind, sign in (("base", "base/.*.partial/base.tar.gz.age"), ("dump", "dump/.*.partial")):
+        process = server.start_script("backup.sh", kind)
+        succeeds_within(60, lambda sign=sign: any(server.target.glob(sign)))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)
+        assert complete_backups(server) == before
+        assert list(server.target.glob(f"{kind}/.*.partial"))
+        new = server.backup(kind)
+        assert not list(server.target.glob(f"{kind}/.*"))
+        assert not list(server.staging.glob("backup.work"))
+        before |= {f"{kind}/{new.name}"}
+
+
+def test_interrupted_backup_leaves_nothing(server: BackedUpPostgres) -> None:
+    before = complete_backups(server)
+    process = server.start_script("backup.sh", "base")
+    succeeds_within(60, lambda: any(server.target.glob("base/.*.partial")))
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert complete_backups(server) == before
+    assert not list(server.target.glob("base/.*.partial"))
+    assert not (server.staging / "backup.work").exists()
+
+
+# Retention
+
+
+def test_expired_backups_are_removed_except_the_newest_and_the_verified(server: BackedUpPostgres, base: Path) -> None:
+    target, original = server.target, server.target.with_name("target.kept")
+    shutil.copytree(target, original)
+    try:
+        for name in ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z"):
+            shutil.copytree(base, target / "base" / name)
+        for path in target.glob("base/20200103*/manifest.json"):
+            values = json.loads(path.read_text())
+            path.write_text(path.read_text().replace(values["start_wal"], "000000010000000000000000"))
+        shutil.copytree(base, target / "dump" / "20200101T000000Z")  # the newest dump
+        for dump_ in target.glob("dump/202[1-9]*"):
+            shutil.rmtree(dump_)
+        server.execute(
+            "INSERT INTO backups (kind, name, started_at, finished_at, size, product_version, verified_at)"
+            " VALUES ('base', '20200102T000000Z', '2020-01-02', '2020-01-02', 1, '0.1.0', now())"
+        )
+        wal = target / "wal"
+        (wal / "000000010000000000000000.gz.age").touch()  # older than all base backups that are left
+        (wal / "000000010000000000000000.gz.age.sha256").touch()
+        needed = {path.name for path in wal.iterdir() if path.name[8:24] >= manifest(base)["start_wal"][8:]}
+        server.backup("base")
+        left = {path.name for path in target.glob("base/2020*")}
+        assert left == {"20200102T000000Z"}
+        assert [path.name for path in target.glob("dump/2*")] == ["20200101T000000Z"]
+        assert needed <= {path.name for path in wal.iterdir()}
+        assert not (wal / "000000010000000000000000.gz.age").exists()
+        assert not (wal / "000000010000000000000000.gz.age.sha256").exists()
+    finally:
+        server.execute("DELETE FROM backups WHERE name LIKE '2020%'")
+        shutil.rmtree(target)
+        original.rename(target)
+
+
+# Qdrant
+
+
+@pytest.mark.parametrize("collections", [[], ["guidelines", "notes 2026 ü"]])
+def test_snapshot_of_each_collection_is_stored(server: BackedUpPostgres, collections: list[str]) -> None:
+    with QdrantServer(api_key="the key") as qdrant:
+        qdrant.collections = dict.fromkeys(collections)
+        (server.folder / "key").write_text("the key\n")
+        variables = {"QDRANT_URL": qdrant.url, "QDRANT_API_KEY_FILE": str(server.folder / "key")}
+        server.script("backup.sh", "qdrant", **variables)
+        assert qdrant.snapshots == []  # they would fill Qdrant's disk
+    backup = max(server.target.glob("qdrant/2*"))
+    assert manifest(backup)["collections"] == len(collections)
+    contents = {unquote(path.name): server.decrypt(path) for path in backup.glob("*.age")}
+    assert contents == {f"{name}.snapshot.age": f"snapshot of {name}".encode() for name in collections}
+    assert (backup.name,) in server.fetch("SELECT name FROM backups WHERE kind = 'qdrant'")
+    time.sleep(1)  # the next backup gets another name
+
+
+@pytest.mark.parametrize(("key", "fault"), [("wrong", None), ("the key", "truncated"), ("the key", "500")])
+def test_qdrant_fault_is_one_line_and_stores_nothing(server: BackedUpPostgres, key: str, fault: str | None) -> None:
+    before = complete_backups(server)
+    with QdrantServer(api_key="the key") as qdrant:
+        qdrant.fault = fault
+        done = server.script("backup.sh", "qdrant", check=False, QDRANT_URL=qdrant.url, QDRANT_API_KEY=key)
+    fails(done, "Listing the collections of Qdrant failed")
+    assert complete_backups(server) == before
