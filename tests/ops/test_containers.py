@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.jobs.worker import _STOP_TIMEOUT
+from core.jobs.worker import STOP_TIMEOUT
 from health import container_probe
 from tests.support.dependency_servers import free_port
 from tests.support.voiceassist_server import VoiceAssistServer
@@ -148,7 +148,7 @@ def test_worker_runs_jobs_of_the_same_release_and_has_time_to_finish_them(servic
     assert worker["environment"] == server["environment"] | {"BIND": worker["command"][-1]}
     assert worker["image"] == server["image"]
     assert worker["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
-    assert int(worker["stop_grace_period"].removesuffix("s")) > _STOP_TIMEOUT + 10
+    assert int(worker["stop_grace_period"].removesuffix("s")) > STOP_TIMEOUT + 10
 
 
 @pytest.mark.parametrize("name", ["migrate", *APPLICATION, *MONITORING])
