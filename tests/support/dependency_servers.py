@@ -30,7 +30,7 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and "CI" not in os.enviro
 
 def unprivileged_command(data: Path) -> list[str]:
     as_user = as_user_of(data)
-    # Changing the user resets the signal that _die_with_parent has set.
+    # Changing the user resets the signal that die_with_parent has set.
     return [as_user[0], "--pdeathsig=KILL", *as_user[1:]] if as_user else []
 
 
