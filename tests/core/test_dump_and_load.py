@@ -22,7 +22,7 @@ from django.db import models
 from django.test import Client
 
 from core.conversations import append_message, end_session
-from core.models import Authenticator, RecoveryCodes, Session, User
+from core.models import Authenticator, Export, ExportChunk, Job, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
 from tests.support.dependency_servers import as_owner
 from tests.support.plugin import Servers
@@ -50,6 +50,9 @@ def rows() -> None:
     AccessAttempt.objects.create(username="hash", ip_address="192.0.2.7", failures_since_start=1)
     Authenticator.new(user, encrypt(new_secret(), user.pk)).save()
     RecoveryCodes.issue(user)
+    Job.objects.create(task="core.tasks.clear_exports", address="192.0.2.7", reason="ü")
+    export = Export.objects.create(user_id=user.pk, recipient="age1")
+    ExportChunk.objects.create(export=export, number=0, data=bytes(range(256)))
     content_type = ContentType.objects.get_for_model(User)
     LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
 
