@@ -20,7 +20,7 @@ from django.test import Client
 from django.utils import timezone
 
 from core.conversations import append_message, end_session
-from core.models import Authenticator, Backup, RecoveryCodes, Session, User
+from core.models import Authenticator, Backup, Export, ExportChunk, Job, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
 from tests.support import databases
 from tests.support.databases import migrated_database
@@ -52,6 +52,9 @@ def rows() -> None:
     RecoveryCodes.issue(user)
     now = timezone.now()
     Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="0.1.0")
+    Job.objects.create(task="core.tasks.clear_exports", address="192.0.2.7", reason="ü")
+    export = Export.objects.create(user_id=user.pk, recipient="age1")
+    ExportChunk.objects.create(export=export, number=0, data=bytes(range(256)))
     content_type = ContentType.objects.get_for_model(User)
     LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
 
