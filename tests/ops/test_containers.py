@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.database_roles import BACKUP_ROLE
 from core.jobs.worker import STOP_TIMEOUT
 from health import container_probe
 from tests.support.dependency_servers import free_port
@@ -29,6 +30,9 @@ FILLED = {name: f"value-of-{name}" for name in REQUIRED}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
 APPLICATION = ("voiceassist-server", "voiceassist-worker")
 MONITORING = ("prometheus", "grafana")  # only with --profile observability
+# Only with --profile backup
+BACKUP = {"POSTGRES_BACKUP_PASSWORD": "backup-password", "BACKUP_RECIPIENT": "age1recipient"}
+BACKUP_DOCKERFILE = (ROOT / "ops" / "backup" / "Dockerfile").read_text()
 
 
 def compose(*options: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -49,8 +53,8 @@ def parse_config(*options: str, environment: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    monitoring = {"COMPOSE_PROFILES": "observability", "GRAFANA_PASSWORD": "grafana-password"}
-    return parse_config(environment=FILLED | monitoring)
+    profiles = {"COMPOSE_PROFILES": "observability,backup", "GRAFANA_PASSWORD": "grafana-password"}
+    return parse_config(environment=FILLED | profiles | BACKUP)
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def services(config: Any) -> Any:
     return config["services"]
 
 
-def test_default_profile_has_no_monitoring_and_needs_no_grafana_password() -> None:
+def test_default_profile_needs_no_variables_of_other_profiles() -> None:
     assert set(parse_config(environment=FILLED)["services"]) == {*DATA_SERVICES, "migrate", *APPLICATION}
 
 
@@ -104,12 +108,13 @@ def test_images_are_pinned(services: Any) -> None:
     third_party = {services[name]["image"] for name in DATA_SERVICES + MONITORING}
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     assert len(bases) == 1
+    assert re.findall(r"^FROM (\S+)", BACKUP_DOCKERFILE, re.MULTILINE) == [services["postgres"]["image"]]
     for image in third_party | bases:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image), image
 
 
 def test_services_have_health_checks_and_restart(services: Any) -> None:
-    for name in (*DATA_SERVICES, *MONITORING, *APPLICATION):
+    for name in (*DATA_SERVICES, *MONITORING, *APPLICATION, "backup"):
         assert services[name]["healthcheck"]["test"]
     restarts = {name: service["restart"] for name, service in services.items()}
     assert restarts.pop("migrate") == "no"
@@ -151,7 +156,7 @@ def test_worker_runs_jobs_of_the_same_release_and_has_time_to_finish_them(servic
     assert int(worker["stop_grace_period"].removesuffix("s")) > STOP_TIMEOUT + 10
 
 
-@pytest.mark.parametrize("name", ["migrate", *APPLICATION, *MONITORING])
+@pytest.mark.parametrize("name", ["migrate", *APPLICATION, "backup", *MONITORING])
 def test_containers_run_without_privileges(services: Any, name: str) -> None:
     assert services[name]["read_only"] is True
     assert services[name]["cap_drop"] == ["ALL"]
@@ -171,6 +176,7 @@ def test_env_example_variables_reach_the_server() -> None:
     names -= {*POSTGRES_PASSWORDS, "REDIS_PASSWORD"}  # part of the URLs
     names -= {"MIGRATE_DATABASE_URL"}  # for migrate only
     names -= {"GRAFANA_PASSWORD"}  # for Grafana only
+    names -= {*BACKUP, "BACKUP_DIR", "BACKUP_DAYS"}  # for the backups only
     names -= {"VOICEASSIST_ENV"}  # fixed by the image, which lacks the development packages
     environment = {name: f"value-of-{name}" for name in names}
     server = parse_config(environment=FILLED | environment)["services"]["voiceassist-server"]
@@ -210,12 +216,56 @@ def test_migrate_uses_the_server_of_database_url(variables: dict[str, str], url:
     assert config["voiceassist-server"]["environment"]["DATABASE_URL"] == "postgres://one@db/x"
 
 
-def test_new_volume_gets_the_two_roles(services: Any) -> None:
+def test_new_volume_gets_the_roles(services: Any) -> None:
     (mount,) = (mount for mount in services["postgres"]["volumes"] if mount["type"] == "bind")
     assert mount["target"] == "/docker-entrypoint-initdb.d"
-    assert [path.name for path in Path(mount["source"]).iterdir()] == ["roles.sql"]
-    read = set(re.findall(r"^\\getenv \w+ (\w+)$", Path(mount["source"], "roles.sql").read_text(), re.MULTILINE))
-    assert read == set(POSTGRES_PASSWORDS[1:]) <= set(services["postgres"]["environment"])
+    files = sorted(Path(mount["source"]).iterdir())
+    assert [path.name for path in files] == ["roles.sql", "roles_backup.sql"]
+    read = [set(re.findall(r"^\\getenv \w+ (\w+)$", path.read_text(), re.MULTILINE)) for path in files]
+    assert read == [set(POSTGRES_PASSWORDS[1:]), {"POSTGRES_BACKUP_PASSWORD"}]
+    assert set.union(*read) <= set(services["postgres"]["environment"])
+
+
+def test_only_the_role_of_the_backups_may_replicate(config: Any, services: Any) -> None:
+    assert "hba_file=/etc/postgresql/pg_hba.conf" in services["postgres"]["command"]
+    lines = config["configs"]["pg_hba"]["content"].splitlines()
+    rules = [line.split() for line in lines]
+    assert [rule for rule in rules if rule[1] == "replication"] == [
+        ["host", "replication", BACKUP_ROLE, "all", "scram-sha-256"]
+    ]
+    assert [rule[0] for rule in rules if rule[-1] == "trust"] == ["local"]
+    assert services["backup"]["environment"]["PGUSER"] == BACKUP_ROLE
+    assert set(services["backup"]["networks"]) == {"data"}
+
+
+def test_backup_service_stores_encrypted_files_in_the_volume_or_folder(services: Any, tmp_path: Path) -> None:
+    mounts = {mount["target"]: mount for mount in services["backup"]["volumes"]}
+    assert {target: mount["source"] for target, mount in mounts.items()} == {
+        "/backups": "backups", "/staging": "backup-staging"
+    }  # fmt: skip
+    variables = FILLED | BACKUP | {"COMPOSE_PROFILES": "backup", "BACKUP_DIR": str(tmp_path)}
+    changed = parse_config(environment=variables)["services"]["backup"]["volumes"]
+    assert {(mount["type"], mount["source"]) for mount in changed if mount["target"] == "/backups"} == {
+        ("bind", str(tmp_path))
+    }
+    for target in mounts:
+        assert f" {target}" in BACKUP_DOCKERFILE
+    script = re.sub(r"\$\$", "$", services["backup"]["entrypoint"][2])
+    for missing, name in (("PGPASSWORD", "POSTGRES_BACKUP_PASSWORD"), ("BACKUP_RECIPIENT", "BACKUP_RECIPIENT")):
+        given = {"PGPASSWORD": "x", "BACKUP_RECIPIENT": "x"} | {missing: ""}
+        done = subprocess.run(["sh", "-c", script, "--", "true"], env=given, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, f"set {name} in .env\n")
+    started = {"PGPASSWORD": "x", "BACKUP_RECIPIENT": "x"}
+    command = ["sh", "-c", script, "--", "echo", "started"]
+    assert subprocess.run(command, env=started, capture_output=True, text=True).stdout == "started\n"
+
+
+def test_image_of_the_backups_contains_the_scripts_and_what_they_read() -> None:
+    copied = set(re.findall(r"^COPY (\S+) ", BACKUP_DOCKERFILE, re.MULTILINE))
+    allowed = (ROOT / "ops" / "backup" / "Dockerfile.dockerignore").read_text()
+    assert copied == set(re.findall(r"^!(\S+)", allowed, re.MULTILINE))
+    assert copied == {"voiceassist/__init__.py", "ops/postgresql", "ops/backup"}
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", BACKUP_DOCKERFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "QDRANT_URL"])

@@ -80,7 +80,7 @@ class BackedUpPostgres(Postgres):
         environment = self.environment | variables
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def script(self, name: str, *arguments: str | Path, check: bool = True, **variables: str) -> Done:
+    def script(self, name: str, *arguments: str | Path, check: bool = True, **variables: Any) -> Done:
         done = self.run_command(self.command_of(name, *arguments), **variables)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
