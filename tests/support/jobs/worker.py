@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.forked_python import die_with_parent
 from tests.support.polling import succeeds_within
-from tests.support.server_process import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEDULE = {"core.jobs.schedule.SCHEDULE": "unchanged"}  # runs scheduled jobs too
