@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from core import exports
+from core.admin.search_terms import parse_uuid
 from core.models import Export, Job, Session, User
 from core.models.jobs import OBJECT_ID
 
@@ -108,10 +109,8 @@ def jobs_of(key: Any) -> Any:
     return Job.objects.alias(object_id=OBJECT_ID).filter(object_id=str(key)).order_by("-created_at", "-id")
 
 
-def may_cancel(request: HttpRequest, job: Job) -> bool:
-    """Return whether the reader may cancel this job: before it begins, with the permission that asking for it takes."""
-    if job.is_scheduled or job.status != Job.Status.QUEUED or job.started_at is not None:
-        return False
+def is_permitted(request: HttpRequest, job: Job) -> bool:
+    """Return whether the reader has the permission that asking for this job takes, and cancelling it."""
     if job.task == "core.tasks.export_user":
         return request.user.has_perm("core.export_user")
     for name, model in _MODELS.items():
@@ -122,10 +121,13 @@ def may_cancel(request: HttpRequest, job: Job) -> bool:
 
 
 def display(request: HttpRequest, job: Job) -> JobDisplay:
+    is_waiting = job.status == Job.Status.QUEUED and job.started_at is None and not job.is_scheduled
+    is_cancellable = is_waiting and is_permitted(request, job)
     download = exports.download(job) if request.user.has_perm("core.export_user") else None
-    return JobDisplay(job, may_cancel(request, job), request.user.has_perm("core.view_job"), download)
+    return JobDisplay(job, is_cancellable, request.user.has_perm("core.view_job"), download)
 
 
-def displays_of(request: HttpRequest, key: Any) -> list[JobDisplay]:
-    """Return the latest jobs of a user or session."""
-    return [display(request, job) for job in jobs_of(key)[:MAX_JOBS_OF_OBJECT]]
+def displays_of(request: HttpRequest, object_id: str) -> list[JobDisplay]:
+    """Return the latest jobs of a user or session. The id comes from the URL, so it may be any text."""
+    key = parse_uuid(object_id)
+    return [display(request, job) for job in jobs_of(key)[:MAX_JOBS_OF_OBJECT]] if key else []

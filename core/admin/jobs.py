@@ -7,7 +7,6 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.db.models.functions import Now
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils.safestring import SafeString
@@ -23,11 +22,12 @@ from core.admin.job_display import (
     display,
     format_duration,
     format_time,
+    is_permitted,
     jobs_of,
-    may_cancel,
     object_of,
 )
 from core.admin.search_terms import parse_uuid
+from core.jobs import execution
 from core.jobs.schedule import SCHEDULE
 from core.models import AuditEvent, Job
 
@@ -153,17 +153,9 @@ class JobAdmin(ReadOnlyAdmin):
         page = self._page_after_cancelling(request, job)
         if request.method != "POST":  # redirected here after a login, or a typed URL
             return HttpResponseRedirect(page)
-        if not may_cancel(request, job):
-            if job.started_at is None and job.status == Job.Status.QUEUED:
-                raise PermissionDenied
-            is_cancelled = False
-        else:
-            is_cancelled = bool(
-                Job.objects.filter(pk=job.pk, status=Job.Status.QUEUED, started_at=None).update(
-                    status=Job.Status.CANCELLED, finished_at=Now(), updated_at=Now()
-                )
-            )
-        if is_cancelled:
+        if not is_permitted(request, job):
+            raise PermissionDenied
+        if execution.cancel(job.pk):
             audit.record(AuditEvent.Action.JOB_CANCELLED, request, user=request.user, target=job)
             messages.success(request, "The job is cancelled. Nothing was changed.")
         else:

@@ -110,9 +110,7 @@ def audit_trail(server: Server, manifest: Manifest) -> str:
         found = "SELECT EXISTS (SELECT FROM audit_events WHERE position = %s AND id = %s)"
         if event and not _fetch(connection, found, event["position"], event["id"]):
             raise DrillError(f"The last audit event of the manifest, {event['id']}, is missing.")
-        result = audit_verification.Result()
-        for result in audit_verification.verify(connection, {}, [checkpoint["digest"]] if checkpoint else []):
-            pass
+        *_, result = audit_verification.verify(connection, {}, [checkpoint["digest"]] if checkpoint else [])
     if result.problems:
         raise DrillError(f"The audit trail was changed. {result.problems[0]}")
     return f"{result.events:,} events match {result.checkpoints:,} checkpoints, {result.uncovered:,} are newer"

@@ -35,7 +35,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*command: str | Path, **variables: str) -> str:
-    """Run a program. Return what it printed, or raise DrillError with the line of its errors that says why it failed."""
+    """Run a program and return what it printed. Raise DrillError with the line that says why it failed."""
     try:
         done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, errors="replace")
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _remove_if_stale(folder: Path) -> None:
     except OSError:  # another drill runs, or the folder is somebody else's
         return
     for pid_file in folder.glob("*/data/postmaster.pid"):
-        command = ["pg_ctl", "stop", "--pgdata", pid_file.parent, "--silent", "--mode", "immediate"]
+        command = ["pg_ctl", "stop", "--pgdata", str(pid_file.parent), "--silent", "--mode", "immediate"]
         subprocess.run(command, env=environment(), capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,7 +105,7 @@ class Server:
     def start(self, options: Mapping[str, str] = {}, *, until: str) -> None:  # noqa: B006  # it is not changed
         """Start the server, and wait until the query `until` returns true. Raise DrillError if the server ends."""
         settings_ = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        command = ["postgres", "-D", self.data, "-c", f"config_file={self.folder / 'recovery.conf'}", *settings_]
+        command = ["postgres", "-D", str(self.data), "-c", f"config_file={self.folder / 'recovery.conf'}", *settings_]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -1,6 +1,7 @@
 """Check that PostgreSQL accepts our connection and can be read and written."""
 
 import time
+from dataclasses import replace
 
 import psycopg
 from django.db import connections
@@ -38,12 +39,24 @@ def connect(seconds: float) -> ProbeConnection:
     return connection
 
 
-def _query(connection: ProbeConnection, seconds: float) -> psycopg.ConnectionInfo:
+def _query(connection: ProbeConnection, seconds: float) -> CheckOutput:
     deadline = time.monotonic() + seconds
     connection.check_writable(seconds)
+    output = _output(connection.info)  # now, because the next statement closes the connection if it times out
     # Half of the time that is left, because a statement that times out has to be cancelled too.
     database_warnings.refresh(connection, (deadline - time.monotonic()) / 2)
-    return connection.info
+    return replace(output, usage=str(database_warnings.connection_usage or "") or None)
+
+
+def _output(info: psycopg.ConnectionInfo) -> CheckOutput:
+    # 180001 means 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
+    version = f"{info.server_version // 10000}.{info.server_version % 10000}"
+    return CheckOutput(
+        f"{_server(info.host, info.port)}/{info.dbname}",
+        version,
+        transports.postgres(connections["default"].get_connection_params(), uses_tls=info.pgconn.ssl_in_use),
+        certificate_expires_at=certificates.of_postgresql(info.pgconn),
+    )
 
 
 _connection = PersistentConnection(connect)
@@ -72,7 +85,7 @@ def postgres(seconds: float) -> CheckOutput:
     """
     global _has_responded
     try:
-        info = _connection.run(_query, seconds)
+        output = _connection.run(_query, seconds)
     except CommitNotReplicated:
         circuit_breaker.open()
         raise
@@ -81,13 +94,4 @@ def postgres(seconds: float) -> CheckOutput:
         raise
     circuit_breaker.close()
     _has_responded = True
-    # 180001 means 18.1: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQSERVERVERSION
-    version = f"{info.server_version // 10000}.{info.server_version % 10000}"
-    transport = transports.postgres(connections["default"].get_connection_params(), uses_tls=info.pgconn.ssl_in_use)
-    return CheckOutput(
-        f"{_server(info.host, info.port)}/{info.dbname}",
-        version,
-        transport,
-        usage=str(database_warnings.connection_usage or "") or None,
-        certificate_expires_at=certificates.of_postgresql(info.pgconn),
-    )
+    return output

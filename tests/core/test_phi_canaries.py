@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import psutil
 import psycopg
+import pyrage
 import pytest
 import yaml
 from django.apps import apps
@@ -32,10 +33,11 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
 
 from core import phi
-from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Session, User
+from core.models import AuditEvent, Authenticator, Export, ExportChunk, Job, Message, RecoveryCodes, Session, User
 from tests.support.dependency_servers import Postgres, as_owner
 from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
@@ -223,6 +225,7 @@ def run_scenario(scenario: Scenario) -> None:
     reveal(staff, rows)
     failing_views(scenario, staff, rows)
     deletion(staff, deleted_rows)
+    background_jobs(scenario, staff, rows)
     failing_commands(scenario, rows)
     killed_during_a_write(scenario, staff, rows)
     scenario.capture_activity()
@@ -340,6 +343,23 @@ def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> No
 def deletion(staff: Client, rows: dict[str, Any]) -> None:
     assert staff.send_form(f"/admin/core/user/{rows['user'].pk}/delete/", post="yes") == 302
     assert staff.get("/admin/core/auditevent/").status_code == 200
+
+
+def background_jobs(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
+    """Export a user and delete another one, both with a reason, in a worker."""
+    exported, deleted = (f"/admin/core/user/{user.pk}" for user in (rows["user"], scenario.plant(3)["user"]))
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    assert staff.send_form(f"{exported}/export/", recipient=f"{INPUT}-key", reason=f"{INPUT}-reason") == 200
+    assert staff.send_form(f"{exported}/export/", recipient=key, reason=f"{INPUT}-reason") == 302
+    assert staff.send_form(f"{deleted}/delete/", post="yes", reason=f"{INPUT}-reason") == 302
+    for page in (f"{exported}/change/", f"{deleted}/change/", "/admin/core/job/"):
+        assert staff.get(page).status_code == 200
+    worker = scenario.command("worker")
+    jobs = "SELECT count(*) FROM jobs WHERE NOT is_scheduled AND status = 'succeeded'"
+    assert succeeds_within(60, lambda: scenario.sql(jobs) == [(2,)])
+    capture_files(scenario)
+    worker.terminate()
+    scenario.wait_for_exit(worker, code=0)
 
 
 def failing_commands(scenario: Scenario, rows: dict[str, Any]) -> None:
@@ -484,5 +504,7 @@ def test_every_sensitive_model_has_canaries() -> None:
     models_with_canaries = {
         model for model in apps.get_app_config("core").get_models() if any(phi.columns(model, *LEAKS))
     }
-    # Only the database writes audit events.
-    assert models_with_canaries == {User, Session, Message, Authenticator, RecoveryCodes, AuditEvent}
+    # Only the database writes audit events. `background_jobs` sends canaries that jobs store, and exports contain those
+    # of a user.
+    written_by_the_scenario = {AuditEvent, Job, Export, ExportChunk}
+    assert models_with_canaries == {User, Session, Message, Authenticator, RecoveryCodes} | written_by_the_scenario

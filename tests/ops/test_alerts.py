@@ -100,7 +100,7 @@ def test_panel_has_a_description_unit_and_legend(panel: Any) -> None:
     assert panel["type"] in ("stat", "timeseries", "state-timeline")
     assert panel["description"].endswith(".")
     defaults = panel["fieldConfig"]["defaults"]
-    assert defaults["unit"] in ("none", "short", "s", "ops", "reqps", "percentunit")
+    assert defaults["unit"] in ("none", "short", "s", "ops", "reqps", "percentunit", "bytes")
     steps = defaults["thresholds"]["steps"]
     assert steps[0]["value"] is None
     values = [step["value"] for step in steps[1:]]
@@ -129,6 +129,7 @@ def test_panel_thresholds_match_the_alerts() -> None:
         "Logins in ten minutes": 30,
         "Oldest due job": 600,
         "Reveals of PHI in ten minutes": 30,
+        "PostgreSQL connections in use": 0.8,
     }
     for threshold in thresholds.values():
         assert re.search(rf"> {re.escape(str(threshold))}\s", RULES)

@@ -12,40 +12,22 @@ from typing import Any
 
 import pytest
 
+from core.database_roles import BACKUP_ROLE
 from core.jobs.worker import STOP_TIMEOUT
 from health import container_probe
+from tests.support.compose import COMPOSE_FILE, ROOT, SECRETS, compose, parse_config
 from tests.support.dependency_servers import free_port
 from tests.support.voiceassist_server import VoiceAssistServer
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPOSE = Path(sysconfig.get_path("scripts"), "docker-compose")
-COMPOSE_FILE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
-# Files in secrets/. No container may have their content in its environment or command.
-SECRETS = set(re.findall(r"^  ([A-Z_]+): \{file: secrets/\1\}$", COMPOSE_FILE, re.MULTILINE))
 # Variables of the application whose secrets have other names in Compose.
 SECRET_VARIABLES = {"DATABASE_PASSWORD": "POSTGRES_APP_PASSWORD"}
 DATA_SERVICES = ("postgres", "redis", "qdrant")
 APPLICATION = ("voiceassist-server", "voiceassist-worker")
 MONITORING = ("prometheus", "alertmanager", "grafana")  # only with --profile observability
-
-
-def compose(*options: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `docker compose config` with this environment only, without the caller's and without .env."""
-    return subprocess.run(
-        [COMPOSE, "--project-directory", ROOT, "--env-file", "/dev/null", "config", *options],
-        env={"PATH": "/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-def parse_config(*options: str, environment: dict[str, str]) -> Any:
-    result = compose("--format", "json", *options, environment=environment)
-    assert (result.returncode, result.stderr) == (0, "")
-    return json.loads(result.stdout)
+BACKUP_DOCKERFILE = (ROOT / "ops" / "backup" / "Dockerfile").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -60,61 +42,6 @@ def services(config: Any) -> Any:
 
 def test_starts_without_any_variable() -> None:
     assert set(parse_config(environment={})["services"]) == {*DATA_SERVICES, "migrate", *APPLICATION}
-
-
-def create_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the script in a folder that is laid out like the repository."""
-    (folder / "ops").mkdir(exist_ok=True)
-    script = folder / "ops" / "create_secrets.sh"
-    script.write_text((ROOT / "ops" / "create_secrets.sh").read_text())
-    return subprocess.run(["sh", script], capture_output=True, text=True, check=True)
-
-
-def read_secrets(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in (folder / "secrets").iterdir()}
-
-
-def test_secrets_are_created_once(tmp_path: Path) -> None:
-    create_secrets(tmp_path)
-    created = read_secrets(tmp_path)
-    assert set(created) == SECRETS
-    random = [value for value in created.values() if value]
-    assert len(set(random)) == len(random) == 9
-    assert {len(value) for value in random} == {64}
-    # The containers' users can read the files, but nobody else on the machine can reach them.
-    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()} == {0o644}
-    assert create_secrets(tmp_path).stdout == ""
-    assert read_secrets(tmp_path) == created
-
-
-def test_secrets_of_an_earlier_release_are_taken_over(tmp_path: Path) -> None:
-    """Otherwise the new passwords would not be those of the existing volumes."""
-    (tmp_path / ".env").write_text("SECRET_KEY=old'key\nREDIS_PASSWORD='quoted'\nLOG_LEVEL=INFO\n# QDRANT_API_KEY=no\n")
-    output = create_secrets(tmp_path).stdout
-    created = read_secrets(tmp_path)
-    assert (created["SECRET_KEY"], created["REDIS_PASSWORD"]) == ("old'key", "quoted")
-    assert len(created["QDRANT_API_KEY"]) == 64
-    assert output.endswith("Remove them from .env: SECRET_KEY REDIS_PASSWORD\n")
-
-
-def test_containers_get_secrets_only_as_files(config: Any, services: Any) -> None:
-    """Compose is given each secret in its environment too, as an old .env would, and must not use it."""
-    canaries = {name: f"canary-{name}" for name in SECRETS} | {"COMPOSE_PROFILES": "observability,edge,backup"}
-    assert parse_config(environment=canaries)["services"] == services
-    assert {name: secret["file"] for name, secret in config["secrets"].items()} == {
-        name: str(ROOT / "secrets" / name) for name in SECRETS
-    }
-    used: set[str] = set()
-    for name, service in services.items():
-        mounted = {secret["source"] for secret in service.get("secrets", [])}
-        text = json.dumps([service.get(key) for key in ("environment", "entrypoint", "command", "healthcheck")])
-        assert set(re.findall(r"/run/secrets/([A-Z_]+)", text)) <= mounted, name
-        for variable, value in service["environment"].items() if service.get("environment") else ():
-            if value and re.search("PASSWORD|SECRET|KEY|AUTH|TOKEN|WEBHOOK", variable):
-                assert "/run/secrets/" in value, (name, variable)
-        used |= mounted
-    assert used == SECRETS
 
 
 def test_limits_bound_every_service(services: Any) -> None:
@@ -159,6 +86,7 @@ def test_images_are_pinned(services: Any) -> None:
     third_party = {services[name]["image"] for name in (*DATA_SERVICES, *MONITORING, "edge")}
     bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     assert len(bases) == 1
+    assert re.findall(r"^FROM (\S+)", BACKUP_DOCKERFILE, re.MULTILINE) == [services["postgres"]["image"]]
     for image in third_party | bases:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image), image
 
@@ -282,6 +210,45 @@ def test_new_volume_gets_the_roles(services: Any) -> None:
     read = {name for path in files for name in re.findall(r"^\\getenv \w+ (\w+)$", path.read_text(), re.MULTILINE)}
     names = {f"POSTGRES_{role}_PASSWORD_FILE" for role in ("MIGRATE", "APP", "BACKUP")}
     assert read == names <= set(services["postgres"]["environment"])
+
+
+def test_only_the_role_of_the_backups_may_replicate(config: Any, services: Any) -> None:
+    assert "hba_file=/etc/postgresql/pg_hba.conf" in services["postgres"]["command"]
+    lines = config["configs"]["pg_hba"]["content"].splitlines()
+    rules = [line.split() for line in lines]
+    assert [rule for rule in rules if rule[1] == "replication"] == [
+        ["host", "replication", BACKUP_ROLE, "all", "scram-sha-256"]
+    ]
+    assert [rule[0] for rule in rules if rule[-1] == "trust"] == ["local"]
+    assert services["backup"]["environment"]["PGUSER"] == BACKUP_ROLE
+    assert set(services["backup"]["networks"]) == {"data"}
+
+
+def test_backup_service_stores_encrypted_files_in_the_volume_or_folder(services: Any, tmp_path: Path) -> None:
+    mounts = {mount["target"]: mount for mount in services["backup"]["volumes"]}
+    assert {target: mount["source"] for target, mount in mounts.items()} == {
+        "/backups": "backups", "/staging": "backup-staging"
+    }  # fmt: skip
+    variables = {"COMPOSE_PROFILES": "backup", "BACKUP_DIR": str(tmp_path)}
+    changed = parse_config(environment=variables)["services"]["backup"]["volumes"]
+    assert {(mount["type"], mount["source"]) for mount in changed if mount["target"] == "/backups"} == {
+        ("bind", str(tmp_path))
+    }
+    for target in mounts:
+        assert f" {target}" in BACKUP_DOCKERFILE
+    script = re.sub(r"\$\$", "$", services["backup"]["entrypoint"][2])
+    for recipient, result in (("", (1, "", "set BACKUP_RECIPIENT in .env\n")), ("age1", (0, "started\n", ""))):
+        command = ["sh", "-c", script, "--", "echo", "started"]
+        done = subprocess.run(command, env={"BACKUP_RECIPIENT": recipient}, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == result
+
+
+def test_image_of_the_backups_contains_the_scripts_and_what_they_read() -> None:
+    copied = set(re.findall(r"^COPY (\S+) ", BACKUP_DOCKERFILE, re.MULTILINE))
+    allowed = (ROOT / "ops" / "backup" / "Dockerfile.dockerignore").read_text()
+    assert copied == set(re.findall(r"^!(\S+)", allowed, re.MULTILINE))
+    assert copied == {"voiceassist/__init__.py", "ops/postgresql", "ops/backup"}
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", BACKUP_DOCKERFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "QDRANT_URL"])

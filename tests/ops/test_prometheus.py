@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 import urllib.error
 import urllib.parse
@@ -12,12 +13,13 @@ from http.cookiejar import CookieJar
 from math import isnan
 
 import pytest
+import trustme
 
 from tests.support.dependency_servers import Valkey, as_application
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, TlsProxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 from tests.support.worker_process import WorkerProcess
 
@@ -39,6 +41,18 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture(scope="module")
+def redis_url(redis: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield a URL with TLS, because otherwise no dependency would have a certificate."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    with TlsProxy(redis.port, context) as proxy:
+        url = redis.url.replace("redis:", "rediss:").replace(f":{redis.port}", f":{proxy.port}")
+        yield f"{url}?ssl_ca_certs={file}"
+
+
+@pytest.fixture(scope="module")
 def postgres(servers: Servers) -> Iterator[Proxy]:
     """Forward to a separate, migrated database with a superuser."""
     database_with_staff(servers.postgres, "observed", EMAIL, PASSWORD)
@@ -48,12 +62,12 @@ def postgres(servers: Servers) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def app(servers: Servers, postgres: Proxy, redis: Valkey) -> Iterator[VoiceAssistServer]:
+def app(servers: Servers, postgres: Proxy, redis_url: str) -> Iterator[VoiceAssistServer]:
     """Yield a server that is probed continuously, as by an orchestrator, because a scrape does not run the checks."""
     url = servers.postgres.url.replace(f":{servers.postgres.port}/tests", f":{postgres.port}/observed")
     is_stopping = threading.Event()
     url = as_application(url)
-    with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
+    with VoiceAssistServer(DATABASE_URL=url, REDIS_URL=redis_url, METRICS_TOKEN=TOKEN, HEALTH_MAX_AGE="0.1") as app:
 
         def probe() -> None:
             while not is_stopping.wait(0.2):

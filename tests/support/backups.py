@@ -44,6 +44,7 @@ class BackedUpPostgres(Postgres):
             "BACKUP_RECIPIENT": age.new_identity(self.identity),
             "BACKUP_PASSWORD_FILE": str(self.password_file),
             "BACKUP_WAL_INTERVAL": "1",
+            "QDRANT_URL": "",
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.port),
             "PGDATABASE": "tests",
@@ -81,7 +82,7 @@ class BackedUpPostgres(Postgres):
         environment = self.environment | variables
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def script(self, name: str, *arguments: str | Path, check: bool = True, **variables: str) -> Done:
+    def script(self, name: str, *arguments: str | Path, check: bool = True, **variables: Any) -> Done:
         done = self.run_command(self.command_of(name, *arguments), **variables)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

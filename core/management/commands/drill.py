@@ -40,7 +40,7 @@ class Command(BaseCommand):
             drill.record(outcome)
         except DatabaseError as error:
             raise CommandError(
-                f"The success could not be recorded ({type(error).__name__}), so the alert continues. Check DATABASE_URL."
+                f"The success could not be recorded ({type(error).__name__}), so the alert stays. Check DATABASE_URL."
             ) from None
 
     def _report(self, name: str, seconds: float, detail: str) -> None:

@@ -13,7 +13,7 @@ from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
 
-from core.models import AuditEvent, Backup, Message, User
+from core.models import AuditEvent, Backup, Job, Message, User
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,8 @@ def rows(message: Message) -> list[Model]:
     event = AuditEvent.objects.all()[0]
     now = timezone.now()
     backup = Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="1")
-    rows = [message, message.session, message.session.user, group, event, backup]
+    job = Job.objects.create(task="core.tasks.clear_exports")
+    rows = [message, message.session, message.session.user, group, event, backup, job]
     assert {type(row) for row in rows} == set(MODELS)
     return rows
 
@@ -84,14 +85,14 @@ def test_dates(client: Client) -> None:
 
 
 @each_value
-@pytest.mark.parametrize("model", [User, Message, Group])
+@pytest.mark.parametrize("model", [User, Message, Group, Job])
 def test_keys_in_urls(client: Client, model: type[Model], value: str) -> None:
-    """`User` has a page more than others, and the key of `Group` is an integer."""
+    """`User` and `Job` have more pages than others, and the key of `Group` is an integer."""
     page = f"{page_of(model)}{quote(value, safe='', errors='surrogatepass') or '%20'}"
-    for view in ("", "change/", "history/", "password/"):
+    for view in ("", "change/", "history/", "password/", "export/"):
         assert client.get(f"{page}/{view}").status_code in (301, 302, 400, 404), view
-    for view in ("delete/", "reveal/"):
-        assert client.post(f"{page}/{view}", {"post": "yes"}).status_code in (302, 400, 404), view
+    for view in ("delete/", "reveal/", "export/", "cancel/", "download/"):
+        assert client.post(f"{page}/{view}", {"post": "yes"}).status_code in (302, 400, 403, 404), view
 
 
 @each_value

@@ -19,6 +19,7 @@ from tests.support.dependency_servers import SUPERUSER, PgBouncer, as_owner, nee
 from tests.support.forked_python import ForkedPython
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 
 __all__ = ["empty_database"]
 
@@ -57,7 +58,8 @@ class Migrate:
         return match[0]
 
     def wait(self) -> int:
-        return self.process.wait(40)
+        assert succeeds_within(40, lambda: self.process.poll() is not None), self.stderr.read_text()
+        return int(self.process.returncode)
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from prometheus_client import REGISTRY
 
 from health import metrics
 from health.check_runner import Report
-from health.checks import persistent_connection
 from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.proxy import TlsProxy
 from tests.support.readiness import RedisUrl, check
 
 DAY = 86400
+CLOCK = "health.checks.persistent_connection.time.monotonic"
 METRIC = "voiceassist_dependency_certificate_expiry_timestamp_seconds"
 NAMES = pytest.mark.parametrize("name", ["postgres", "redis", "qdrant"])
 
@@ -95,7 +95,7 @@ def test_renewed_certificate_is_seen_when_the_connection_is_renewed(
     assert days_left(name) == pytest.approx(9.5, abs=0.01)
     dependency.present_certificate(days=90)
     assert days_left(name) == pytest.approx(9.5, abs=0.01)  # the open connection
-    monkeypatch.setattr(persistent_connection.time, "monotonic", lambda now=time.monotonic: now() + 3601)
+    monkeypatch.setattr(CLOCK, lambda now=time.monotonic: now() + 3601)
     assert days_left(name) == pytest.approx(90, abs=0.01)
     assert dependency.proxy.tls_connections == 2
     assert days_left(name) == pytest.approx(90, abs=0.01)
@@ -109,7 +109,7 @@ def test_open_connection_is_kept_if_it_cannot_be_renewed(
     """Otherwise an expired certificate, or the loss of all Sentinels, would end a server that works."""
     assert days_left(name) == pytest.approx(9.5, abs=0.01)
     dependency.present_certificate(days=-1)
-    monkeypatch.setattr(persistent_connection.time, "monotonic", lambda now=time.monotonic: now() + 3601)
+    monkeypatch.setattr(CLOCK, lambda now=time.monotonic: now() + 3601)
     for _ in range(2):
         assert days_left(name) == pytest.approx(9.5, abs=0.01)
     drop_readiness_connections()
