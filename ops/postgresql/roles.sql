@@ -14,12 +14,13 @@
 \getenv app_password_file POSTGRES_APP_PASSWORD_FILE
 
 \if :{?migrate_password_file}
-\set migrate_password `cat "$POSTGRES_MIGRATE_PASSWORD_FILE"`
-\set app_password `cat "$POSTGRES_APP_PASSWORD_FILE"`
-SELECT '' IN (:'migrate_password', :'app_password') AS is_missing \gset
+-- PostgreSQL would accept an empty password, with which nobody can log in.
+\set is_missing `grep -q . "$POSTGRES_MIGRATE_PASSWORD_FILE" && grep -q . "$POSTGRES_APP_PASSWORD_FILE" && echo false || echo true`
 \if :is_missing
 DO 'BEGIN RAISE EXCEPTION ''A file with a password is missing or empty. Nothing was changed.''; END';
 \endif
+\set migrate_password `cat "$POSTGRES_MIGRATE_PASSWORD_FILE"`
+\set app_password `cat "$POSTGRES_APP_PASSWORD_FILE"`
 -- Keeps the passwords out of PostgreSQL's log and of pg_stat_statements. PostgreSQL chooses the transactions that it
 -- logs when they begin, so this comes first. Only superusers may set these.
 SET log_statement = 'none';

@@ -12,11 +12,12 @@
 \getenv backup_password_file POSTGRES_BACKUP_PASSWORD_FILE
 
 \if :{?backup_password_file}
-\set backup_password `cat "$POSTGRES_BACKUP_PASSWORD_FILE"`
-SELECT :'backup_password' = '' AS is_missing \gset
+-- PostgreSQL would accept an empty password, with which nobody can log in.
+\set is_missing `grep -q . "$POSTGRES_BACKUP_PASSWORD_FILE" && echo false || echo true`
 \if :is_missing
 DO 'BEGIN RAISE EXCEPTION ''The file with the password is missing or empty. Nothing was changed.''; END';
 \endif
+\set backup_password `cat "$POSTGRES_BACKUP_PASSWORD_FILE"`
 -- Keeps the password out of PostgreSQL's log and of pg_stat_statements, as in roles.sql.
 SET log_statement = 'none';
 SET log_min_duration_statement = -1;
