@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from django.conf import settings as django_settings  # SIGHUP changes secrets in them
 from gunicorn.glogging import Logger
 
 if __name__ == "__config__":  # see the end of this file
@@ -108,6 +109,14 @@ def on_starting(server: Any) -> None:
         embedded.start_or_exit(settings.EMBEDDED_SERVERS)
 
 
+def on_reload(server: Any) -> None:
+    """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
+    from core import secret_files
+
+    with _logging_failures("the secrets could not be read again"):
+        secret_files.reload()
+
+
 def when_ready(server: Any) -> None:
     """Make SIGTERM drain first, because gunicorn's handler closes the listening sockets at once. Freeze the heap."""
     from health import checks  # uses Django's settings
@@ -152,7 +161,7 @@ def post_fork(server: Any, worker: Any) -> None:
         from voiceassist import tracing
 
         tracing.start()
-    if settings.SENTRY_DSN:
+    if django_settings.SENTRY_DSN:
         from voiceassist import error_reports
 
         error_reports.start()
@@ -178,7 +187,7 @@ def worker_exit(server: Any, worker: Any) -> None:
         from voiceassist import tracing
 
         tracing.stop()
-    if settings.SENTRY_DSN:
+    if django_settings.SENTRY_DSN:
         from voiceassist import error_reports
 
         error_reports.stop()
