@@ -1,5 +1,6 @@
 """The systemd units are valid and hardened, and start what docs/PROCEDURES.md and the contract say."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ from voiceassist import gunicorn, settings
 UNITS = sorted((ROOT / "ops" / "systemd").glob("*.service"))
 NAMES = ["voiceassist-migrate", "voiceassist-server", "voiceassist-worker"]
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
-needs_systemd_analyze = pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd-analyze is not installed")
+needs_systemd_analyze = pytest.mark.skipif(
+    SYSTEMD_ANALYZE is None and "CI" not in os.environ, reason="systemd-analyze is not installed"
+)
 PAGE = (ROOT / "docs" / "PROCEDURES.md").read_text()
 SECTION = PAGE[PAGE.index("## Install on one machine with systemd") : PAGE.index("## Install on several machines")]
 
@@ -58,7 +61,7 @@ def test_unit_is_valid(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 def test_unit_is_hardened(path: Path) -> None:
     """The exposure is from 0 to 10, and that of a unit without any hardening is 9.6."""
-    command = [str(SYSTEMD_ANALYZE), "security", "--offline=yes", "--threshold=20", "--no-pager", path]
+    command = [str(SYSTEMD_ANALYZE), "security", "--offline=yes", "--threshold=20", "--no-pager", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-200:]
 

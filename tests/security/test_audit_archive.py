@@ -27,9 +27,9 @@ SECTION = "## Archive the audit trail"
 
 def documented_sql() -> str:
     page = (ROOT / "docs" / "PROCEDURES.md").read_text()
-    section = page[page.index(SECTION) :]
-    [sql] = [code for language, code in FENCE.findall(section.split("\n## ")[0] + section) if language == "sql"][:1]
-    return sql
+    section = re.sub(r"^   ", "", page[page.index(SECTION) :], flags=re.MULTILINE)  # it is in a list
+    [sql] = [code for language, code in FENCE.findall(section) if language == "sql"]
+    return str(sql)
 
 
 @pytest.fixture
@@ -104,8 +104,9 @@ def test_archived_events_can_be_removed(
     verified = manage("verify_audit", "--archived", digest, url=database)
     assert verified.returncode == 0
     assert f"{total} older events are in an archive (--archived) and were not read." in verified.stdout
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):  # the trigger protects the trail again
-        psycopg.connect(as_owner(database)).execute("DELETE FROM audit_events")
+    refused = pytest.raises(psycopg.errors.InsufficientPrivilege)  # the trigger protects the trail again
+    with psycopg.connect(as_owner(database)) as tables_owner, refused:
+        tables_owner.execute("DELETE FROM audit_events")
 
     # The next archive continues.
     done = archive(database, tmp_path, name="second.age")
