@@ -60,7 +60,17 @@ def write(user: User, recipient: str, write_bytes: Callable[[bytes], Any], repor
 
     Raise what the database or `write_bytes` raises.
     """
-    stream = _Stream(personal_data.document(user), write_bytes, report)
+    encrypt(personal_data.document(user), recipient, write_bytes, report)
+
+
+def encrypt(
+    parts: Iterator[personal_data.Part],
+    recipient: str,
+    write_bytes: Callable[[bytes], Any],
+    report: Callable[[int], Any],
+) -> None:
+    """Encrypt texts, and pass them to `write_bytes` in pieces. Pass the numbers that come with them to `report`."""
+    stream = _Stream(parts, write_bytes, report)
     try:
         pyrage.encrypt_io(stream, stream, [parse_recipient(recipient)])
     except pyrage.EncryptError:

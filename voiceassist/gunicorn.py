@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from django.conf import settings as django_settings  # SIGHUP changes secrets in them
 from gunicorn.glogging import Logger
 
 if __name__ == "__config__":  # see the end of this file
@@ -85,7 +86,7 @@ def _unblock_stop_signals() -> None:
 
 def _reporters() -> list[Any]:
     """Return the modules that send traces and error reports, if they are configured."""
-    configured = {"tracing": settings.OTEL_EXPORTER_OTLP_ENDPOINT, "error_reports": settings.SENTRY_DSN}
+    configured = {"tracing": settings.OTEL_EXPORTER_OTLP_ENDPOINT, "error_reports": django_settings.SENTRY_DSN}
     return [import_module(f"voiceassist.{name}") for name, value in configured.items() if value]
 
 
@@ -102,6 +103,14 @@ def on_starting(server: Any) -> None:
         from voiceassist import embedded
 
         embedded.start_or_exit(settings.EMBEDDED_SERVERS)
+
+
+def on_reload(server: Any) -> None:
+    """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
+    from core import secret_files
+
+    with _logging_failures("the secrets could not be read again"):
+        secret_files.reload()
 
 
 def when_ready(server: Any) -> None:
