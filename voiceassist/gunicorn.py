@@ -109,7 +109,7 @@ def on_reload(server: Any) -> None:
     """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
     from core import secret_files
 
-    with _logging_failures("the secrets could not be read again"):
+    with logging_failures("the secrets could not be read again"):
         secret_files.reload()
 
 
