@@ -11,8 +11,7 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +24,7 @@ if __name__ == "__config__":  # see the end of this file
 
 from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_stacks, worker_states
 from voiceassist import descriptors, settings, start_checks
-from voiceassist.gunicorn_master import survive_failed_starts_of_workers
+from voiceassist.gunicorn_master import logging_failures, survive_failed_starts_of_workers
 from voiceassist.logs.config import StderrToLog, configure
 from voiceassist.logs.streams import open_closed_streams
 
@@ -85,17 +84,14 @@ def _unblock_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
-@contextmanager
-def _logging_failures(message: str) -> Iterator[None]:
-    """Log an exception instead of raising it, because in a hook it would end the master and all workers."""
-    try:
-        yield
-    except Exception:
-        log.exception(message)
+def _reporters() -> list[Any]:
+    """Return the modules that send traces and error reports, if they are configured."""
+    configured = {"tracing": settings.OTEL_EXPORTER_OTLP_ENDPOINT, "error_reports": django_settings.SENTRY_DSN}
+    return [import_module(f"voiceassist.{name}") for name, value in configured.items() if value]
 
 
 def nworkers_changed(server: Any, count: int, before: int | None) -> None:
-    with _logging_failures("the number of workers could not be stored"):
+    with logging_failures("the number of workers could not be stored"):
         worker_states.set_worker_count(count)
 
 
@@ -113,7 +109,7 @@ def on_reload(server: Any) -> None:
     """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
     from core import secret_files
 
-    with _logging_failures("the secrets could not be read again"):
+    with logging_failures("the secrets could not be read again"):
         secret_files.reload()
 
 
@@ -155,22 +151,16 @@ def post_fork(server: Any, worker: Any) -> None:
     from core.metrics import DATABASE_CONNECTIONS  # imports prometheus_client, which needs the runtime folder
 
     DATABASE_CONNECTIONS.labels("max").set(settings.WEB_THREADS)
-    with _logging_failures("the process id of this worker could not be stored"):
+    with logging_failures("the process id of this worker could not be stored"):
         process_metrics.register(worker.process_name)
-    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
-        from voiceassist import tracing
-
-        tracing.start()
-    if django_settings.SENTRY_DSN:
-        from voiceassist import error_reports
-
-        error_reports.start()
+    for reporter in _reporters():
+        reporter.start()
 
 
 def post_worker_init(worker: Any) -> None:
     from health import readiness
 
-    with _logging_failures("the stacks of this worker can't be recorded"):
+    with logging_failures("the stacks of this worker can't be recorded"):
         worker_stacks.record()
     # It inherits the blocked signals, so that only the main thread handles them.
     readiness.start_background_thread()
@@ -183,23 +173,17 @@ def worker_abort(worker: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
-        from voiceassist import tracing
-
-        tracing.stop()
-    if django_settings.SENTRY_DSN:
-        from voiceassist import error_reports
-
-        error_reports.stop()
+    for reporter in _reporters():
+        reporter.stop()
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    with _logging_failures("the stacks of a hung worker could not be logged"):
+    with logging_failures("the stacks of a hung worker could not be logged"):
         worker_stacks.log_stacks(worker.pid, was_aborted=worker.aborted)
-    with _logging_failures("the state of a dead worker could not be stored"):
+    with logging_failures("the state of a dead worker could not be stored"):
         worker_states.mark_dead(worker.pid)
         process_metrics.unregister(worker.process_name, worker.pid)
-    with _logging_failures("the metrics of a dead worker could not be merged"):
+    with logging_failures("the metrics of a dead worker could not be merged"):
         metric_files.merge(alive={os.getpid(), *server.WORKERS})
 
 

@@ -1,10 +1,21 @@
-"""What our configuration changes in gunicorn's master process."""
+"""What our configuration changes in gunicorn's master process, and failures of its hooks."""
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("voiceassist.server")
+
+
+@contextmanager
+def logging_failures(message: str) -> Iterator[None]:
+    """Log an exception instead of raising it, because in a hook it would end the master and all workers."""
+    try:
+        yield
+    except Exception:
+        log.exception(message)
 
 
 def survive_failed_starts_of_workers(master: Any) -> None:

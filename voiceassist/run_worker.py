@@ -27,14 +27,15 @@ def start() -> None:
 
 
 def main() -> None:
-    # Ctrl-C reaches this process and the worker. It ends when the worker has, so that its last lines are not lost.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = subprocess.Popen(
         [sys.executable, str(_MANAGE), "worker"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    # Ctrl-C reaches this process and the worker. It ends when the worker has, so that its last lines are not lost. The
+    # worker would inherit an ignored signal, so it is started first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     is_stopping = threading.Event()
     threading.Thread(target=_stop_with_server, args=(worker, is_stopping), daemon=True).start()
     assert worker.stdout

@@ -38,12 +38,6 @@ def cancel(job_id: UUID | str) -> bool:
     return bool(waiting.update(status=Job.Status.CANCELLED, finished_at=Now(), updated_at=Now()))
 
 
-def cancel(job_id: UUID | str) -> bool:
-    """Cancel a job that has not begun. Return False if it has begun or ended."""
-    waiting = Job.objects.filter(pk=job_id, status=Job.Status.QUEUED, started_at=None, is_scheduled=False)
-    return bool(waiting.update(status=Job.Status.CANCELLED, finished_at=Now(), updated_at=Now()))
-
-
 def run(job_id: UUID) -> None:
     """Run a job if it is due. Never raise, because an exception's text could contain PHI and Dramatiq would log it."""
     try:

@@ -20,15 +20,16 @@ require BACKUP_DIR
 "$here/wal.sh" &
 receiver=$!
 trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM INT
-retry_at=0
+declare -A retry_at=([base]=0 [dump]=0 [qdrant]=0)
 while kill -0 $receiver 2>/dev/null; do
     for backup in base:1 dump:7 ${QDRANT_URL:+qdrant:1}; do
-        if ((SECONDS >= retry_at)) && is_due "${backup%:*}" "${backup#*:}"; then
-            "$here/backup.sh" "${backup%:*}" &
-            wait $! || retry_at=$((SECONDS + retry_after))
+        kind=${backup%:*}
+        if ((SECONDS >= retry_at[$kind])) && is_due "$kind" "${backup#*:}"; then
+            "$here/backup.sh" "$kind" &
+            wait $! || retry_at[$kind]=$((SECONDS + retry_after))
         fi
     done
-    sleep 60 &
+    sleep 15 &
     wait -n $receiver $! || true
 done
 fail "wal.sh ended, so this ends too. Its last line says why."

@@ -57,6 +57,7 @@ copy_until_now() {
     local now position try
     IFS='|' read -r now position < <(query "SELECT now(), pg_current_wal_flush_lsn()" 2>"$errors") || return 0
     for try in {1..20}; do
+        kill -0 "$receiver" 2>/dev/null || return 0
         if [ "$(query "SELECT restart_lsn >= :'position' FROM pg_replication_slots WHERE slot_name = '$slot'" \
             --set position="$position" 2>"$errors")" = t ]; then
             copy
@@ -91,7 +92,7 @@ while true; do
         begin_anew
     fi
     run "Creating the replication slot" pg_receivewal --create-slot --if-not-exists --slot "$slot" --no-password
-    began=$SECONDS
+    touch "$work/began"
     pg_receivewal --directory "$staging" --slot "$slot" --synchronous --no-loop --no-password 2>"$work/receiver" &
     receiver=$!
     trap stop TERM INT
@@ -105,9 +106,9 @@ while true; do
     wait "$receiver" || true
     copy
     log "pg_receivewal ended: $(errors=$work/receiver && reason). Trying again in 5 seconds."
-    # If it can't even start although the server responds, the server lacks what follows the last file, because it was
-    # restored or promoted. Everything has been copied, and the slot has the position at which the server's WAL begins.
-    if ((SECONDS - began < 5)) && query "SELECT 1" >/dev/null 2>&1; then
+    # If it received nothing although the server responds, the server lacks what follows the last file, because it was
+    # restored or promoted. Everything has been copied, so the next start may begin with what the server has.
+    if [ -z "$(find "$staging" -type f -newer "$work/began" -print -quit)" ] && query "SELECT 1" >/dev/null 2>&1; then
         begin_anew
     fi
     sleep 5

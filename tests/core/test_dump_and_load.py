@@ -20,7 +20,7 @@ from django.test import Client
 from django.utils import timezone
 
 from core.conversations import append_message, end_session
-from core.models import Authenticator, Backup, RecoveryCodes, Session, User
+from core.models import Authenticator, Backup, Export, ExportChunk, Job, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
 from tests.support import databases
 from tests.support.databases import migrated_database
@@ -52,6 +52,9 @@ def rows() -> None:
     RecoveryCodes.issue(user)
     now = timezone.now()
     Backup.objects.create(kind="base", name="x", started_at=now, finished_at=now, size=1, product_version="0.1.0")
+    Job.objects.create(task="core.tasks.clear_exports", address="192.0.2.7", reason="ü")
+    export = Export.objects.create(user_id=user.pk, recipient="age1")
+    ExportChunk.objects.create(export=export, number=0, data=bytes(range(256)))
     content_type = ContentType.objects.get_for_model(User)
     LogEntry.objects.create(user=user, content_type=content_type, object_repr="x", action_flag=1)
 
@@ -103,6 +106,7 @@ def test_dump_of_every_table_loads_into_a_fresh_database(rows: None, fresh_datab
     assert Counter(event["table"] for event in own if event["table"] not in by_migrate) == {
         "users": 1, "users_groups": 1, "users_user_permissions": 1, "sessions": 1,
         "auth_group": 1, "auth_group_permissions": 1, "otp_totp_totpdevice": 1, "recovery_codes": 1,
+        "jobs": 1, "exports": 1,
     }  # fmt: skip
 
     with psycopg.connect(fresh_database, autocommit=True) as connection:

@@ -109,7 +109,11 @@ def test_audit_events_do_not_identify_others(user: User) -> None:
         assert unwanted not in json.dumps(data)
 
 
-@pytest.mark.parametrize("text", ["", "age1", RECIPIENT[:-1], RECIPIENT + "q", "ssh-ed25519 AAAA", str(KEY)])
+@pytest.mark.parametrize(
+    "text",
+    ["", "age1", RECIPIENT[:-1], RECIPIENT + "q", "ssh-ed25519 AAAA", str(KEY)],
+    ids=["empty", "prefix", "too short", "too long", "SSH", "secret key"],
+)
 def test_invalid_keys_are_refused_without_repeating_them(text: str) -> None:
     with pytest.raises(ValidationError) as error:
         exports.parse_recipient(text)

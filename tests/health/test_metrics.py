@@ -202,7 +202,7 @@ def test_every_gauge_has_a_mode_that_can_be_merged() -> None:
     gauges = [
         gauge for module in (metrics, core_metrics) for gauge in vars(module).values() if isinstance(gauge, Gauge)
     ]
-    assert len(gauges) == 6
+    assert len(gauges) == 10
     for gauge in gauges:
         assert gauge._multiprocess_mode in ("livemax", "livesum", "mostrecent"), gauge
 

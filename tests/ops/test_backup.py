@@ -180,7 +180,12 @@ def test_base_backup_is_restored_to_the_latest_and_to_a_point_in_time(
 
 
 def test_dump_is_restored_with_roles_owner_and_privileges(server: BackedUpPostgres, dump: Path) -> None:
-    variables = {"PGUSER": SUPERUSER, "PGPASSWORD": PASSWORD, "PGDATABASE": "fresh", "BACKUP_PASSWORD_FILE": ""}
+    variables: dict[str, Any] = {
+        "PGUSER": SUPERUSER,
+        "PGPASSWORD": PASSWORD,
+        "PGDATABASE": "fresh",
+        "BACKUP_PASSWORD_FILE": "",
+    }
     server.execute("CREATE DATABASE fresh TEMPLATE template0")
     url = server.url.replace("/tests", "/fresh")
     try:
@@ -305,7 +310,7 @@ def test_second_receiver_and_second_backup_are_refused(server: BackedUpPostgres,
 )
 @pytest.mark.parametrize("kind", ["base", "dump"])
 def test_fault_is_one_line_and_stores_nothing(
-    server: BackedUpPostgres, kind: str, variables: dict[str, str], text: str
+    server: BackedUpPostgres, kind: str, variables: dict[str, Any], text: str
 ) -> None:
     before = complete_backups(server)
     fails(server.script("backup.sh", kind, check=False, **variables), text)
@@ -397,7 +402,7 @@ def test_snapshot_of_each_collection_is_stored(server: BackedUpPostgres, collect
     with QdrantServer(api_key="the key") as qdrant:
         qdrant.collections = dict.fromkeys(collections)
         (server.folder / "key").write_text("the key\n")
-        variables = {"QDRANT_URL": qdrant.url, "QDRANT_API_KEY_FILE": str(server.folder / "key")}
+        variables: dict[str, Any] = {"QDRANT_URL": qdrant.url, "QDRANT_API_KEY_FILE": str(server.folder / "key")}
         server.script("backup.sh", "qdrant", **variables)
         assert qdrant.snapshots == []  # they would fill Qdrant's disk
     backup = max(server.target.glob("qdrant/2*"))
@@ -416,3 +421,60 @@ def test_qdrant_fault_is_one_line_and_stores_nothing(server: BackedUpPostgres, k
         done = server.script("backup.sh", "qdrant", check=False, QDRANT_URL=qdrant.url, QDRANT_API_KEY=key)
     fails(done, "Listing the collections of Qdrant failed")
     assert complete_backups(server) == before
+
+
+# The schedule, and the service after a restore
+
+
+def newest(server: BackedUpPostgres, kind: str) -> str:
+    return max((path.name for path in server.target.glob(f"{kind}/2*Z")), default="")
+
+
+def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: BackedUpPostgres, into: Path) -> None:
+    """Uses its own target and data folder, because the restored server writes another timeline."""
+    target, data = server.target, server.data
+    kept, lost = target.with_name("target.kept"), data.with_name("lost")
+    target.mkdir(exist_ok=True)
+    target.rename(kept)
+    service = server.start_script("schedule.sh")
+    try:
+        succeeds_within(60, lambda: bool(newest(server, "base") and newest(server, "dump")))
+        base = target / "base" / newest(server, "base")
+        server.wait_for_wal()
+        ((before,),) = server.fetch("SELECT clock_timestamp()::text")
+        for _ in range(3):  # the receiver is segments ahead of the time to which the server is restored
+            server.execute("SELECT pg_switch_wal()")
+            server.execute("UPDATE users SET specialty = 'Radiology'")
+        server.wait_for_wal()
+        server.kill()
+        data.rename(lost)
+        server.script("restore.sh", base, "--identity", server.identity, "--into", into, "--to", before)
+        into.rename(data)
+        server.start()
+        # Whether the receiver noticed that the server was away or has to be started again, as its container would be.
+        if service.poll() is not None or not exists(target, ".base_needed"):
+            os.killpg(service.pid, signal.SIGTERM)
+            service.communicate(timeout=30)
+            service = server.start_script("schedule.sh")
+        succeeds_within(90, lambda: newest(server, "base") > base.name)
+        server.wait_for_wal()
+        assert list((target / "wal").glob("00000002*"))
+        server.drill(target / "base" / newest(server, "base"))
+    finally:
+        os.killpg(service.pid, signal.SIGTERM)
+        service.communicate(timeout=30)
+        server.kill()
+        shutil.rmtree(data, ignore_errors=True)
+        lost.rename(data)
+        shutil.rmtree(target)
+        kept.rename(target)
+        shutil.rmtree(server.staging)
+        server.start()
+    assert service.returncode == 143
+
+
+def test_schedule_ends_if_the_wal_can_not_be_received(server: BackedUpPostgres) -> None:
+    done = server.script("schedule.sh", check=False, PGPORT="1")
+    assert done.returncode == 1
+    assert "wal.sh: Creating the replication slot failed: " in done.stderr
+    assert "schedule.sh: wal.sh ended, so this ends too." in done.stderr

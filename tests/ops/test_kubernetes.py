@@ -7,7 +7,7 @@ import yaml
 
 from core.clients.postgresql.connection_limit import CONNECTIONS_OF_WORKER, max_connections
 from core.database_roles import BACKUP_ROLE
-from core.jobs.worker import _STOP_TIMEOUT
+from core.jobs.worker import STOP_TIMEOUT
 from tests.support.kubernetes import FOLDER, OVERLAY, config, files, find, load, needs_kubectl, render
 from tests.support.load_settings import PRODUCTION
 from tests.support.voiceassist_server import ROOT
@@ -74,7 +74,7 @@ def test_worker_is_probed_and_has_time_to_finish_jobs() -> None:
     assert container["command"][-1].endswith(f":{container['ports'][0]['containerPort']}")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"] == {"path": "/health", "port": container["ports"][0]["name"]}
-    assert pod["terminationGracePeriodSeconds"] >= _STOP_TIMEOUT + 10
+    assert pod["terminationGracePeriodSeconds"] >= STOP_TIMEOUT + 10
     assert WORKER["spec"]["replicas"] >= 2
 
 

@@ -25,12 +25,14 @@ TYPES = {
     "character varying": ("'x'", "'y'"),
     "character varying[]": ("'{x}'", "'{y}'"),
     "text": ("'x'", "'y'"),
+    "inet": ("'192.0.2.1'", "'192.0.2.2'"),
 }
 CHANGED_TOO = {"is_active": ["logins_ended_at"], "is_staff": ["logins_ended_at"]}  # by the trigger end_logins
 CHECKED = {
     "logins_ended_at": ("'9998-01-01'", "'9998-01-02'"),
     "mode": ("'text'", "'voice'"),
     "role": ("'user'", "'tool'"),
+    "status": ("'queued'", "'failed'"),
 }
 USER = """
     INSERT INTO users (id, created_at, updated_at, email, password, is_superuser, full_name, specialty, is_active,

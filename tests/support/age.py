@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyrage
 
@@ -33,16 +34,18 @@ def install(folder: Path) -> str:
 
 
 def main(*arguments: str) -> None:
+    # The stubs of pyrage name a class of streams that standard streams and files don't inherit from.
+    source: Any
+    target: Any = sys.stdout.buffer
     match arguments:
         case ("--encrypt", "--recipients-file", recipients):
             lines = Path(recipients).read_text().split()
-            keys = [pyrage.x25519.Recipient.from_str(line) for line in lines]
-            pyrage.encrypt_io(sys.stdin.buffer, sys.stdout.buffer, keys)
-        case ("--decrypt", "--identity", identity, source):
+            source = sys.stdin.buffer
+            pyrage.encrypt_io(source, target, [pyrage.x25519.Recipient.from_str(line) for line in lines])
+        case ("--decrypt", "--identity", identity, path):
             lines = [line for line in Path(identity).read_text().split() if line.startswith("AGE-SECRET-KEY")]
-            with Path(source).open("rb") as file:
-                keys = [pyrage.x25519.Identity.from_str(line) for line in lines]
-                pyrage.decrypt_io(file, sys.stdout.buffer, keys)
+            with Path(path).open("rb") as source:
+                pyrage.decrypt_io(source, target, [pyrage.x25519.Identity.from_str(line) for line in lines])
         case _:
             raise ValueError("unknown options")
 

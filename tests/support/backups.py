@@ -44,6 +44,7 @@ class BackedUpPostgres(Postgres):
             "BACKUP_RECIPIENT": age.new_identity(self.identity),
             "BACKUP_PASSWORD_FILE": str(self.password_file),
             "BACKUP_WAL_INTERVAL": "1",
+            "QDRANT_URL": "",
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.port),
             "PGDATABASE": "tests",

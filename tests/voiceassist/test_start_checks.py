@@ -111,4 +111,4 @@ def test_missing_static_files(
 def test_maximum_of_connections_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "voiceassist.server"):
         start_checks.check(workers=8, threads=4)
-    assert caplog.messages == ["The server may open up to 57 connections to PostgreSQL (workers: 8, threads: 4)"]
+    assert caplog.messages == ["The server may open up to 56 connections to PostgreSQL (workers: 8, threads: 4)"]

@@ -9,9 +9,9 @@ from psycopg.rows import namedtuple_row
 # Connections of a worker besides one per thread: those of the checks `postgres` and `migrations`, and while PostgreSQL
 # does not respond, one of the circuit breaker.
 _EXTRA_CONNECTIONS = 3
-# A worker for jobs: one per thread, one of the main thread, one of the task that writes checkpoints of the audit trail,
-# and one of the circuit breaker. It is not compared with the limits, because it may run on another machine.
-CONNECTIONS_OF_WORKER = 4 + 3
+# A worker for jobs: four threads, housekeeping, three for scheduled jobs (checkpoints of the audit trail take two), and
+# one of the circuit breaker. It is not compared with the limits, because it may run on another machine.
+CONNECTIONS_OF_WORKER = 4 + 1 + 3 + 1
 
 _MIN_PASSWORD_DAYS = 14
 

@@ -102,7 +102,7 @@ def test_asks_for_a_code_if_the_last_one_is_old(message: Message, staff_client: 
     assert Export.objects.count() == 1
 
 
-@pytest.mark.parametrize("text", ["", "age1x", str(KEY), "a\0b"])
+@pytest.mark.parametrize("text", ["", "age1x", pytest.param(str(KEY), id="secret key"), "a\0b"])
 def test_invalid_key_is_not_shown_again(message: Message, admin_client: Client, text: str) -> None:
     response = admin_client.post(export_page(message), {"recipient": text})
     assert response.status_code == 200 and "errorlist" in response.content.decode()

@@ -52,25 +52,19 @@ def test_batch_of_a_frozen_worker_is_rolled_back(jobs: Servers, user: User, ends
     assert progress(job.id) == 3
 
 
-def test_thawed_worker_without_a_conflict_changes_nothing(jobs: Servers, user: User, ends: Ends) -> None:
-    """Between two batches no lock protects the rows, so that the other worker completes the job meanwhile."""
-    add_sessions(user, 40)
-    job = tasks.archive.enqueue(user.pk, milliseconds=10)
+def test_thawed_worker_does_not_repeat_what_another_did(jobs: Servers, user: User, ends: Ends) -> None:
+    """Nothing but the lease prevents the second session, because the frozen worker holds no lock."""
+    job = tasks.add_session_slowly.enqueue(user.pk, 2000)
     with jobs.worker() as frozen:
-        assert succeeds_within(20, lambda: progress(job.id) > 1)
+        assert frozen.logs("job started")
         frozen.freeze()
-        with jobs.superuser() as superuser:  # what PostgreSQL does after a minute
-            superuser.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND state = 'idle in transaction'"
-            )
-        with jobs.worker() as other:
+        with jobs.worker():
             assert ends(job.id)
-            frozen.thaw()
-            assert frozen.logs("job ended")
-            assert other.events("job ended")[0]["outcome"] == "succeeded"
+        frozen.thaw()
+        assert frozen.logs("job ended")
+        # PostgreSQL ends a transaction that is idle for a minute, which a busy machine can need.
         assert frozen.events("job ended")[0]["outcome"] in ("lease_lost", "retried")
-    assert archived_once(jobs, user)
+    assert Session.objects.filter(user=user).count() == 1
     assert Job.objects.get(pk=job.id).status == Job.Status.SUCCEEDED
 
 

@@ -83,7 +83,6 @@ def test_redis_has_only_ids(jobs: Servers, user: User, ends: Ends) -> None:
         assert ends(other.id)
         assert ends(job.id, Job.Status.FAILED)
         client.save()
-        client.bgrewriteaof()
         client.echo("the end")
         commands = []
         for command in monitor.listen():

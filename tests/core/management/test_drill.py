@@ -118,16 +118,6 @@ def test_whole_backup_is_proven_measured_and_recorded(
     assert list(folder.iterdir()) == []
 
 
-def test_base_backup_is_recovered_to_the_end_of_the_wal(server: BackedUpPostgres, base: Path) -> None:
-    """The data is younger than the backup, because changes after it are in the WAL."""
-    last = server.fetch("SELECT max(finished_at) FROM backups WHERE kind = 'wal'")[0][0]
-    started_at = datetime.now(UTC)
-    server.drill(base)
-    _, _, age = verified(server, base)
-    assert age < (started_at - datetime.fromisoformat(manifest(base)["taken_at"])).total_seconds()
-    assert age < (datetime.now(UTC) - last).total_seconds() + 60
-
-
 # Damaged files
 
 

@@ -279,6 +279,7 @@ def database(servers: Servers) -> str:
 def redis(tmp_path: Path) -> Iterator[Valkey]:
     server = Valkey(tmp_path / "valkey")
     server.start()
+    server.add_worker()
     yield server
     server.kill()
 
@@ -345,7 +346,7 @@ def test_page_shows_every_worker_and_outages_of_dead_ones(database: str, redis: 
             assert succeeds_within(10, lambda: shown_pids() == pids)
             html = staff.get(FRAGMENT).text
         assert "2 of 2 alive" in html
-        assert html.count("<td>2 workers</td>") == 1  # the outage, recorded by both
+        assert html.count("<td>2 workers</td>") == 2  # the outages of redis and queue, recorded by both
 
 
 def test_stopped_worker_has_no_heartbeat(database: str) -> None:

@@ -33,6 +33,14 @@ def add_session(user_id: UUID | str) -> None:
 
 
 @task()
+def add_session_slowly(user_id: UUID | str, milliseconds: int) -> None:
+    """Wait inside the transaction, before any row is locked."""
+    with batch():
+        time.sleep(milliseconds / 1000)
+        Session.objects.create(user_id=user_id)
+
+
+@task()
 def sleep(milliseconds: int) -> None:
     time.sleep(milliseconds / 1000)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.forked_python import die_with_parent
 from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,10 +57,13 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
-        )
-        if self._wait:
-            assert self.logs("worker started", within=30), self.log()
+            self._command, cwd=ROOT, env=self._environment, preexec_fn=die_with_parent,
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+        if self._wait and not self.logs("worker started", within=60):
+            log = self.log()
+            self.__exit__()
+            raise RuntimeError(f"The worker did not start: {log[-2000:]}")
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -76,7 +80,7 @@ class Worker:
         lines: Iterable[dict[str, Any]] = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
         return [line for line in lines if message in line["message"]]
 
-    def logs(self, message: str, *, within: float = 20) -> bool:
+    def logs(self, message: str, *, within: float = 40) -> bool:
         return succeeds_within(within, lambda: message in self.log() or self.process.poll() is not None) and (
             message in self.log()
         )
