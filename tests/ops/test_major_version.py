@@ -35,8 +35,8 @@ class OldPostgres(Postgres):
     def _initialise(self) -> None:
         password = self.folder / "password"
         password.write_text(PASSWORD)
-        command = [*self._as_user, str(OLD_BIN / "initdb"), "-D", str(self.data), "-U", SUPERUSER, "--auth=scram-sha-256",
-                   f"--pwfile={password}", *INITDB_OPTIONS.split()]  # fmt: skip
+        command = [*self._as_user, str(OLD_BIN / "initdb"), "-D", str(self.data), "-U", SUPERUSER,
+                   "--auth=scram-sha-256", f"--pwfile={password}", *INITDB_OPTIONS.split()]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, env=clean_environment())
         single = [*self._as_user, str(OLD_BIN / "postgres"), "--single", "-D", str(self.data), "postgres"]
         subprocess.run(single, input=b"CREATE DATABASE tests", check=True, capture_output=True, env=clean_environment())
