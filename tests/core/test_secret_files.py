@@ -1,4 +1,4 @@
-"""Rejected logins do not make a process read the files of secrets all the time. tests/security/test_rotation.py has the rest."""
+"""Rejected logins don't read the files of secrets all the time. tests/security/test_rotation.py has the rest."""
 
 import pytest
 from pytest_django import Settings

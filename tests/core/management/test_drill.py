@@ -205,21 +205,9 @@ def test_wrong_identity_is_refused(server: BackedUpPostgres, dump: Path, tmp_pat
 # Damaged databases
 
 
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        ("remove event", "events are missing"),
-        ("DROP TRIGGER audit ON users", "Changes may not be recorded"),
-        ("ALTER TABLE sessions DISABLE TRIGGER audit", "Changes may not be recorded"),
-        ("GRANT DELETE ON audit_events TO voiceassist_app", "could change or bypass the audit trail"),
-        ("DELETE FROM django_migrations WHERE app = 'core' AND name LIKE '0010%'", "1 migrations of this code"),
-        ("INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_later', now())", "9999_later"),
-        ("ALTER TABLE messages ADD CONSTRAINT later CHECK (tokens < 9) NOT VALID", "is not validated"),
-        ("SET session_replication_role = replica; DELETE FROM sessions", "violate the constraint"),
-        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'audit_events_time'::regclass", "is invalid"),
-    ],
-)  # fmt: skip
-def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage: str, text: str) -> None:
+@contextmanager
+def damaged(server: BackedUpPostgres, damage: str) -> Iterator[None]:
+    """Create a copy of the database, and damage it as superuser."""
     server.execute("CREATE DATABASE damaged TEMPLATE tests")
     try:
         with psycopg.connect(server.url.replace("/tests", "/damaged"), autocommit=True) as connection:
@@ -232,11 +220,45 @@ def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage:
                     connection.execute(f"ALTER TABLE audit_events ENABLE ALWAYS TRIGGER {trigger}".encode())
             else:
                 connection.execute(damage.encode())
+        yield
+    finally:
+        server.execute("DROP DATABASE damaged WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("remove event", "events are missing"),
+        ("DROP TRIGGER audit ON users", "Changes may not be recorded"),
+        ("ALTER TABLE sessions DISABLE TRIGGER audit", "Changes may not be recorded"),
+        ("GRANT DELETE ON audit_events TO voiceassist_app", "could change or bypass the audit trail"),
+        ("DELETE FROM django_migrations WHERE app = 'core' AND name LIKE '0010%'", "1 migrations of this code"),
+        ("INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_later', now())", "9999_later"),
+        ("ALTER TABLE messages ADD CONSTRAINT later CHECK (tokens < 9) NOT VALID", "is not validated"),
+        ("SET session_replication_role = replica; DELETE FROM sessions", "violates foreign key constraint"),
+    ],
+)  # fmt: skip
+def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage: str, text: str) -> None:
+    with damaged(server, damage):
         server.script("backup.sh", "dump", PGDATABASE="damaged")
         backup = max((server.target / "dump").glob("2*Z"))
         fails(server.drill(backup, check=False), text)
-    finally:
-        server.execute("DROP DATABASE damaged WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("SET session_replication_role = replica; DELETE FROM sessions", "Rows of messages violate the constraint"),
+        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'audit_events_time'::regclass", "is invalid"),
+    ],
+)
+def test_damage_that_only_a_base_backup_contains_is_found(server: BackedUpPostgres, damage: str, text: str) -> None:
+    """`pg_restore` checks foreign keys and builds indexes again."""
+    with damaged(server, damage):
+        with server.receiving_wal():
+            server.script("backup.sh", "base", PGDATABASE="damaged")
+        backup = max((server.target / "base").glob("2*Z"))
+        fails(server.drill(backup, check=False), text)
 
 
 # What is left behind
