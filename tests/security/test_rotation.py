@@ -58,7 +58,7 @@ class Deployment:
             "REDIS_URL": self.valkey.url,
         }
         self.folder = folder
-        self.environment: dict[str, str] = {
+        self.environment: dict[str, Any] = {
             **environment(database, self.valkey.url),
             **dict.fromkeys(self._values, ""),
             **{f"{name}_FILE": str(folder / name) for name in self._values},
