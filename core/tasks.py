@@ -77,9 +77,9 @@ def clear_finished_jobs() -> None:
     _delete(Job.objects.filter(finished_at__lt=timezone.now() - _KEEP_JOBS, is_scheduled=False))
 
 
-def _delete(rows: "QuerySet[Any]") -> None:
+def _delete(rows: "QuerySet[Any]", max_rows: int = _MAX_ROWS) -> None:
     """Delete rows in transactions that each take far less than DATABASE_TIMEOUT."""
-    keys = rows.order_by().values("pk")[:_MAX_ROWS]
+    keys = rows.order_by().values("pk")[:max_rows]
     deleted = 1
     while deleted:
         with batch() as job:
@@ -109,10 +109,8 @@ def export_user(user_id: str, export_id: str) -> None:
 
 @task()
 def clear_exports() -> None:
-    """Delete exports that were asked for more than seven days ago."""
-    with batch() as job:
-        _, deleted = Export.objects.filter(created_at__lt=timezone.now() - MAX_EXPORT_AGE).delete()
-        job.done += deleted.get("core.Export", 0)
+    """Delete exports that were asked for more than seven days ago, one per transaction, because each may be large."""
+    _delete(Export.objects.filter(created_at__lt=timezone.now() - MAX_EXPORT_AGE), max_rows=1)
 
 
 def verify_backups_in(folder: Path, identity: Path) -> None:
