@@ -122,20 +122,33 @@ def compute(connection: Connection, last: Checkpoint, until: Checkpoint, *, has_
 
     With `has_limit` it ends after `until.events` events. Without, all events of the range are read, in bounded memory.
     """
+    end, events = (last.position, last.last_event), 0
+    digest = start_digest(until.number, until.created_at, last.digest)
+    for position, event_id, text in read_events(connection, last, until, until.events if has_limit else None):
+        digest.update(text.encode() + b"\n")
+        end, events = (position, event_id), events + 1
+    return until._replace(position=end[0], last_event=end[1], events=events, digest=digest.hexdigest())
+
+
+def start_digest(number: int, created_at: datetime, previous: str) -> "hashlib._Hash":
+    """Return the digest of a checkpoint to which each event and a line feed has to be added."""
+    return hashlib.sha256(f"{number} {created_at.astimezone(UTC).isoformat()} {previous}\n".encode())
+
+
+def read_events(
+    connection: Connection, last: Checkpoint, until: Checkpoint, limit: int | None = None
+) -> Iterator[tuple[int, UUID, str]]:
+    """Yield position, id and text of the events after a checkpoint and up to another one, at most `limit`."""
     position, event_id, events = last.position, last.last_event, 0
-    created_at = until.created_at.astimezone(UTC).isoformat()
-    digest = hashlib.sha256(f"{until.number} {created_at} {last.digest}\n".encode())
     with connection.transaction():
         connection.execute(_USE_INDEX)
-        while size := min(_BATCH, until.events - events) if has_limit else _BATCH:
+        while size := _BATCH if limit is None else min(_BATCH, limit - events):
             rows = connection.execute(_EVENTS, (position, event_id, until.position, until.last_event, size)).fetchall()
-            for _, _, text in rows:
-                digest.update(text.encode() + b"\n")
+            yield from rows
             events += len(rows)
-            position, event_id = rows[-1][:2] if rows else (position, event_id)
             if len(rows) < size:
                 break
-    return until._replace(position=position, last_event=event_id, events=events, digest=digest.hexdigest())
+            position, event_id = rows[-1][:2]
 
 
 def count_uncovered(connection: Connection, last: Checkpoint) -> int:

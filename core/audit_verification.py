@@ -24,6 +24,7 @@ Digests = dict[int, set[str]]  # by number of the checkpoint
 class Result:
     checkpoints: int = 0
     events: int = 0
+    archived: int = 0  # events that were not read, because they are in an archive
     uncovered: int = 0  # events after the last checkpoint
     last: Checkpoint = NO_CHECKPOINT
     problems: list[str] = field(default_factory=list)
@@ -44,22 +45,30 @@ def logged_digests(lines: Iterable[str]) -> Digests:
     return digests
 
 
-def verify(connection: Connection, logged: Digests, digests: Iterable[str] = ()) -> Iterator[Result]:
+def verify(
+    connection: Connection, logged: Digests, digests: Iterable[str] = (), *, archived: str | None = None
+) -> Iterator[Result]:
     """Verify every checkpoint. Yield the result so far after each one, and the final result at the end.
 
-    `digests` are of checkpoints whose number is unknown.
+    `digests` are of checkpoints whose number is unknown. `archived` is the digest of the last checkpoint in an archive
+    (core.audit_archive): up to there events may be missing, but no checkpoint.
     """
-    result, unseen = Result(), set(digests)
-    for stored in _stored_checkpoints(connection):
+    result, unseen = Result(), {*digests, *([archived] if archived else [])}
+    last_archived = find_checkpoint(connection, archived) if archived else NO_CHECKPOINT
+    for stored in stored_checkpoints(connection):
         result.problems += _missing(result.last.number + 1, stored.number, logged)
-        result.problems += _differences(connection, result.last, stored)
+        if stored.number > last_archived.number:
+            result.problems += _differences(connection, result.last, stored)
         if stored.digest not in logged.get(stored.number, {stored.digest}):
             result.problems.append(f"{_name(stored)}: its digest is not the logged one, so it was replaced.")
         if len(logged.get(stored.number, ())) > 1:
             result.problems.append(f"{_name(stored)}: logged with several digests, so an earlier one was removed.")
         unseen.discard(stored.digest)
         result.checkpoints += 1
-        result.events += stored.events
+        if stored.number > last_archived.number:
+            result.events += stored.events
+        else:
+            result.archived += stored.events
         result.last = stored
         yield result
     result.problems += _missing(result.last.number + 1, max(logged, default=0) + 1, logged)
@@ -72,8 +81,14 @@ def verify(connection: Connection, logged: Digests, digests: Iterable[str] = ())
     yield result
 
 
-def _stored_checkpoints(connection: Connection) -> Iterator[Checkpoint]:
-    number, condition = 0, f"WHERE number > %s ORDER BY number LIMIT {_BATCH}"
+def find_checkpoint(connection: Connection, digest: str) -> Checkpoint:
+    """Return the checkpoint with a digest, NO_CHECKPOINT if there is none."""
+    return next(read_checkpoints(connection, "WHERE digest = %s ORDER BY number LIMIT 1", digest), NO_CHECKPOINT)
+
+
+def stored_checkpoints(connection: Connection, number: int = 0) -> Iterator[Checkpoint]:
+    """Yield the checkpoints after the one with a number."""
+    condition = f"WHERE number > %s ORDER BY number LIMIT {_BATCH}"
     while batch := list(read_checkpoints(connection, condition, number)):
         yield from batch
         number = batch[-1].number

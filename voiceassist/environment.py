@@ -36,6 +36,10 @@ class Environment:
         self._values = FileAwareMapping()
         self.names: set[str] = set()  # all variables that were read
 
+    def reads_files(self) -> bool:
+        """Return whether any variable that was read is set as `NAME_FILE`."""
+        return any(self._values.env.get(f"{name}_FILE") for name in self.names)
+
     def text(self, name: str, default: str | None = None, *, required: bool = False) -> str | None:
         self.names.add(name)
         try:

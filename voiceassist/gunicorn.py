@@ -16,11 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from django.conf import settings as django_settings  # SIGHUP changes secrets in them
 from gunicorn.glogging import Logger
 
 if __name__ == "__config__":  # see the end of this file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
 
+from core import secret_files
 from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_stacks, worker_states
 from voiceassist import descriptors, settings, start_checks
 from voiceassist.gunicorn_master import logging_failures, survive_failed_starts_of_workers
@@ -46,8 +48,7 @@ logconfig_dict = settings.LOGGING
 
 log = logging.getLogger("voiceassist.server")
 
-# Signals that stop a worker.
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)  # they stop a worker
 
 
 class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -85,7 +86,7 @@ def _unblock_stop_signals() -> None:
 
 def _reporters() -> list[Any]:
     """Return the modules that send traces and error reports, if they are configured."""
-    configured = {"tracing": settings.OTEL_EXPORTER_OTLP_ENDPOINT, "error_reports": settings.SENTRY_DSN}
+    configured = {"tracing": settings.OTEL_EXPORTER_OTLP_ENDPOINT, "error_reports": django_settings.SENTRY_DSN}
     return [import_module(f"voiceassist.{name}") for name, value in configured.items() if value]
 
 
@@ -102,6 +103,11 @@ def on_starting(server: Any) -> None:
         from voiceassist import embedded
 
         embedded.start_or_exit(settings.EMBEDDED_SERVERS)
+
+
+def on_reload(server: Any) -> None:
+    """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
+    secret_files.reload()
 
 
 def when_ready(server: Any) -> None:

@@ -379,4 +379,5 @@ OTEL_EXPORTER_OTLP_ENDPOINT = env.http_url("OTEL_EXPORTER_OTLP_ENDPOINT")
 OTEL_SERVICE_NAME = env.text("OTEL_SERVICE_NAME", SERVICE)
 SENTRY_DSN = env.sentry_dsn("SENTRY_DSN")
 
+READS_FILES = env.reads_files()  # core.secret_files
 ENVIRONMENT_VARIABLES = frozenset(env.names)

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 
+from core import secret_files
 from core.metrics import QDRANT_CALLS
 from core.trace_id import outgoing_traceparent
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from httpx import Request, Response
     from qdrant_client import QdrantClient
 
+REJECTED_KEY = (401, 403)  # Qdrant's status for a missing or wrong API key, and for one with too few permissions
 TIMEOUT = 5  # seconds per call; the client accepts only whole seconds
 
 
@@ -74,6 +76,16 @@ def tls_context() -> ssl.SSLContext:
         raise ssl.SSLError(error.errno, f"SSL_CERT_FILE cannot be loaded ({path}): {error}") from error
 
 
+def api_key_header() -> dict[str, str]:
+    return {"api-key": settings.QDRANT_API_KEY} if settings.QDRANT_API_KEY else {}
+
+
+def api_key_changed(rejected: str | None) -> bool:
+    """Read the secrets again, and return whether the API key is another one than the rejected one."""
+    secret_files.reload_after_rejection()
+    return bool(settings.QDRANT_API_KEY) and rejected != settings.QDRANT_API_KEY
+
+
 @cache
 def _network_client(pid: int) -> "QdrantClient":
     """Return the client of this process. A forked process gets a new one, because its parent uses the connections.
@@ -85,7 +97,6 @@ def _network_client(pid: int) -> "QdrantClient":
     url = base_url()
     client = QdrantClient(
         url=url.geturl(),
-        api_key=settings.QDRANT_API_KEY,
         timeout=TIMEOUT,
         check_compatibility=False,  # it costs one more request at every start
         trust_env=False,  # ignore proxy variables, and without HTTPS SSL_CERT_FILE
@@ -97,12 +108,17 @@ def _network_client(pid: int) -> "QdrantClient":
 
 
 def _traced_and_measured(request: "Request", send: "Callable[[Request], Response]") -> "Response":
-    """Send one request to Qdrant with the current trace id, and record its duration and outcome."""
+    """Send one request to Qdrant with the API key and the current trace id, and record its duration and outcome."""
     request.headers["traceparent"] = outgoing_traceparent()
+    request.headers.update(api_key_header())
     outcome = "error"
     started_at = time.perf_counter()
     try:
         response = send(request)
+        if response.status_code in REJECTED_KEY and api_key_changed(request.headers.get("api-key")):
+            response.read()
+            request.headers.update(api_key_header())
+            response = send(request)
         if response.status_code < 400:
             outcome = "ok"
         return response

@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool, parse_url
 from redis.retry import Retry
-from redis.sentinel import SentinelConnectionPool
 
 from core.clients import redis_options
+from core.clients.redis_login import Login, Pool, SentinelPool
 from core.clients.redis_sentinel import Sentinel
 
 # Connecting sends only AUTH and SELECT. redis-py's defaults also send HELLO and CLIENT, which Redis 5 and proxies do
@@ -52,8 +52,13 @@ class RedisUrl:
 
         `options` are those of this URL, with the caller's changes.
         """
+        options = _DEFAULTS | options
+        login = Login(options)
+        options["credential_provider"] = login
         if not self.sentinels:
-            return ConnectionPool(**_DEFAULTS | options)
+            pool = Pool(**options)
+            pool.logins = (login,)
+            return pool
         # Sentinels are queried one after the other, so they share the timeout of one call. Without retries, because
         # redis-py's default of ten takes a minute if a Sentinel hangs.
         timeouts = {
@@ -68,8 +73,12 @@ class RedisUrl:
             "retry": Retry(NoBackoff(), 0),
             "redis_connect_func": options.get("redis_connect_func"),
         }
+        sentinel_login = Login(sentinel_options)
+        sentinel_options["credential_provider"] = sentinel_login
         sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        return SentinelConnectionPool(self.service, sentinel, **_DEFAULTS | options)  # type: ignore[no-untyped-call]
+        sentinel_pool = SentinelPool(self.service, sentinel, **options)  # type: ignore[no-untyped-call]
+        sentinel_pool.logins = (login, sentinel_login)
+        return sentinel_pool
 
 
 def parse(url: str) -> RedisUrl:

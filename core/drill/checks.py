@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from core import audit_integrity, audit_verification
+from core import audit_archive, audit_integrity, audit_verification
 from core.database_roles import APPLICATION_ROLE
 from core.drill import throwaway
 from core.drill.manifest import DrillError, Manifest, known_migrations
@@ -110,7 +110,9 @@ def audit_trail(server: Server, manifest: Manifest) -> str:
         found = "SELECT EXISTS (SELECT FROM audit_events WHERE position = %s AND id = %s)"
         if event and not _fetch(connection, found, event["position"], event["id"]):
             raise DrillError(f"The last audit event of the manifest, {event['id']}, is missing.")
-        *_, result = audit_verification.verify(connection, {}, [checkpoint["digest"]] if checkpoint else [])
+        digests = [checkpoint["digest"]] if checkpoint else []
+        archived = audit_archive.last_recorded(connection)  # its events may have been removed since
+        *_, result = audit_verification.verify(connection, {}, digests, archived=archived)
     if result.problems:
         raise DrillError(f"The audit trail was changed. {result.problems[0]}")
     return f"{result.events:,} events match {result.checkpoints:,} checkpoints, {result.uncovered:,} are newer"

@@ -9,14 +9,14 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from importlib.metadata import version
 from typing import Any
 
 from django.conf import settings
 
 from core.clients import certificates, transport
-from core.clients.qdrant import base_url, tls_context
+from core.clients.qdrant import REJECTED_KEY, api_key_changed, api_key_header, base_url, tls_context
 from health.check_runner import CheckOutput
 from health.checks import failure_reasons
 from health.checks.failure_reasons import CheckFailed
@@ -27,7 +27,6 @@ from health.checks.read_limit import ReadLimit
 @dataclass(slots=True)
 class Client:
     connection: HTTPConnection
-    headers: dict[str, str]
     prefix: str
     version: str | None = None
     limit: ReadLimit = field(default_factory=ReadLimit)
@@ -36,22 +35,29 @@ class Client:
         self.connection.close()
 
     def get(self, path: str, deadline: float) -> bytes:
-        """Return the body of a 200 response."""
-        connection = self.connection
-        connection.timeout = max(0.01, deadline - time.monotonic())
-        if not connection.sock:
-            connection.connect()
-            connection.sock = self.limit.wrap(connection.sock)
-        connection.sock.settimeout(connection.timeout)
-        connection.request("GET", self.prefix + path, headers=self.headers)
-        response = connection.getresponse()
-        if response.status in (401, 403):
+        """Return the body of a 200 response. If the API key is rejected and has a new value, try that once."""
+        headers = api_key_header()
+        response = self._send(path, headers, deadline)
+        if response.status in REJECTED_KEY and api_key_changed(headers.get("api-key")):
+            response.read()
+            response = self._send(path, api_key_header(), deadline)
+        if response.status in REJECTED_KEY:
             raise CheckFailed(failure_reasons.AUTH_FAILED, f"{path}: HTTP {response.status}")
         if response.status == 503:
             raise CheckFailed(failure_reasons.NOT_READY, f"{path}: HTTP 503")
         if response.status != 200:
             raise CheckFailed(failure_reasons.BAD_RESPONSE, f"{path}: HTTP {response.status}")
         return response.read()
+
+    def _send(self, path: str, headers: dict[str, str], deadline: float) -> HTTPResponse:
+        connection = self.connection
+        connection.timeout = max(0.01, deadline - time.monotonic())
+        if not connection.sock:
+            connection.connect()
+            connection.sock = self.limit.wrap(connection.sock)
+        connection.sock.settimeout(connection.timeout)
+        connection.request("GET", self.prefix + path, headers=headers)
+        return connection.getresponse()
 
     def get_json(self, path: str, deadline: float) -> dict[str, Any]:
         body = json.loads(self.get(path, deadline))
@@ -62,13 +68,12 @@ class Client:
 
 def _connect(seconds: float) -> Client:
     url = base_url()
-    headers = {"api-key": settings.QDRANT_API_KEY} if settings.QDRANT_API_KEY else {}
     connection: HTTPConnection
     if url.scheme == "https":
         connection = HTTPSConnection(url.hostname or "", url.port, context=tls_context())
     else:
         connection = HTTPConnection(url.hostname or "", url.port)
-    return Client(connection, headers, url.path)
+    return Client(connection, url.path)
 
 
 def _query(client: Client, seconds: float) -> CheckOutput:

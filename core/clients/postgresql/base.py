@@ -3,14 +3,17 @@
 The metric "in use" counts a connection from the first query of a request until its end, as a pool would.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import psycopg
 from django.conf import settings
 from django.db import OperationalError
 from django.db.backends.postgresql import base as postgresql
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django_prometheus.db.backends.postgresql import base as prometheus
 
+from core import secret_files
 from core.clients.postgresql.circuit_breaker import circuit_breaker
 from core.clients.postgresql.connection import Connection
 from core.clients.postgresql.errors import NoResponse
@@ -23,6 +26,9 @@ _IN_USE = DATABASE_CONNECTIONS.labels("in_use")
 # Seconds. Longer than readiness allows, so that a slow network is not mistaken for an outage.
 _PROBE_CONNECT_TIMEOUT, _PROBE_TIMEOUT = 3.0, 2.0
 _HEALTH_CHECK_TIMEOUT = 2.0  # seconds
+_REJECTED_LOGIN = ("28P01", "28000")  # SQLSTATEs: wrong password, and no such role or no permission to log in
+_LOGIN = ("user", "password")
+C = TypeVar("C", bound=Connection)
 
 
 class _ConnectingWrapper(postgresql.DatabaseWrapper):
@@ -31,9 +37,23 @@ class _ConnectingWrapper(postgresql.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
         # Undocumented: Django's method, which this one replaces, sets it.
         self.isolation_level = IsolationLevel.READ_COMMITTED
-        connection = Connection.connect(**conn_params)
+        connection = self._log_in(Connection.connect, conn_params)
         _OPEN.inc()
         return connection
+
+    def _log_in(self, connect: Callable[..., C], params: dict[str, Any]) -> C:
+        """Return `connect(**params)`. If the login is rejected and the password has a new value, try that once."""
+        try:
+            return connect(**params)
+        except psycopg.OperationalError as error:
+            if error.sqlstate not in _REJECTED_LOGIN:
+                raise
+            secret_files.reload_after_rejection()
+            current = self.get_connection_params()
+            new = {name: current[name] for name in _LOGIN if name in current}
+            if new == {name: params[name] for name in _LOGIN if name in params}:
+                raise
+        return connect(**params | new)
 
 
 class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: ignore[misc]  # the first has no types
@@ -100,7 +120,7 @@ class DatabaseWrapper(prometheus.DatabaseWrapper, _ConnectingWrapper):  # type: 
             params.pop(orm_parameter, None)
         name = params.get("application_name", settings.SERVICE)
         params |= {"connect_timeout": seconds, "application_name": f"{name} readiness"}
-        connection = ProbeConnection.connect(**params, autocommit=True)
+        connection = self._log_in(ProbeConnection.connect, params | {"autocommit": True})
         connection.timeout = seconds
         return connection
 

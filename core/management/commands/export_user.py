@@ -1,8 +1,6 @@
 """`manage.py export_user EMAIL --recipient age1… --output FILE`: write a user's data, encrypted."""
 
-import os
 from argparse import ArgumentParser
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from core import exports
 from core.audit import Origin, attributed_to
+from core.management.new_file import new_file
 from core.management.progress import RowProgress
 from core.models import Message, User
 from core.trace_id import get_or_create_trace_id
@@ -47,17 +46,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Wrote {output}: {total:,} messages, {output.stat().st_size:,} bytes, encrypted.")
 
     def _write(self, user: User, key: str, output: Path, total: int) -> None:
-        """Write a temporary file in the same folder, then rename it, so that `output` is never incomplete."""
-        temporary = output.with_name(f".{output.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file, RowProgress(total, self.stderr) as progress:
-                with attributed_to(Origin(trace_id=get_or_create_trace_id())):
-                    exports.record(None, user, key)
-                exports.write(user, key, file.write, progress.add)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(output)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        with new_file(output) as file, RowProgress(total, self.stderr) as progress:
+            with attributed_to(Origin(trace_id=get_or_create_trace_id())):
+                exports.record(None, user, key)
+            exports.write(user, key, file.write, progress.add)

@@ -25,8 +25,10 @@ class Command(BaseCommand):
         log = argparse.FileType("r", encoding="utf-8", errors="replace")
         parser.add_argument("--log", type=log, metavar="FILE", help="a log of the server in JSON; - reads stdin")
         parser.add_argument("--digest", action="append", default=[], help="a digest that must be in the trail")
+        archived_help = "last digest of an archive, up to which events may be missing"
+        parser.add_argument("--archived", metavar="DIGEST", help=archived_help)
 
-    def handle(self, *, log: Any, digest: list[str], **options: Any) -> None:
+    def handle(self, *, log: Any, digest: list[str], archived: str | None, **options: Any) -> None:
         with log or nullcontext(()) as lines:
             logged = logged_digests(lines)
         if log and not logged:
@@ -34,7 +36,7 @@ class Command(BaseCommand):
         connection.ensure_connection()
         result, reported_at = Result(), time.monotonic()
         with connection.wrap_database_errors:
-            for result in verify(connection.connection, logged, digest):
+            for result in verify(connection.connection, logged, digest, archived=archived):
                 if self.stderr.isatty() and time.monotonic() - reported_at >= _INTERVAL:
                     reported_at = time.monotonic()
                     show_line(self.stderr, f"{result.events:,} events up to {result.last.created_at:%Y-%m-%d %H:%M}")
@@ -54,5 +56,7 @@ class Command(BaseCommand):
             f"{result.last.number} of {result.last.created_at:%Y-%m-%d %H:%M:%S} UTC, digest {result.last.digest}. "
             f"{result.uncovered:,} later events have no checkpoint yet, so their removal would not show."
         )
+        if result.archived:
+            self.stdout.write(f"{result.archived:,} older events are in an archive (--archived) and were not read.")
         if not has_log:
             self.stdout.write("Not compared with a log (--log), without which rewritten checkpoints would not show.")

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import pytest
 from core.drill import DrillError, throwaway
 from core.drill.manifest import Manifest
 from tests.support.age import new_identity
-from tests.support.backups import BackedUpPostgres, manifest
+from tests.support.backups import ROOT, BackedUpPostgres, manifest
 from tests.support.polling import succeeds_within
 
 pytestmark = pytest.mark.timeout(240)
@@ -118,6 +119,48 @@ def test_whole_backup_is_proven_measured_and_recorded(
     assert list(folder.iterdir()) == []
 
 
+@contextmanager
+def verifying_worker(server: BackedUpPostgres, target: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a worker that has the backups and the key."""
+    command = [*server.as_user, sys.executable, "manage.py", "worker", "--drill", str(target)]
+    environment = {**os.environ, "DATABASE_URL": server.application_url, "PATH": server.environment["PATH"]}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--identity", str(server.identity)],
+            env=environment | {"LOG_FORMAT": "json"}, cwd=ROOT, stdout=output, stderr=output,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_worker_with_the_key_verifies_the_newest_base_backup(server: BackedUpPostgres, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with server.receiving_wal():
+        newest = server.backup("base")
+        with verifying_worker(server, server.target, log):
+            assert succeeds_within(120, lambda: verified(server, newest)[0] is not None), log.read_text()
+    query = (
+        "SELECT status, run_after > now() + interval '1 hour', error, done FROM jobs WHERE task LIKE '%verify_backup'"
+    )
+    assert succeeds_within(20, lambda: server.fetch(query)[0][:3] == ("queued", True, ""))
+    assert server.fetch(query)[0][3] >= len(STEPS)
+
+
+def test_worker_reports_a_backup_that_is_not_proven(server: BackedUpPostgres, base: Path, tmp_path: Path) -> None:
+    server.execute("DELETE FROM jobs")
+    log = tmp_path / "log"
+    with copied(server, base) as copy:
+        for damaged in copy.parent.glob("2*Z"):
+            flip_a_byte(damaged)
+        with verifying_worker(server, copy.parent.parent, log):
+            query = "SELECT error FROM jobs WHERE task LIKE '%verify_backup'"
+            assert succeeds_within(60, lambda: server.fetch(query) == [("DrillError",)]), log.read_text()
+    assert "the newest backup is not proven" in log.read_text()
+
+
 # Damaged files
 
 
@@ -205,21 +248,9 @@ def test_wrong_identity_is_refused(server: BackedUpPostgres, dump: Path, tmp_pat
 # Damaged databases
 
 
-@pytest.mark.parametrize(
-    ("damage", "text"),
-    [
-        ("remove event", "events are missing"),
-        ("DROP TRIGGER audit ON users", "Changes may not be recorded"),
-        ("ALTER TABLE sessions DISABLE TRIGGER audit", "Changes may not be recorded"),
-        ("GRANT DELETE ON audit_events TO voiceassist_app", "could change or bypass the audit trail"),
-        ("DELETE FROM django_migrations WHERE app = 'core' AND name LIKE '0010%'", "1 migrations of this code"),
-        ("INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_later', now())", "9999_later"),
-        ("ALTER TABLE messages ADD CONSTRAINT later CHECK (tokens < 9) NOT VALID", "is not validated"),
-        ("SET session_replication_role = replica; DELETE FROM sessions", "violate the constraint"),
-        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'audit_events_time'::regclass", "is invalid"),
-    ],
-)  # fmt: skip
-def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage: str, text: str) -> None:
+@contextmanager
+def damaged(server: BackedUpPostgres, damage: str) -> Iterator[None]:
+    """Create a copy of the database, and damage it as superuser."""
     server.execute("CREATE DATABASE damaged TEMPLATE tests")
     try:
         with psycopg.connect(server.url.replace("/tests", "/damaged"), autocommit=True) as connection:
@@ -232,11 +263,45 @@ def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage:
                     connection.execute(f"ALTER TABLE audit_events ENABLE ALWAYS TRIGGER {trigger}".encode())
             else:
                 connection.execute(damage.encode())
+        yield
+    finally:
+        server.execute("DROP DATABASE damaged WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("remove event", "events are missing"),
+        ("DROP TRIGGER audit ON users", "Changes may not be recorded"),
+        ("ALTER TABLE sessions DISABLE TRIGGER audit", "Changes may not be recorded"),
+        ("GRANT DELETE ON audit_events TO voiceassist_app", "could change or bypass the audit trail"),
+        ("DELETE FROM django_migrations WHERE app = 'core' AND name LIKE '0010%'", "1 migrations of this code"),
+        ("INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_later', now())", "9999_later"),
+        ("ALTER TABLE messages ADD CONSTRAINT later CHECK (tokens < 9) NOT VALID", "is not validated"),
+        ("SET session_replication_role = replica; DELETE FROM sessions", "violates foreign key constraint"),
+    ],
+)  # fmt: skip
+def test_damaged_database_is_found(server: BackedUpPostgres, dump: Path, damage: str, text: str) -> None:
+    with damaged(server, damage):
         server.script("backup.sh", "dump", PGDATABASE="damaged")
         backup = max((server.target / "dump").glob("2*Z"))
         fails(server.drill(backup, check=False), text)
-    finally:
-        server.execute("DROP DATABASE damaged WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("SET session_replication_role = replica; DELETE FROM sessions", "Rows of messages violate the constraint"),
+        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'audit_events_time'::regclass", "is invalid"),
+    ],
+)
+def test_damage_that_only_a_base_backup_contains_is_found(server: BackedUpPostgres, damage: str, text: str) -> None:
+    """`pg_restore` checks foreign keys and builds indexes again."""
+    with damaged(server, damage):
+        with server.receiving_wal():
+            server.script("backup.sh", "base", PGDATABASE="damaged")
+        backup = max((server.target / "base").glob("2*Z"))
+        fails(server.drill(backup, check=False), text)
 
 
 # What is left behind
