@@ -88,14 +88,16 @@ def store(export_id: UUID) -> None:
         if export is None or (user := User.objects.filter(pk=export.user_id).first()) is None:
             return
         export.chunks.all().delete()
-        job.done, job.total = 0, Message.objects.filter(session__user=user).count()
+        job.total = Message.objects.filter(session__user=user).count()
 
     def store_chunk(**values: Any) -> None:
         nonlocal chunks
         with batch():
             # The foreign key refuses a chunk of an export that has been removed.
             ExportChunk.objects.create(export=export, number=chunks, data=bytes(chunk))
-            job.done = messages
+            # Only messages that no earlier attempt reached are progress. Otherwise a job that fails in the middle would
+            # be tried for ever.
+            job.done = max(job.done, messages)
             Export.objects.filter(pk=export_id).update(size=F("size") + len(chunk) if chunks else len(chunk), **values)
         chunks += 1
         chunk.clear()

@@ -1,7 +1,6 @@
 """The backend of Django's Tasks API (https://docs.djangoproject.com/en/6.0/topics/tasks/), which stores jobs."""
 
 import inspect
-from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -51,7 +50,8 @@ class TaskBackend(BaseTaskBackend):
             **audit.current_origin()._asdict(),
         )
         if not task.run_after:
-            transaction.on_commit(partial(queue.send, job.pk), robust=True)
+            # The job is stored, so a failure must not reach the caller. Django needs a function with a name to log it.
+            transaction.on_commit(lambda: queue.send(job.pk), robust=True)
         return _result(job, task, self.alias)
 
     def get_result(self, result_id: str) -> "TaskResult[Any]":

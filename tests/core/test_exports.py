@@ -9,6 +9,8 @@ import pyrage
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
+from django.db.models import QuerySet
+from django.db.models.functions import Now
 
 from core import batched_deletion, exports, personal_data, tasks
 from core.audit import Origin, attributed_to
@@ -172,6 +174,43 @@ def test_job_starts_again_after_an_interruption(user: User, monkeypatch: pytest.
     assert run(job).status == "succeeded"
     export.refresh_from_db()
     assert export.size == len(content(export)) and len(decrypted(content(export))["sessions"]) == 2
+
+
+def test_job_that_always_fails_in_the_middle_ends(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "CHUNK_SIZE", 500)
+    Message.objects.update(content=f"{CANARY} " * 10_000)
+    _, job = enqueue(user)
+    original: Any = ExportChunk.objects.create
+
+    def fail_at_the_third(**values: Any) -> ExportChunk:
+        if values["number"] == 2:
+            raise ValueError
+        chunk: ExportChunk = original(**values)
+        return chunk
+
+    monkeypatch.setattr(ExportChunk.objects, "create", fail_at_the_third)
+    for _ in range(execution.MAX_ATTEMPTS):
+        Job.objects.update(run_after=Now())
+        assert run(job).status in ("queued", "failed")
+    Job.objects.update(run_after=Now())
+    assert run(job).status == "failed"
+
+
+def test_clearing_deletes_one_export_per_transaction(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export may have gigabytes, and each statement has to stay within DATABASE_TIMEOUT."""
+    for _ in range(3):
+        enqueue(user)
+    Export.objects.update(created_at="2026-01-01T00:00Z")
+    original, deleted = QuerySet.delete, []
+
+    def count(rows: Any) -> Any:
+        result = original(rows)
+        deleted.append(result[1].get("core.Export", 0))
+        return result
+
+    monkeypatch.setattr(QuerySet, "delete", count)
+    tasks.clear_exports.call()
+    assert deleted == [1, 1, 1, 0]
 
 
 def test_errors_are_not_hidden_by_pyrage(user: User) -> None:

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 from django_tasks import TaskContext, TaskResultStatus, task
 from django_tasks.exceptions import InvalidTaskError, TaskResultDoesNotExist, TaskResultMismatch
 
+from core.jobs import queue
 from core.jobs.registry import load
 from core.models import Job, User
 from core.tasks import clear_web_sessions
@@ -64,6 +65,21 @@ def test_rollback_leaves_nothing(jobs: Servers, user: User) -> None:
     with transaction.atomic():
         tasks.add_session.enqueue(user.pk)
     assert jobs.redis_client().llen(LIST) == 1
+
+
+def test_failure_after_the_commit_does_not_reach_the_caller(
+    jobs: Servers, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an outage of Redis, during which PostgreSQL ends the connection."""
+
+    def fail(job_id: UUID) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(queue, "send", fail)
+    tasks.add_session.enqueue(user.pk)
+    with transaction.atomic():
+        tasks.add_session.enqueue(user.pk)
+    assert Job.objects.filter(status=Job.Status.QUEUED).count() == 2
 
 
 @pytest.mark.parametrize("value", ["John Doe", "", None, 1.5, math.nan, [1], {"a": 1}, b"bytes", object()])

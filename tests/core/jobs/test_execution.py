@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
+from django.db.models.functions import Now
 from django.utils import timezone
 from django_tasks.base import Task
 
+from core.jobs import execution
 from core.jobs.execution import MAX_ATTEMPTS, cancel
+from core.jobs.progress import LeaseLost, batch, renew, running
 from core.models import Job, Session, User
 from tests.core.jobs.conftest import Servers, add_sessions, archived_once
 from tests.support.jobs import tasks
@@ -66,6 +70,38 @@ def test_thawed_worker_does_not_repeat_what_another_did(jobs: Servers, user: Use
         assert frozen.events("job ended")[0]["outcome"] in ("lease_lost", "retried")
     assert Session.objects.filter(user=user).count() == 1
     assert Job.objects.get(pk=job.id).status == Job.Status.SUCCEEDED
+
+
+def test_thawed_worker_commits_nothing_while_another_runs_the_job(jobs: Servers, user: User, ends: Ends) -> None:
+    """Neither a row lock nor the status of the job stops the thawed worker, only its lease."""
+    job = tasks.add_session_slowly.enqueue(user.pk, 10_000)
+    with jobs.worker() as first, jobs.worker() as second:
+        assert succeeds_within(20, lambda: first.events("job started") or second.events("job started"))
+        frozen, other = (first, second) if first.events("job started") else (second, first)
+        frozen.freeze()
+        assert other.logs("job started")
+        frozen.thaw()
+        assert frozen.logs("job ended")
+        assert frozen.events("job ended")[0]["outcome"] == "lease_lost"
+        assert ends(job.id)
+    assert Session.objects.filter(user=user).count() == 1
+
+
+def test_lease_that_another_worker_has(jobs: Servers, user: User) -> None:
+    job_id = UUID(tasks.add_session.enqueue(user.pk).id)
+    lost = execution._claim(job_id)
+    Job.objects.update(leased_until=Now() - timedelta(seconds=1))
+    held = execution._claim(job_id)
+    assert lost and held
+    with running(lost), pytest.raises(LeaseLost), batch():
+        Session.objects.create(user=user)
+    assert not Session.objects.filter(user=user).exists()
+    assert not renew(lost)
+    execution._store_outcome(lost, "failed", "")
+    assert Job.objects.get(pk=job_id).lease == held.lease
+    with running(held), batch():
+        Session.objects.create(user=user)
+    assert Session.objects.filter(user=user).count() == 1
 
 
 def test_thousand_jobs_on_two_workers_run_once_each(jobs: Servers, user: User) -> None:
