@@ -1,4 +1,4 @@
-"""List the accounts to review regularly: those that can use the admin or hold `core.view_phi`.
+"""List the accounts to review regularly: those that can use the admin, or may reveal PHI or export a user's data.
 
     admin page    core.admin.access_review        command    manage.py access_review
 
@@ -6,19 +6,21 @@
 """
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.models import Group, Permission
+from django.contrib.auth.models import Group
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from core.models import Authenticator, User
 
 UNUSED_AFTER = timedelta(days=90)
+PERMISSIONS = ("view_phi", "export_user")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Account:
     is_superuser: bool
     is_emergency: bool
     view_phi: str  # how the account gets the permission, "" without it
+    export_user: str  # the same
     has_second_factor: bool
     last_login: datetime | None
     remarks: str  # what a reviewer should look at
@@ -38,27 +41,38 @@ class Account:
 
 def accounts() -> Iterator[Account]:
     """Return the accounts by email. Reads each table once, and only the rows of these accounts into memory."""
-    sources = _view_phi_sources()
+    sources = _sources()
     authenticators = Authenticator.objects.filter(user=OuterRef("pk"), confirmed=True)
-    privileged = Q(is_staff=True) | Q(is_superuser=True) | Q(is_emergency=True) | Q(pk__in=list(sources))
-    users = User.objects.filter(privileged).annotate(has_second_factor=Exists(authenticators)).order_by("email")
+    privileged = Q(is_staff=True) | Q(is_superuser=True) | Q(is_emergency=True)
+    holders = {key for by_user in sources.values() for key in by_user}
+    users = User.objects.filter(privileged | Q(pk__in=holders)).order_by("email")
     now = timezone.now()
-    for user in users.defer("password"):
-        view_phi = ["superuser"] if user.is_superuser else sources.get(user.pk, [])
+    for user in users.annotate(has_second_factor=Exists(authenticators)).defer("password"):
         columns = {field.name: getattr(user, field.name) for field in fields(Account) if hasattr(user, field.name)}
-        remarks = ", ".join(_remarks(user, bool(view_phi), now))
-        yield Account(**columns, view_phi=", ".join(view_phi), remarks=remarks)
+        rights = {
+            name: "superuser" if user.is_superuser else ", ".join(sources[name].get(user.pk, ()))
+            for name in PERMISSIONS
+        }
+        remarks = ", ".join(_remarks(user, bool(rights["view_phi"]), now))
+        yield Account(**columns, **rights, remarks=remarks)
 
 
-def _view_phi_sources() -> dict[UUID, list[str]]:
-    """Return by user how each gets the permission: "directly", or by which groups."""
-    permission = Permission.objects.get(content_type__app_label="core", codename="view_phi")
-    direct = User.user_permissions.through.objects.filter(permission=permission)
-    groups = dict(Group.objects.filter(permissions=permission).values_list("pk", "name"))
-    members = User.groups.through.objects.filter(group__in=groups)
-    sources: dict[UUID, list[str]] = {key: ["directly"] for key in direct.values_list("user_id", flat=True)}
-    for key, group in members.order_by("group__name").values_list("user_id", "group_id"):
-        sources.setdefault(key, []).append(f"group {groups[group]}")
+def _sources() -> dict[str, dict[UUID, list[str]]]:
+    """Return by permission and user how each gets it: "directly", or by which groups."""
+    is_listed = Q(permission__content_type__app_label="core", permission__codename__in=PERMISSIONS)
+    direct = User.user_permissions.through.objects.filter(is_listed)
+    by_group = Group.permissions.through.objects.filter(is_listed).order_by("group__name")
+    groups = list(by_group.values_list("permission__codename", "group_id", "group__name"))
+    members = defaultdict(list)
+    memberships = User.groups.through.objects.filter(group__in={group for _, group, _ in groups})
+    for user, group in memberships.values_list("user_id", "group_id"):
+        members[group].append(user)
+    sources: dict[str, dict[UUID, list[str]]] = {name: {} for name in PERMISSIONS}
+    for permission, user in direct.values_list("permission__codename", "user_id"):
+        sources[permission][user] = ["directly"]
+    for permission, group, name in groups:
+        for user in members[group]:
+            sources[permission].setdefault(user, []).append(f"group {name}")
     return sources
 
 

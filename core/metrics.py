@@ -43,8 +43,8 @@ JOB_DURATION = Histogram(
     ["task"],
     buckets=(0.01, 0.1, 1, 10, 60, 600, 3600),
 )
-REVEALS = Counter("voiceassist_reveals", "Requests to reveal PHI that the audit trail records.", ["outcome"])
-for _outcome in ("revealed", "refused", "code_required"):
+REVEALS = Counter("voiceassist_reveals", "Requests to reveal or export PHI that the audit trail records.", ["outcome"])
+for _outcome in ("revealed", "exported", "refused", "code_required"):
     REVEALS.labels(_outcome)
 for _outcome in ("ok", "error"):
     for _command in ("GET", "SET"):

@@ -11,6 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from core import audit, exports, tasks
+from core.admin.phi_reveal import record_outcomes
 from core.auth import second_factor
 from core.models import AuditEvent, Export, Job, User
 from core.models.exports import MAX_EXPORT_AGE
@@ -44,7 +45,7 @@ class ExportAdmin(admin.ModelAdmin):
     """Adds the page that asks for a key and starts the job. The export can reveal PHI, so it takes `core.view_phi`."""
 
     def get_urls(self) -> list[Any]:
-        view = self.admin_site.admin_view(self.export_view)
+        view = record_outcomes(self.model, self.admin_site.admin_view(self.export_view))
         return [path("<path:object_id>/export/", view, name="core_user_export"), *super().get_urls()]
 
     def export_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -78,6 +79,7 @@ def _enqueue(request: HttpRequest, user: User, recipient: str, reason: str) -> N
         exports.record(request, user, recipient)
         export = Export.objects.create(user_id=user.pk, recipient=recipient)
         tasks.export_user.enqueue(str(user.pk), str(export.pk))
+    request.disclosed = "exported"  # type: ignore[attr-defined]  # read by `record_outcomes`
 
 
 def download_view(request: HttpRequest, job: Job) -> Any:

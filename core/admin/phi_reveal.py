@@ -32,6 +32,43 @@ def masked(field: str) -> Callable[[Any, Model], str]:
     return column
 
 
+def record_outcomes(model: type[Model], view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Count the outcomes of a view that discloses PHI, and record a refusal after `admin_view` has rolled back.
+
+    The view sets `request.disclosed` to "revealed" or "exported" if it did.
+    """
+
+    @wraps(view)
+    def recorded(request: HttpRequest, object_id: str) -> HttpResponse:
+        try:
+            response = view(request, object_id)
+        except (PermissionDenied, Http404):
+            _record_refusal(model, request, object_id)
+            raise
+        if outcome := getattr(request, "disclosed", ""):
+            REVEALS.labels(outcome).inc()
+        elif request.method == "POST" and response.status_code == 302:  # to the login, for example
+            _record_refusal(model, request, object_id)
+        return response
+
+    return recorded
+
+
+def _record_refusal(model: type[Model], request: HttpRequest, object_id: str) -> None:
+    """Record the refusal, unless the user is unknown: anonymous clients could make the audit trail grow for ever.
+
+    A text that is not an id is not recorded, because the client may have chosen any.
+    """
+    user: Any = getattr(request, "expired_user", request.user)  # set by core.auth.session_expiry
+    if user.is_anonymous:
+        return
+    key = parse_uuid(unquote(object_id))
+    target = model(pk=key) if key else None
+    audit.record(AuditEvent.Action.REVEAL_REFUSED, request, user=user, target=target)
+    # Users are asked for a code every hour, which must not raise the alert on refusals.
+    REVEALS.labels("code_required" if getattr(request, "asked_for_code", False) else "refused").inc()
+
+
 class RevealPHIAdmin(ReadOnlyAdmin):
     """Adds a page that shows the PHI of one row, in response to a POST by a user with `core.view_phi`."""
 
@@ -47,44 +84,12 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         return row
 
     def get_urls(self) -> list[Any]:
-        view = self._record_outcome(self.admin_site.admin_view(self.reveal_view))
+        view = record_outcomes(self.model, self.admin_site.admin_view(self.reveal_view))
         return [path("<path:object_id>/reveal/", view, name=f"{self._url_prefix}_reveal"), *super().get_urls()]
 
     @property
     def _url_prefix(self) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}"
-
-    def _record_outcome(self, view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-        """Count the outcomes of `view`, and record a refusal after `admin_view` has rolled its transaction back."""
-
-        @wraps(view)
-        def recorded(request: HttpRequest, object_id: str) -> HttpResponse:
-            try:
-                response = view(request, object_id)
-            except (PermissionDenied, Http404):
-                self._record_refusal(request, object_id)
-                raise
-            if response.status_code == 200:
-                REVEALS.labels("revealed").inc()
-            elif request.method == "POST":  # redirected, to the login for example
-                self._record_refusal(request, object_id)
-            return response
-
-        return recorded
-
-    def _record_refusal(self, request: HttpRequest, object_id: str) -> None:
-        """Record the refusal, unless the user is unknown: anonymous clients could make the audit trail grow for ever.
-
-        A text that is not an id is not recorded, because the client may have chosen any.
-        """
-        user: Any = getattr(request, "expired_user", request.user)  # set by core.auth.session_expiry
-        if user.is_anonymous:
-            return
-        key = parse_uuid(unquote(object_id))
-        target = self.model(pk=key) if key else None
-        audit.record(AuditEvent.Action.REVEAL_REFUSED, request, user=user, target=target)
-        # Users are asked for a code every hour, which must not raise the alert on refusals.
-        REVEALS.labels("code_required" if getattr(request, "asked_for_code", False) else "refused").inc()
 
     def reveal_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Record the access, then return the PHI.
@@ -102,6 +107,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         if second_factor.requires_step_up(request):
             return second_factor.ask_again(request)
         audit.record(AuditEvent.Action.REVEAL, request, user=request.user, target=row)
+        request.disclosed = "revealed"  # type: ignore[attr-defined]  # read by `record_outcomes`
         json_fields = {field.name for field in self.opts.fields if isinstance(field, JSONField)}
         values = {
             name.replace("_", " "): indented(text) if name in json_fields else text

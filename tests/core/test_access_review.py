@@ -1,4 +1,4 @@
-"""The access review lists every account that can use the admin or reveal PHI, and no other."""
+"""The access review lists every account that can use the admin, reveal PHI or export a user's data, and no other."""
 
 import csv
 import io
@@ -36,9 +36,13 @@ def users() -> None:
     create("user", is_staff=False)
     create("root", is_superuser=True, full_name="=1+1")
     create("direct").user_permissions.add(permission)
+    export = Permission.objects.get(codename="export_user")
+    exporters = Group.objects.create(name="exporters")
+    exporters.permissions.add(export)
+    create("exporter", is_staff=False).user_permissions.add(export)
     both = create("both")
     both.user_permissions.add(permission)
-    both.groups.add(reviewers, others)
+    both.groups.add(reviewers, exporters, others)
     create("member", is_staff=False).groups.add(reviewers)
     create("never", last_login=None).groups.add(others)
     create("old", last_login=timezone.now() - timedelta(days=91), must_change_password=True)
@@ -53,6 +57,7 @@ EXPECTED = {
     "both": ("directly, group reviewers", "no second factor"),
     "direct": ("directly", "no second factor"),
     "emergency": ("", "no second factor"),
+    "exporter": ("", "no second factor"),
     "gone": ("", "inactive, but keeps its rights"),
     "member": ("group reviewers", "no second factor, may reveal PHI, but is not staff"),
     "never": ("", "no second factor, never logged in"),
@@ -66,16 +71,18 @@ def test_lists_privileged_accounts_with_remarks(users: None) -> None:
     listed = list(access_review.accounts())
     assert {row.email.split("@")[0]: (row.view_phi, row.remarks) for row in listed} == EXPECTED
     assert [row.email for row in listed] == sorted(row.email for row in listed)
+    exporters = {row.email.split("@")[0]: row.export_user for row in listed if row.export_user}
+    assert exporters == {"both": "group exporters", "exporter": "directly", "root": "superuser"}
 
 
 def test_number_of_queries_does_not_depend_on_the_accounts(
     users: None, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(4):
         list(access_review.accounts())
     for number in range(20):
         create(f"staff{number}")
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(4):
         assert len(list(access_review.accounts())) == len(EXPECTED) + 20
 
 

@@ -1,8 +1,9 @@
-"""Attempts to reveal PHI leave a record, also refused ones, and a metric that raises an alert."""
+"""Attempts to reveal or export PHI leave a record, also refused ones, and a metric that raises an alert."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import pyrage
 import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -50,10 +51,11 @@ def counted() -> Iterator[dict[str, int]]:
         return REGISTRY.get_sample_value("voiceassist_reveals_total", {"outcome": outcome}) or 0
 
     expected: dict[str, int] = {}
-    before = {outcome: count(outcome) for outcome in ("revealed", "refused", "code_required")}
+    before = {outcome: count(outcome) for outcome in ("revealed", "exported", "refused", "code_required")}
     yield expected
     assert {outcome: count(outcome) - before[outcome] for outcome in before} == {
         "revealed": 0,
+        "exported": 0,
         "refused": 0,
         "code_required": 0,
         **expected,
@@ -163,6 +165,29 @@ def test_reveals_are_counted(client: Client, message: Message, counted: dict[str
     counted["revealed"] = 3
 
 
+def test_exports_and_their_refusals_are_recorded_and_counted(
+    client: Client, message: Message, counted: dict[str, int], settings: Settings
+) -> None:
+    """An export discloses all PHI of a user. The page without a key, or with a wrong one, is neither."""
+    owner = message.session.user
+    page = f"/admin/core/user/{owner.pk}/export/"
+    exporter = create_staff("exporter@example.org", "view_user", "view_phi", "export_user")
+    viewer = create_staff("viewer@example.org", "view_user", "view_phi")
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    client.force_login(exporter)
+    assert client.get(page).status_code == 200
+    assert client.post(page, {"recipient": "age1"}).status_code == 200
+    assert client.post(page, {"recipient": recipient}).status_code == 302
+    settings.ADMIN_MFA = "required"
+    assert client.post(page, {"recipient": recipient})["Location"].startswith("/admin/second-factor/verify/")
+    settings.ADMIN_MFA = "optional"
+    client.force_login(viewer)
+    assert client.post(page, {"recipient": recipient}).status_code == 403
+    assert refusals() == [(email, "users", str(owner.pk)) for email in (exporter.email, viewer.email)]
+    assert AuditEvent.objects.filter(action="export").count() == 1
+    counted |= {"exported": 1, "code_required": 1, "refused": 1}
+
+
 def test_nothing_is_shown_if_the_refusal_cannot_be_recorded(client: Client, message: Message) -> None:
     """The response differs from that to a recorded refusal, but reveals nothing."""
     client.force_login(create_staff("viewer@example.org", "view_message"))
@@ -189,15 +214,16 @@ def test_every_worker_counts_into_one_metric_without_persons(servers: Servers) -
             for series, value in (line.rsplit(" ", 1) for line in lines if line.startswith("voiceassist_reveals"))
         }
 
-    revealed, refused, code_required = (
-        f'voiceassist_reveals_total{{outcome="{outcome}"}}' for outcome in ("revealed", "refused", "code_required")
+    revealed, exported, refused, code_required = (
+        f'voiceassist_reveals_total{{outcome="{outcome}"}}'
+        for outcome in ("revealed", "exported", "refused", "code_required")
     )
     with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="2") as app:
-        assert samples(app) == {revealed: 0, refused: 0, code_required: 0}
+        assert samples(app) == {revealed: 0, exported: 0, refused: 0, code_required: 0}
         client = app.log_in(email, PASSWORD)
         key = "0198c000-0000-7000-8000-000000000000"
         for _ in range(8):
             client.headers["X-CSRFToken"] = client.cookies["csrftoken"]
             assert client.post(f"/admin/core/message/{key}/reveal/", headers={"Connection": "close"}).status_code == 404
-        assert samples(app) == {revealed: 0, refused: 8, code_required: 0}
+        assert samples(app) == {revealed: 0, exported: 0, refused: 8, code_required: 0}
         client.close()

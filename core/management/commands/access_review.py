@@ -1,4 +1,4 @@
-"""`manage.py access_review`: the accounts that can use the admin or reveal PHI."""
+"""`manage.py access_review`: the accounts that can use the admin, reveal PHI or export a user's data."""
 
 import json
 from typing import Any
@@ -7,12 +7,14 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from core import access_review
 
-COLUMNS = ("email", "is_active", "is_staff", "is_superuser", "is_emergency", "view_phi", "has_second_factor",
-           "last_login", "remarks")  # fmt: skip
+COLUMNS = ("email", "is_active", "is_staff", "is_superuser", "is_emergency", "view_phi", "export_user",
+           "has_second_factor", "last_login", "remarks")  # fmt: skip
 
 
 class Command(BaseCommand):
-    help = "Lists the accounts that can use the admin or reveal PHI, and what a reviewer should look at."
+    help = (
+        "Lists the accounts that can use the admin, reveal PHI or export a user's data, and what a reviewer should look at."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=("text", "json", "csv"), default="text", help="default: %(default)s")
