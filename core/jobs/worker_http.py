@@ -23,7 +23,7 @@ _MAX_AGE = 60.0
 
 class _Server(ThreadingWSGIServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a bug. The standard library would also write a traceback for each client that disconnects or is silent."""
+        """Log a bug only. The standard library writes a traceback also if a client disconnects or is silent."""
         if not isinstance(sys.exception(), OSError):
             log.error("a request to the worker failed", exc_info=True)
 

@@ -97,7 +97,7 @@ class Job(BaseModel):
         )
 
     def id_argument(self, name: str) -> UUID | None:
-        """Return an argument that is an id, None if there is none. Whoever can write to the table can store any JSON."""
+        """Return an argument that is an id, None if there is none. The table may contain JSON of any kind."""
         value = self.arguments.get(name) if isinstance(self.arguments, dict) else None
         try:
             return UUID(value) if isinstance(value, str) else None
