@@ -23,7 +23,7 @@ STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 OBJECT_ID = Coalesce(KeyTextTransform("user_id", "arguments"), KeyTextTransform("session_id", "arguments"))
 
 
-def is_short(column):
+def is_short(column: str) -> models.Q:
     return models.Q(LessThanOrEqual(Length(Cast(column, models.TextField())), 1000))
 
 

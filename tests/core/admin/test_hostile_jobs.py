@@ -13,11 +13,14 @@ from core.models import Job
 pytestmark = pytest.mark.django_db
 
 
+VALUES: tuple[Any, ...] = (5, "x", None, [1], {})
+
+
 @pytest.mark.parametrize("task", ["core.tasks.delete_user", "junk\n<script>", ""])
 @pytest.mark.parametrize("status", ["queued", "failed"])
 @pytest.mark.parametrize(
     "arguments",
-    [5, "text", [1], *({name: value} for name in ("user_id", "export_id") for value in (5, "x", None, [1], {}))],
+    [5, "text", [1], *({name: value} for name in ("user_id", "export_id") for value in VALUES)],
     ids=json.dumps,
 )
 def test_arguments_of_any_kind(admin_client: Client, arguments: Any, status: str, task: str) -> None:
