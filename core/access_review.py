@@ -49,7 +49,7 @@ def accounts() -> Iterator[Account]:
     now = timezone.now()
     for user in users.annotate(has_second_factor=Exists(authenticators)).defer("password"):
         columns = {field.name: getattr(user, field.name) for field in fields(Account) if hasattr(user, field.name)}
-        rights = {
+        rights: dict[str, Any] = {
             name: "superuser" if user.is_superuser else ", ".join(sources[name].get(user.pk, ()))
             for name in PERMISSIONS
         }

@@ -117,9 +117,9 @@ def store(export_id: UUID) -> None:
 
 def download(job: Job) -> Export | None:
     """Return the finished export of a job, None if there is none or if it has expired."""
-    if key := job.arguments.get("export_id"):
+    if key := job.id_argument("export_id"):
         not_expired = Q(created_at__gt=timezone.now() - MAX_EXPORT_AGE)
-        return Export.objects.filter(not_expired, pk=UUID(key), finished_at__isnull=False).first()
+        return Export.objects.filter(not_expired, pk=key, finished_at__isnull=False).first()
     return None
 
 

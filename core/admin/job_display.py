@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -98,9 +97,9 @@ class JobDisplay:
 def object_of(job: Job) -> Any:
     """Return the user or session that a job is about, None for another job or if it does not exist any more."""
     for name, model in _MODELS.items():
-        if key := job.arguments.get(name):
+        if key := job.id_argument(name):
             phi = model.PHI
-            return model.objects.filter(pk=UUID(key)).defer(*phi).first()
+            return model.objects.filter(pk=key).defer(*phi).first()
     return None
 
 
@@ -114,10 +113,11 @@ def is_permitted(request: HttpRequest, job: Job) -> bool:
     if job.task == "core.tasks.export_user":
         return request.user.has_perm("core.export_user")
     for name, model in _MODELS.items():
-        if name in job.arguments:
+        if job.id_argument(name):
             model_admin = admin.site.get_model_admin(model)
             return bool(model_admin.has_delete_permission(request, object_of(job)))
-    return False
+    # For example, a job whose task no release has any more.
+    return bool(request.user.is_superuser) and not job.is_scheduled
 
 
 def display(request: HttpRequest, job: Job) -> JobDisplay:

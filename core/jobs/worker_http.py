@@ -1,6 +1,7 @@
 """The worker's `/health` and `/metrics`, for probes and Prometheus."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -8,16 +9,26 @@ from hmac import compare_digest
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+import structlog
 from django.conf import settings
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+log = structlog.stdlib.get_logger("voiceassist.jobs")
 
 # Seconds since the last round of the housekeeping thread, beside DATABASE_TIMEOUT. A round of an outage takes a few
 # seconds and at most one DATABASE_TIMEOUT, so /health does not fail because a dependency does.
 _MAX_AGE = 60.0
 
 
-class _IPv6Server(ThreadingWSGIServer):
+class _Server(ThreadingWSGIServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log a bug only. The standard library writes a traceback also if a client disconnects or is silent."""
+        if not isinstance(sys.exception(), OSError):
+            log.error("a request to the worker failed", exc_info=True)
+
+
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
@@ -49,7 +60,7 @@ def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
             return _respond(start_response, "401 Unauthorized")
         return metrics(environ, start_response)  # type: ignore[no-any-return]
 
-    server = make_server(host, port, app, _IPv6Server if ":" in host else ThreadingWSGIServer, _Handler)
+    server = make_server(host, port, app, _IPv6Server if ":" in host else _Server, _Handler)
     threading.Thread(target=server.serve_forever, name="worker-http", daemon=True).start()
 
 

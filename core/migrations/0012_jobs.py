@@ -4,7 +4,8 @@ import django.utils.timezone
 import uuid_utils.compat
 from django.db import migrations, models
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce, Length
+from django.db.models.lookups import LessThanOrEqual
 
 TRIGGERS = """
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION audit_row(
@@ -20,6 +21,10 @@ ALTER TABLE jobs ENABLE ALWAYS TRIGGER audit_is_not_passed
 NO_TRIGGERS = "DROP TRIGGER audit ON jobs; DROP TRIGGER audit_is_not_passed ON jobs"
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 OBJECT_ID = Coalesce(KeyTextTransform("user_id", "arguments"), KeyTextTransform("session_id", "arguments"))
+
+
+def is_short(column: str) -> models.Q:
+    return models.Q(LessThanOrEqual(Length(Cast(column, models.TextField())), 1000))
 
 
 class Migration(migrations.Migration):
@@ -83,6 +88,9 @@ class Migration(migrations.Migration):
                         fields=("task",), condition=models.Q(is_scheduled=True), name="jobs_one_per_schedule"
                     ),
                     models.CheckConstraint(condition=models.Q(status__in=STATUSES), name="jobs_status_is_known"),
+                    models.CheckConstraint(
+                        condition=is_short("arguments") & is_short("result"), name="jobs_json_is_short"
+                    ),
                 ],
             },
         ),

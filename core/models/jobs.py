@@ -1,15 +1,23 @@
 """Background jobs."""
 
+from uuid import UUID
+
 from django.db import models
 from django.db.models import Q
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce, Length
+from django.db.models.lookups import LessThanOrEqual
 from django.utils import timezone
 
 from core.models.base import BaseModel
 
 # The user or session that a job is about, as text. Null for other jobs.
 OBJECT_ID = Coalesce(KeyTextTransform("user_id", "arguments"), KeyTextTransform("session_id", "arguments"))
+_MAX_JSON_LENGTH = 1000  # characters
+
+
+def _is_short(column: str) -> Q:
+    return Q(LessThanOrEqual(Length(Cast(column, models.TextField())), _MAX_JSON_LENGTH))
 
 
 class Job(BaseModel):
@@ -84,4 +92,14 @@ class Job(BaseModel):
                 condition=Q(status__in=("queued", "running", "succeeded", "failed", "cancelled")),
                 name="jobs_status_is_known",
             ),
+            # Ids and numbers are short. Python can't load every longer value, which would break pages and workers.
+            models.CheckConstraint(condition=_is_short("arguments") & _is_short("result"), name="jobs_json_is_short"),
         )
+
+    def id_argument(self, name: str) -> UUID | None:
+        """Return an argument that is an id, None if there is none. The table may contain JSON of any kind."""
+        value = self.arguments.get(name) if isinstance(self.arguments, dict) else None
+        try:
+            return UUID(value) if isinstance(value, str) else None
+        except ValueError:
+            return None

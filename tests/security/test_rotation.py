@@ -264,7 +264,7 @@ def test_sighup_reads_the_token_and_the_keys_again(deployment: Deployment) -> No
     One request at a time, because Django gives a login a new session id when a fallback verifies it, and a parallel
     request with the old one has no login.
     """
-    with VoiceAssistServer(**deployment.environment) as server, browsing(server, threads=1) as load:
+    with VoiceAssistServer(**deployment.environment) as server, browsing(server) as load:
         deployment.write("SECRET_KEY_FALLBACKS", NEW_KEY)
         reload(server)
         deployment.write("SECRET_KEY", NEW_KEY)

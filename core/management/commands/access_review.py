@@ -12,7 +12,7 @@ COLUMNS = ("email", "is_active", "is_staff", "is_superuser", "is_emergency", "vi
 
 
 class Command(BaseCommand):
-    help = "Lists the accounts that can use the admin, reveal PHI or export a user's data, and what a reviewer should look at."
+    help = "Lists the accounts that can use the admin, reveal PHI or export data, and what a reviewer should look at."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=("text", "json", "csv"), default="text", help="default: %(default)s")

@@ -1,6 +1,7 @@
 """`manage.py worker --bind`: /health and /metrics."""
 
 import socket
+import struct
 
 import httpx
 import pytest
@@ -34,6 +35,18 @@ def test_health_and_metrics(jobs: Servers, user: User) -> None:
         worker.freeze()
         worker.thaw()
         assert worker.stop() == 0
+
+
+def test_client_that_disconnects_is_not_logged(jobs: Servers) -> None:
+    """The standard library would write a traceback with the address, which is neither JSON nor useful."""
+    with jobs.worker("--bind", f"127.0.0.1:{jobs.http_port}") as worker:
+        assert jobs.http_status("/health") == 200
+        with socket.create_connection(("127.0.0.1", jobs.http_port)) as client:
+            client.sendall(b"GET /hea")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends RST
+        assert jobs.http_status("/health") == 200
+        assert worker.stop() == 0
+        assert "Traceback" not in worker.log()
 
 
 def test_health_fails_when_the_housekeeping_hangs(jobs: Servers) -> None:
