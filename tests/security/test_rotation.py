@@ -259,11 +259,7 @@ def test_worker_for_jobs_uses_new_passwords(deployment: Deployment) -> None:
 
 
 def test_sighup_reads_the_token_and_the_keys_again(deployment: Deployment) -> None:
-    """A login survives a new SECRET_KEY, because the old one is a fallback.
-
-    One request at a time, because Django gives a login a new session id when a fallback verifies it, and a parallel
-    request with the old one has no login.
-    """
+    """A login survives a new SECRET_KEY, because the old one is a fallback, also in parallel requests."""
     with VoiceAssistServer(**deployment.environment) as server, browsing(server) as load:
         deployment.write("SECRET_KEY_FALLBACKS", NEW_KEY)
         reload(server)
