@@ -18,10 +18,10 @@ import psutil
 import psycopg
 
 from tests.benchmarks.smoke import IS_SMOKE
-from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.databases import migrated_database
+from tests.support.dependency_servers import Postgres, Valkey, as_application
 from tests.support.jobs.worker import ROOT, Worker
 from tests.support.polling import succeeds_within
-from tests.support.voiceassist_server import database_with_staff
 
 JOBS = 50 if IS_SMOKE else 10_000
 LATENCIES = 3 if IS_SMOKE else 100
@@ -41,7 +41,7 @@ class Setup:
         self.postgres.start()
         self.redis.start()
         self.environment: dict[str, Any] = {
-            "DATABASE_URL": database_with_staff(self.postgres, "jobs", "admin@example.org", "unused"),
+            "DATABASE_URL": as_application(migrated_database(self.postgres, "jobs")),
             "REDIS_URL": self.redis.url,
         }
 
