@@ -59,9 +59,9 @@ def _apply(names: tuple[str, ...]) -> None:
         setattr(settings, name, new[name])
     # Every thread's connection has this dictionary, so it is changed in place.
     database, new_database = settings.DATABASES["default"], new["DATABASES"]["default"]
-    if any(database[name] != value for name, value in new_database.items()):
+    if any(database.get(name) != value for name, value in new_database.items()):
         database.update(new_database)
-        changed.append("DATABASE_URL")
+        changed.append("DATABASES")
     if changed:
         log.info("Secrets were read again.", changed=sorted(changed))
 

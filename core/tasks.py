@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,11 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django_tasks import task
 
-from core import batched_deletion, exports
+from core import batched_deletion, drill, exports
 from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
 from core.auth import login_failures
 from core.auth.web_sessions import SessionStore
+from core.jobs import schedule
 from core.jobs.progress import batch, current_job
 from core.models import Export, Job
 from core.models.exports import MAX_EXPORT_AGE
@@ -25,6 +27,7 @@ _MAX_ROWS = 1000  # per transaction
 _KEEP_JOBS = timedelta(days=90)
 _CHECKPOINT_CALL_TIMEOUT = 10.0  # seconds; reading a batch of events takes about 0.2
 _MAX_CHECKPOINT_AGE = timedelta(minutes=10)
+_backups: tuple[Path, Path] | None = None  # of `verify_backups_in`
 
 
 @task()
@@ -108,3 +111,30 @@ def export_user(user_id: str, export_id: str) -> None:
 def clear_exports() -> None:
     """Delete exports that were asked for more than seven days ago, one per transaction, because each may be large."""
     _delete(Export.objects.filter(created_at__lt=timezone.now() - MAX_EXPORT_AGE), max_rows=1)
+
+
+def verify_backups_in(folder: Path, identity: Path) -> None:
+    """Let this worker prove the newest base backup in BACKUP_DIR every week. `identity` is age's private key."""
+    global _backups
+    _backups = folder, identity
+    schedule.add(schedule.VERIFY_BACKUP)
+
+
+@task()
+def verify_backup() -> None:
+    """Restore the newest base backup into a throw-away server, check it, and record the success."""
+    assert _backups, "Only workers whose schedule has this task run it."
+    folder, identity = _backups
+    try:
+        outcome = drill.verify(drill.newest_base_backup(folder), identity, _count_step)
+    except drill.DrillError:
+        log.error("the newest backup is not proven", hint="run manage.py drill BACKUP, which says why")
+        raise
+    with batch():
+        drill.record(outcome)
+
+
+def _count_step(name: str, seconds: float, detail: str) -> None:
+    """Store progress, because a job without any for an hour counts as hung."""
+    with batch() as job:
+        job.done += 1

@@ -183,18 +183,19 @@ class Environment:
                 self.fail(name, "Not a DSN of Sentry. Use https://KEY@HOST/PROJECT, as the settings of a project show.")
         return value
 
-    def redis_url(self, name: str, *, default: str | None, required: bool) -> str:
-        value = self.text(name, default, required=required) or ""
+    def redis_url(self, name: str, *, password: str, default: str | None, required: bool) -> str:
+        """Return the URL, with the password in the variable `password` if the URL has none."""
+        value = redis_url.with_password(self.text(name, default, required=required) or "", self.text(password))
         try:
             redis_url.parse(value)
         except ValueError as error:
             self.fail(name, f"The value {error}")
         return value
 
-    def database(self, name: str, *, default: str | None, required: bool) -> dict[str, Any]:
-        """Return Django's database settings, without ENGINE."""
+    def database(self, name: str, *, password: str, default: str | None, required: bool) -> dict[str, Any]:
+        """Return Django's database settings, without ENGINE. The variable `password` is used if the URL has none."""
         try:
-            return database_url.parse(self.text(name, default, required=required) or "")
+            return database_url.parse(self.text(name, default, required=required) or "", self.text(password))
         except ValueError as error:
             self.fail(name, str(error))
 

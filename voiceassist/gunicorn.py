@@ -22,6 +22,7 @@ from gunicorn.glogging import Logger
 if __name__ == "__config__":  # see the end of this file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # gunicorn applies --chdir only afterwards
 
+from core import secret_files
 from health.multiprocess import draining, metric_files, process_metrics, runtime_folder, worker_stacks, worker_states
 from voiceassist import descriptors, settings, start_checks
 from voiceassist.gunicorn_master import logging_failures, survive_failed_starts_of_workers
@@ -47,8 +48,7 @@ logconfig_dict = settings.LOGGING
 
 log = logging.getLogger("voiceassist.server")
 
-# Signals that stop a worker.
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)  # they stop a worker
 
 
 class logger_class(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -107,10 +107,7 @@ def on_starting(server: Any) -> None:
 
 def on_reload(server: Any) -> None:
     """Read secrets in files again after SIGHUP, before gunicorn replaces the workers."""
-    from core import secret_files
-
-    with logging_failures("the secrets could not be read again"):
-        secret_files.reload()
+    secret_files.reload()
 
 
 def when_ready(server: Any) -> None:

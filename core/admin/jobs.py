@@ -28,7 +28,7 @@ from core.admin.job_display import (
 )
 from core.admin.search_terms import parse_uuid
 from core.jobs import execution
-from core.jobs.schedule import SCHEDULE
+from core.jobs.schedule import SCHEDULE, VERIFY_BACKUP
 from core.models import AuditEvent, Job
 
 
@@ -133,7 +133,7 @@ class JobAdmin(ReadOnlyAdmin):
         scheduled = {job.task: job for job in Job.objects.filter(is_scheduled=True)}
         rows = [
             (display(request, scheduled[entry.task]), format_duration(entry.interval))
-            for entry in SCHEDULE
+            for entry in (*SCHEDULE, VERIFY_BACKUP)
             if entry.task in scheduled
         ]
         return super().changelist_view(request, {"schedule": rows, **(extra_context or {})})

@@ -75,7 +75,10 @@ class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
 
 def _get_user(request: Any) -> Any:
     user_id = request.session.get(SESSION_KEY)
-    user = middleware.get_user(request)
+    # Django replaces the key of a login that it verifies with a fallback of SECRET_KEY. That would log out the requests
+    # of the browser that are in flight with the old key.
+    with request.session.keeping_key():
+        user = middleware.get_user(request)
     if user_id is None:
         return user
     if user.is_anonymous:  # the account was deactivated or deleted, or has another password

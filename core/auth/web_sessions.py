@@ -9,7 +9,8 @@ miss in Redis and an empty session in the table. Redis may have an outdated entr
 session is changed or deleted. Requests that can change or reveal something therefore read the database.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -42,6 +43,7 @@ class SessionStore(db.SessionStore):
     """
 
     reads_cache = True
+    _keeps_key = False
 
     def __init__(self, session_key: str | None = None) -> None:
         super().__init__(session_key)
@@ -51,6 +53,19 @@ class SessionStore(db.SessionStore):
     def key_salt(self) -> str:
         """Return the salt of the signature, which binds a value to this session."""
         return f"{__name__}:{stored_key(str(self.session_key))}"
+
+    @contextmanager
+    def keeping_key(self) -> Iterator[None]:
+        """Let `cycle_key` do nothing inside the block."""
+        self._keeps_key = True
+        try:
+            yield
+        finally:
+            self._keeps_key = False
+
+    def cycle_key(self) -> None:
+        if not self._keeps_key:
+            super().cycle_key()
 
     def load(self) -> dict[str, Any]:
         if self.reads_cache and (data := self._load_from_cache()) is not None:

@@ -27,8 +27,8 @@ _INTEGERS = {
 _NO_SERVER = {"host": "/dev/null/no-server", "hostaddr": "", "port": "", "user": "x", "password": "x", "dbname": "x"}
 
 
-def parse(url: str) -> dict[str, Any]:
-    """Return Django's database settings, without ENGINE.
+def parse(url: str, password: str | None = None) -> dict[str, Any]:
+    """Return Django's database settings, without ENGINE. The password is used if the URL has none.
 
     Raises ValueError. Its message quotes no part of the URL except names of libpq's options.
     """
@@ -43,6 +43,8 @@ def parse(url: str) -> dict[str, Any]:
         ) from None
     if not options.get("dbname"):
         raise ValueError(f"The database name is missing. {_FORM}.")
+    if password:
+        options.setdefault("password", password)
     _check_servers(options)
     _check_options(options)
     parts = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}

@@ -12,7 +12,7 @@ redis-py has URLs for single servers only. For Sentinel we use the form of other
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool, parse_url
@@ -163,6 +163,17 @@ def _redis_py_options(url: str) -> dict[str, Any]:
     except ValueError:
         raise ValueError("has an invalid port or option. Escape special characters as %XX.") from None
     return options
+
+
+def with_password(url: str, password: str | None) -> str:
+    """Return the URL with the password. A URL that has one, or is not valid, is returned as it is."""
+    parts = _URL.fullmatch(url)
+    if not password or not parts:
+        return url
+    user, _, own_password = (parts["login"] or "").partition(":")
+    if own_password or "password" in dict(parse_qsl(parts["query"] or "")):
+        return url
+    return f"{parts['scheme']}://{user}:{quote(password, safe='')}@{url[parts.start('hosts') :]}"
 
 
 def passwords(url: str) -> set[str]:

@@ -9,6 +9,6 @@ The scripts in `ops/backup` do the restoring, so that a drill proves exactly wha
 """
 
 from core.drill.manifest import DrillError
-from core.drill.run import Outcome, record, verify
+from core.drill.run import Outcome, newest_base_backup, record, verify
 
-__all__ = ["DrillError", "Outcome", "record", "verify"]
+__all__ = ["DrillError", "Outcome", "newest_base_backup", "record", "verify"]

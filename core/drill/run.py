@@ -12,7 +12,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from core.drill import checks, throwaway
-from core.drill.manifest import Manifest, read
+from core.drill.manifest import DrillError, Manifest, read
 from core.drill.throwaway import Server
 from core.models import Backup
 
@@ -104,6 +104,14 @@ def _restore_dump(backup: Path, identity: Path, server: Server, manifest: Manife
     with clock.step("row counts") as details:
         details.append(checks.row_counts(server, manifest))
     return manifest.taken_at
+
+
+def newest_base_backup(folder: Path) -> Path:
+    """Return the newest complete base backup in BACKUP_DIR. Raise DrillError if there is none."""
+    complete = sorted((folder / "base").glob("2*Z"))  # the name is the time; others are renamed when they are complete
+    if not complete:
+        raise DrillError(f"{folder} contains no base backup. Run ops/backup/backup.sh base.")
+    return complete[-1]
 
 
 def record(outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -102,9 +103,9 @@ class Server:
         options = ("--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync")
         run("initdb", "--pgdata", self.data, "--username", self._manifest.superuser, *options)
 
-    def start(self, options: Mapping[str, str] = {}, *, until: str) -> None:  # noqa: B006  # it is not changed
+    def start(self, options: Mapping[str, str] | None = None, *, until: str) -> None:
         """Start the server, and wait until the query `until` returns true. Raise DrillError if the server ends."""
-        settings_ = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        settings_ = [word for name, value in (options or {}).items() for word in ("-c", f"{name}={value}")]
         command = ["postgres", "-D", str(self.data), "-c", f"config_file={self.folder / 'recovery.conf'}", *settings_]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -133,7 +134,7 @@ class Server:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.send_signal(2)  # SIGINT: fast shutdown
+            self._process.send_signal(signal.SIGINT)  # fast shutdown
             self._process.wait()
             self._process = None
 

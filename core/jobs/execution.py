@@ -74,15 +74,16 @@ def _claim(job_id: UUID) -> Job | None:
 
 
 def _is_known(job: Job) -> bool:
-    """Return whether this release can run a job. Otherwise it is left to workers of another one, during an upgrade."""
+    """Return whether this worker can run a job.
+
+    Otherwise it is left to workers of another release, during an upgrade, or to those that have it in their schedule.
+    """
     try:
         inspect.signature(load(job.task).func).bind(**job.arguments)
-        if job.is_scheduled:
-            schedule.find(job.task)
-        return True
     except (ValueError, TypeError):
         _warn_of_unknown(job.task)
         return False
+    return not job.is_scheduled or schedule.find(job.task) is not None
 
 
 @cache  # logs each task once

@@ -72,12 +72,15 @@ begin() {
 }
 
 connect_as_backup_role() {
+    local password
     export PGUSER=${PGUSER:-voiceassist_backup} PGDATABASE=${PGDATABASE:-voiceassist} PGCONNECT_TIMEOUT=10
     export PGAPPNAME=voiceassist-backup
     if [ -n "${BACKUP_PASSWORD_FILE:-}" ]; then
         [ -r "$BACKUP_PASSWORD_FILE" ] || fail "BACKUP_PASSWORD_FILE can't be read."
-        PGPASSWORD=$(<"$BACKUP_PASSWORD_FILE")
-        export PGPASSWORD
+        # Not PGPASSWORD, because /proc and `docker inspect` show the environment.
+        password=$(<"$BACKUP_PASSWORD_FILE")
+        printf '*:*:*:*:%s\n' "$(sed 's/[\\:]/\\&/g' <<<"$password")" >"$work/pgpass"
+        export PGPASSFILE=$work/pgpass
     fi
 }
 

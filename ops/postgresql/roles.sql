@@ -5,15 +5,22 @@
 --   voiceassist_migrate  owns the tables. Only `manage.py migrate` connects as this role
 --   voiceassist_app      is the role of the application. `migrate` grants it what core/database_roles.py lists
 --
--- docker-compose.yml runs this file when it creates the volume, and gives it the passwords as environment variables.
--- Without these variables the passwords stay as they are: set them with psql's \password, which sends only a hash.
--- Development and the tests run this file too.
+-- docker-compose.yml runs this file when it creates the volume. The environment variables that it reads name the files
+-- with the passwords. Without these variables the passwords stay as they are: set them with psql's \password, which
+-- sends only a hash. Development and the tests run this file too.
 \set ON_ERROR_STOP on
 \set QUIET on
-\getenv migrate_password POSTGRES_MIGRATE_PASSWORD
-\getenv app_password POSTGRES_APP_PASSWORD
+\getenv migrate_password_file POSTGRES_MIGRATE_PASSWORD_FILE
+\getenv app_password_file POSTGRES_APP_PASSWORD_FILE
 
-\if :{?migrate_password}
+\if :{?migrate_password_file}
+-- PostgreSQL would accept an empty password, with which nobody can log in.
+\set is_missing `grep -q . "$POSTGRES_MIGRATE_PASSWORD_FILE" && grep -q . "$POSTGRES_APP_PASSWORD_FILE" && echo false || echo true`
+\if :is_missing
+DO 'BEGIN RAISE EXCEPTION ''A file with a password is missing or empty. Nothing was changed.''; END';
+\endif
+\set migrate_password `cat "$POSTGRES_MIGRATE_PASSWORD_FILE"`
+\set app_password `cat "$POSTGRES_APP_PASSWORD_FILE"`
 -- Keeps the passwords out of PostgreSQL's log and of pg_stat_statements. PostgreSQL chooses the transactions that it
 -- logs when they begin, so this comes first. Only superusers may set these.
 SET log_statement = 'none';
@@ -108,7 +115,7 @@ BEGIN
     END IF;
 END $$;
 
-\if :{?migrate_password}
+\if :{?migrate_password_file}
 ALTER ROLE voiceassist_migrate PASSWORD :'migrate_password';
 ALTER ROLE voiceassist_app PASSWORD :'app_password';
 \endif

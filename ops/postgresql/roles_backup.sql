@@ -4,16 +4,20 @@
 --   voiceassist_backup  reads every table, and copies the data files and the WAL (REPLICATION). It changes nothing but
 --                       the table `backups`
 --
--- docker-compose.yml runs this file when it creates the volume, and gives it the password as an environment variable.
--- Without the variable the password stays as it is: set it with psql's \password, which sends only a hash. A role
--- without a password can't log in. Hosted PostgreSQL has no superuser and no base backups: docs/BACKUP.md.
+-- docker-compose.yml runs this file when it creates the volume. POSTGRES_BACKUP_PASSWORD_FILE names the file with the
+-- password. Without the variable the password stays as it is: set it with psql's \password, which sends only a hash. A
+-- role without a password can't log in. Hosted PostgreSQL has no superuser and no base backups: docs/BACKUP.md.
 \set ON_ERROR_STOP on
 \set QUIET on
-\set backup_password ''
-\getenv backup_password POSTGRES_BACKUP_PASSWORD
-SELECT :'backup_password' <> '' AS has_password \gset
+\getenv backup_password_file POSTGRES_BACKUP_PASSWORD_FILE
 
-\if :has_password
+\if :{?backup_password_file}
+-- PostgreSQL would accept an empty password, with which nobody can log in.
+\set is_missing `grep -q . "$POSTGRES_BACKUP_PASSWORD_FILE" && echo false || echo true`
+\if :is_missing
+DO 'BEGIN RAISE EXCEPTION ''The file with the password is missing or empty. Nothing was changed.''; END';
+\endif
+\set backup_password `cat "$POSTGRES_BACKUP_PASSWORD_FILE"`
 -- Keeps the password out of PostgreSQL's log and of pg_stat_statements, as in roles.sql.
 SET log_statement = 'none';
 SET log_min_duration_statement = -1;
@@ -37,7 +41,7 @@ BEGIN
     END IF;
 END $$;
 
-\if :has_password
+\if :{?backup_password_file}
 ALTER ROLE voiceassist_backup PASSWORD :'backup_password';
 \endif
 COMMIT;

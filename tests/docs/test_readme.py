@@ -26,7 +26,7 @@ from tests.support.plugin import API_KEY, Servers
 
 README = (ROOT / "README.md").read_text()
 START_TIMEOUT, STOP_TIMEOUT = 90, 20  # seconds
-NOT_IN_A_CLONE = (".git", ".venv*", ".*_cache", ".env", "var", "staticfiles", "__pycache__", "node_modules")
+NOT_IN_A_CLONE = (".git", ".venv*", ".*_cache", ".env", "secrets", "var", "staticfiles", "__pycache__", "node_modules")
 NOT_RUN = ("docker compose ", "python3 -m venv ")  # first words of the blocks
 
 
@@ -135,7 +135,7 @@ def test_quick_start_and_command_line(tmp_path: Path) -> None:
 
 
 def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
-    copy_environment, serve = blocks("Running in production")
+    create_secrets, serve = blocks("Running in production")
     servers.postgres.execute("CREATE DATABASE readme")
     clone = Clone(
         tmp_path / "clone",
@@ -147,7 +147,7 @@ def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
         QDRANT_URL=servers.qdrant.url,
         QDRANT_API_KEY=API_KEY,
     )
-    clone.run(copy_environment)
+    assert "created secrets/SECRET_KEY" in clone.run(create_secrets)
     with clone.serving(serve):
         pass
 

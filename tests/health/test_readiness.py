@@ -67,7 +67,8 @@ def point_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[PointAt]:
     def point(*, database: str | None = None, cache: str | None = None, vectors: str | None = None) -> None:
         if database:
             monkeypatch.setenv("DATABASE_URL", database)
-            for key, value in Environment().database("DATABASE_URL", default=None, required=True).items():
+            parsed = Environment().database("DATABASE_URL", password="DATABASE_PASSWORD", default=None, required=True)
+            for key, value in parsed.items():
                 monkeypatch.setitem(connections.settings["default"], key, value)
         if cache:
             monkeypatch.setattr(settings, "REDIS_URL", cache)

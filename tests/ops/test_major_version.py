@@ -35,10 +35,10 @@ class OldPostgres(Postgres):
     def _initialise(self) -> None:
         password = self.folder / "password"
         password.write_text(PASSWORD)
-        command = [*self._as_user, OLD_BIN / "initdb", "-D", self.data, "-U", SUPERUSER, "--auth=scram-sha-256",
-                   f"--pwfile={password}", *INITDB_OPTIONS.split()]  # fmt: skip
+        command = [*self._as_user, str(OLD_BIN / "initdb"), "-D", str(self.data), "-U", SUPERUSER,
+                   "--auth=scram-sha-256", f"--pwfile={password}", *INITDB_OPTIONS.split()]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True, env=clean_environment())
-        single = [*self._as_user, OLD_BIN / "postgres", "--single", "-D", self.data, "postgres"]
+        single = [*self._as_user, str(OLD_BIN / "postgres"), "--single", "-D", str(self.data), "postgres"]
         subprocess.run(single, input=b"CREATE DATABASE tests", check=True, capture_output=True, env=clean_environment())
         self._needs_roles = self._wants_roles
 
@@ -127,7 +127,7 @@ def test_pg_upgrade(old: OldPostgres, tmp_path: Path) -> None:
 
 def test_dump(old: OldPostgres, tmp_path: Path) -> None:
     """The blocks are those for Compose, with a stand-in for `docker compose` that runs the programs here."""
-    dump, restore = [block for block in console_blocks(SECTION) if "voiceassist.dump" in block]
+    dump, restore = [block for block in console_blocks(SECTION) if "database.dump" in block]
     new = Postgres(tmp_path / "new")
     new.start()  # with the roles, as the image makes them
     stand_in = tmp_path / "bin" / "docker"
@@ -146,7 +146,7 @@ def test_dump(old: OldPostgres, tmp_path: Path) -> None:
             run(
                 script, tmp_path, [], PATH=path, POSTGRES_BIN=str(programs), PGHOST="127.0.0.1", PGPORT=str(server.port)
             )
-        assert (tmp_path / "voiceassist.dump").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "database.dump").stat().st_mode & 0o777 == 0o600
         assert_is_whole(new.url)
     finally:
         new.kill()

@@ -294,7 +294,7 @@ def test_schema_other_than_public(hosted: Postgres) -> None:
         assert fetch(hosted.url, query, role, "Own", role, "Own") == [(True, may_create)]
 
 
-def test_passwords_from_the_environment_are_set_and_not_logged(hosted: Postgres) -> None:
+def test_passwords_in_files_are_set_and_not_logged(hosted: Postgres) -> None:
     hosted.run_roles_file("tests", migrate="new-of-migrate", app="new-of-app")
     for role, password in ((OWNER_ROLE, "new-of-migrate"), (APPLICATION_ROLE, "new-of-app")):
         with psycopg.connect(f"postgres://{role}:{password}@127.0.0.1:{hosted.port}/tests") as connection:
@@ -302,3 +302,12 @@ def test_passwords_from_the_environment_are_set_and_not_logged(hosted: Postgres)
     log = Path(hosted.folder, "log").read_text()
     assert "CREATE ROLE" in log
     assert "new-of" not in log
+
+
+def test_empty_file_does_not_remove_a_password(hosted: Postgres) -> None:
+    """PostgreSQL would accept an empty password, with which nobody can log in."""
+    hosted.run_roles_file("tests", migrate="of-migrate", app="of-app")
+    with pytest.raises(AssertionError, match="A file with a password is missing or empty"):
+        hosted.run_roles_file("tests", migrate="other", app="")
+    for role, password in ((OWNER_ROLE, "of-migrate"), (APPLICATION_ROLE, "of-app")):
+        psycopg.connect(f"postgres://{role}:{password}@127.0.0.1:{hosted.port}/tests").close()

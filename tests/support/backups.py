@@ -59,7 +59,8 @@ class BackedUpPostgres(Postgres):
             self.manage("migrate", "--verbosity", "0", url=as_owner(self.url))
 
     def create_backup_role(self) -> None:
-        environment = {**clean_environment(), "POSTGRES_BACKUP_PASSWORD": PASSWORD, "PGPASSWORD": PASSWORD}
+        environment = {**clean_environment(), "PGPASSWORD": PASSWORD}
+        environment["POSTGRES_BACKUP_PASSWORD_FILE"] = str(self.password_file)
         command = psql("127.0.0.1", "tests", SUPERUSER, ROOT / "ops" / "postgresql" / "roles_backup.sql")
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment | {"PGPORT": str(self.port)}, check=False

@@ -105,9 +105,12 @@ class Postgres(Server):
 
     def run_roles_file(self, database: str, *, user: str = SUPERUSER, **passwords: str) -> None:
         """Run ops/postgresql/roles.sql. `passwords` are those of the roles `migrate` and `app`."""
+        files = {f"POSTGRES_{role.upper()}_PASSWORD_FILE": self.folder / f"password-{role}" for role in passwords}
+        for file, password in zip(files.values(), passwords.values(), strict=True):
+            file.write_text(f"{password}\n")
         environment = {
             **clean_environment(),
-            **{f"POSTGRES_{role.upper()}_PASSWORD": password for role, password in passwords.items()},
+            **{name: str(file) for name, file in files.items()},
             "PGPORT": str(self.port),
             "PGPASSWORD": PASSWORD,
             # Some tests configure a synchronous standby that does not exist.

@@ -25,9 +25,12 @@ needs_prometheus = pytest.mark.skipif(
 
 
 class Prometheus(Server):
-    """Scrapes the server and the worker on the loopback ports `target` and `worker` with the bearer token `token`."""
+    """Scrapes the server and the worker on the loopback ports `target` and `worker` with the bearer token `token`.
 
-    def __init__(self, folder: Path, *, target: int, worker: int, token: str) -> None:
+    `alertmanager` is the port of Alertmanager, by default one on which nothing listens.
+    """
+
+    def __init__(self, folder: Path, *, target: int, worker: int, token: str, alertmanager: int = 1) -> None:
         super().__init__(folder)
         self.instance = f"127.0.0.1:{target}"
         rules = (OPS / "prometheus" / "alerts.yml").read_text()
@@ -38,7 +41,8 @@ class Prometheus(Server):
             "15s": "250ms",
             "voiceassist-server:8000": self.instance,
             "voiceassist-worker:8000": f"127.0.0.1:{worker}",
-            "/tmp/metrics-token": str(folder / "token"),
+            "/run/secrets/METRICS_TOKEN": str(folder / "token"),
+            "alertmanager:9093": f"127.0.0.1:{alertmanager}",
         }.items():
             assert shipped in config
             config = config.replace(shipped, replacement)

@@ -67,6 +67,18 @@ def test_valid_value(name: str, value: str, expected: Any, tmp_path: Path) -> No
         assert load_settings({**environment, f"{name}_FILE": str(tmp_path / "value")})[name] == expected
 
 
+def test_passwords_can_be_separate_from_the_urls(tmp_path: Path) -> None:
+    """The files then hold only what is secret. A URL with a password keeps it."""
+    password = "p:w@/%"
+    (tmp_path / "password").write_text(f"{password}\n")
+    files = {name: str(tmp_path / "password") for name in ("DATABASE_PASSWORD_FILE", "REDIS_PASSWORD_FILE")}
+    own = load_settings({**PRODUCTION, **files})
+    assert own["DATABASES"]["default"]["PASSWORD"] == "password"
+    assert own["REDIS_URL"] == "rediss://:p%3Aw%40%2F%25@redis.example.org:6379/0"
+    url = "postgres://user@db.example.org/name?sslmode=verify-full"
+    assert load_settings({**PRODUCTION, **files, "DATABASE_URL": url})["DATABASES"]["default"]["PASSWORD"] == password
+
+
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [

@@ -1,12 +1,14 @@
 """`manage.py worker`: run background jobs until SIGTERM."""
 
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from core.jobs import worker_http
 from core.jobs.worker import Worker
+from core.tasks import verify_backups_in
 
 
 class Command(BaseCommand):
@@ -17,9 +19,17 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--bind", metavar="HOST:PORT", help="serve /health and /metrics at this address")
+        parser.add_argument(
+            "--drill", type=Path, metavar="BACKUP_DIR", help="prove the newest base backup in this folder every week"
+        )
+        parser.add_argument("--identity", type=Path, metavar="FILE", help="age's private key, for --drill")
 
-    def handle(self, *, bind: str | None, **options: Any) -> None:
+    def handle(self, *, bind: str | None, drill: Path | None, identity: Path | None, **options: Any) -> None:
         worker = Worker()
+        if drill or identity:
+            if not (drill and identity and drill.is_dir() and identity.is_file()):
+                raise CommandError("--drill needs the folder of the backups, and --identity the file with the key.")
+            verify_backups_in(drill, identity)
         if bind:
             host, _, port = bind.rpartition(":")
             if not (host and port.isdecimal() and int(port) < 65536):

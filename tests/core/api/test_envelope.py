@@ -92,7 +92,7 @@ def test_health(client: Client) -> None:
 
 def test_index(client: Client) -> None:
     data = client.get("/").json()["data"]
-    assert set(data) == {"service", "version", "links"}
+    assert set(data) == {"service", "version", "commit", "built_at", "links"}
     for path in data["links"].values():
         assert client.get(path).status_code in (200, 302), path
 

@@ -297,7 +297,7 @@ def test_cache_uses_redis_pys_sentinel_pool(use_url: RedisUrl, shared_group: Gro
     use_url(shared_group.url())
     assert cache.set("key", "value")
     pool: Any = cache_pool()
-    assert type(pool) is redis.sentinel.SentinelConnectionPool
+    assert isinstance(pool, redis.sentinel.SentinelConnectionPool)
     connection: Any = pool.make_connection()
     assert connection.retry.get_retries() == 0
     assert pool.connection_kwargs["socket_timeout"] == 1

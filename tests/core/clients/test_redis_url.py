@@ -143,6 +143,23 @@ def test_error_does_not_quote_the_url(url: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
+        ("redis://host:1/2", "redis://:p%40%2F%25@host:1/2"),
+        ("redis://user@host", "redis://user:p%40%2F%25@host"),
+        ("unix:///run/redis.sock?db=1", "unix://:p%40%2F%25@/run/redis.sock?db=1"),
+        ("rediss+sentinel://one,two/service", "rediss+sentinel://:p%40%2F%25@one,two/service"),
+        ("redis://:own@host", "redis://:own@host"),
+        ("redis://host?password=own", "redis://host?password=own"),
+        ("not a url", "not a url"),
+    ],
+)
+def test_password_is_added_to_a_url_that_has_none(url: str, expected: str) -> None:
+    assert redis_url.with_password(url, "p@/%") == expected
+    assert redis_url.with_password(url, None) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
         ("redis://:a,b%2Fc@host/0", {"a,b%2Fc", "a,b/c"}),
         ("unix:///s?password=a%2Fb", {"a%2Fb", "a/b"}),
         ("redis+sentinel://me:a@s1,s2/m?sentinel_username=you&sentinel_password=b%2C", {"a", "b%2C", "b,"}),

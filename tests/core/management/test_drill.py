@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import pytest
 from core.drill import DrillError, throwaway
 from core.drill.manifest import Manifest
 from tests.support.age import new_identity
-from tests.support.backups import BackedUpPostgres, manifest
+from tests.support.backups import ROOT, BackedUpPostgres, manifest
 from tests.support.polling import succeeds_within
 
 pytestmark = pytest.mark.timeout(240)
@@ -116,6 +117,48 @@ def test_whole_backup_is_proven_measured_and_recorded(
     assert 0 < recovery < 240
     assert 0 <= age < 3600
     assert list(folder.iterdir()) == []
+
+
+@contextmanager
+def verifying_worker(server: BackedUpPostgres, target: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a worker that has the backups and the key."""
+    command = [*server.as_user, sys.executable, "manage.py", "worker", "--drill", str(target)]
+    environment = {**os.environ, "DATABASE_URL": server.application_url, "PATH": server.environment["PATH"]}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--identity", str(server.identity)],
+            env=environment | {"LOG_FORMAT": "json"}, cwd=ROOT, stdout=output, stderr=output,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_worker_with_the_key_verifies_the_newest_base_backup(server: BackedUpPostgres, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with server.receiving_wal():
+        newest = server.backup("base")
+        with verifying_worker(server, server.target, log):
+            assert succeeds_within(120, lambda: verified(server, newest)[0] is not None), log.read_text()
+    query = (
+        "SELECT status, run_after > now() + interval '1 hour', error, done FROM jobs WHERE task LIKE '%verify_backup'"
+    )
+    assert succeeds_within(20, lambda: server.fetch(query)[0][:3] == ("queued", True, ""))
+    assert server.fetch(query)[0][3] >= len(STEPS)
+
+
+def test_worker_reports_a_backup_that_is_not_proven(server: BackedUpPostgres, base: Path, tmp_path: Path) -> None:
+    server.execute("DELETE FROM jobs")
+    log = tmp_path / "log"
+    with copied(server, base) as copy:
+        for damaged in copy.parent.glob("2*Z"):
+            flip_a_byte(damaged)
+        with verifying_worker(server, copy.parent.parent, log):
+            query = "SELECT error FROM jobs WHERE task LIKE '%verify_backup'"
+            assert succeeds_within(60, lambda: server.fetch(query) == [("DrillError",)]), log.read_text()
+    assert "the newest backup is not proven" in log.read_text()
 
 
 # Damaged files
