@@ -10,7 +10,7 @@ also values that Python can't load are exported exactly. The plain text exists i
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -24,8 +24,20 @@ from core import audit, personal_data
 from core.jobs.progress import batch, current_job
 from core.models import AuditEvent, Export, ExportChunk, Job, Message, User
 from core.models.exports import MAX_EXPORT_AGE
+from core.models.jobs import OBJECT_ID
 
 CHUNK_SIZE = 1024 * 1024  # bytes
+
+
+class Incomplete(Exception):
+    """The user or messages were deleted before the export was finished."""
+
+
+def users_being_exported(users: Iterable[UUID]) -> set[UUID]:
+    """Return which of the users have an export that is queued or running. They must not be deleted meanwhile."""
+    unfinished = Job.objects.filter(task="core.tasks.export_user", status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
+    about = unfinished.alias(object_id=OBJECT_ID).filter(object_id__in=[str(user) for user in users])
+    return {key for job in about if (key := job.id_argument("user_id"))}
 
 
 def parse_recipient(text: str) -> "pyrage.x25519.Recipient":
@@ -58,9 +70,18 @@ def record(request: Any, user: User, recipient: str) -> None:
 def write(user: User, recipient: str, write_bytes: Callable[[bytes], Any], report: Callable[[int], Any]) -> None:
     """Encrypt the data of a user, and pass it to `write_bytes` in pieces. Pass numbers of messages to `report`.
 
-    Raise what the database or `write_bytes` raises.
+    Raise Incomplete if data were deleted meanwhile, and what the database or `write_bytes` raises.
     """
-    encrypt(personal_data.document(user), recipient, write_bytes, report)
+    missing = Message.objects.filter(session__user=user).count()
+
+    def count(messages: int) -> None:
+        nonlocal missing
+        missing -= messages
+        report(messages)
+
+    encrypt(personal_data.document(user), recipient, write_bytes, count)
+    if missing > 0 or not User.objects.filter(pk=user.pk).exists():
+        raise Incomplete
 
 
 def encrypt(
@@ -81,12 +102,18 @@ def encrypt(
 
 
 def store(export_id: UUID) -> None:
-    """Store an export in chunks, as a job. It starts again after an interruption, because age can't continue a file."""
+    """Store an export in chunks, as a job. It starts again after an interruption, because age can't continue a file.
+
+    Raise what `write` raises.
+    """
     job, chunk, chunks, messages = current_job(), bytearray(), 0, 0
     with batch():
         export = Export.objects.select_for_update().filter(pk=export_id, finished_at=None).first()
-        if export is None or (user := User.objects.filter(pk=export.user_id).first()) is None:
+        if export is None:
             return
+        user = User.objects.filter(pk=export.user_id).first()
+        if user is None:
+            raise Incomplete
         export.chunks.all().delete()
         job.total = Message.objects.filter(session__user=user).count()
 

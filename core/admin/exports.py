@@ -44,6 +44,13 @@ class ExportForm(forms.Form):
 class ExportAdmin(admin.ModelAdmin):
     """Adds the page that asks for a key and starts the job. The export can reveal PHI, so it takes `core.view_phi`."""
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Protect users whose export is not finished, because the export of deleted data can't be made again."""
+        names, counts, forbidden, protected = super().get_deleted_objects(objs, request)
+        users = exports.users_being_exported(user.pk for user in objs)
+        text = "an export of the user {}, which is not finished. Wait until it is, or cancel it."
+        return names, counts, forbidden, [*protected, *(text.format(user) for user in users)]
+
     def get_urls(self) -> list[Any]:
         view = record_outcomes(self.model, self.admin_site.admin_view(self.export_view))
         return [path("<path:object_id>/export/", view, name="core_user_export"), *super().get_urls()]

@@ -47,11 +47,12 @@ class LargeDeletionAdmin(AuditedModelAdmin):
         keys = list(rows.values_list("pk", flat=True))
         is_large = self._is_large(request, keys)
         if request.POST.get("post") and is_large:
-            *_, perms_needed, _ = self.get_deleted_objects(rows, request)
+            *_, perms_needed, protected = self.get_deleted_objects(rows, request)
             if perms_needed:
                 raise PermissionDenied
-            self._enqueue(request, keys)
-            return None
+            if not protected:
+                self._enqueue(request, keys)
+                return None
         response: TemplateResponse | None = delete_selected(self, request, rows)
         if response is not None and response.context_data is not None:
             response.context_data |= {"is_large": is_large, "reason_form": ReasonForm()}

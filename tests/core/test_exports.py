@@ -244,8 +244,31 @@ def test_outlives_the_user_and_is_removed_after_seven_days(user: User) -> None:
 
 
 def test_nothing_to_do(user: User) -> None:
-    (export, first), (_, second) = enqueue(user), enqueue(user)
+    export, job = enqueue(user)
+    export.delete()
+    assert run(job).status == "succeeded"
+
+
+def delete_messages(user: User) -> None:
+    Message.objects.all()[0].delete()
+
+
+def test_job_fails_if_the_user_is_deleted_before(user: User) -> None:
+    _, job = enqueue(user)
     user.delete()
-    assert (run(first).status, export.chunks.count()) == ("succeeded", 0)
-    Export.objects.all().delete()
-    assert run(second).status == "succeeded"
+    assert (run(job).status, job.error) == ("queued", "Incomplete")
+
+
+@pytest.mark.parametrize("delete", [User.delete, delete_messages])
+def test_job_fails_if_data_are_deleted_meanwhile(user: User, monkeypatch: pytest.MonkeyPatch, delete: Any) -> None:
+    """Otherwise somebody would receive an export that lacks something, and nobody would know."""
+    _, job = enqueue(user)
+    original = personal_data.document
+
+    def delete_first(user: User) -> Iterator[personal_data.Part]:
+        delete(User.objects.get(pk=user.pk))
+        return original(user)
+
+    monkeypatch.setattr(personal_data, "document", delete_first)
+    assert (run(job).status, job.error) == ("queued", "Incomplete")
+    assert exports.download(job) is None

@@ -37,10 +37,10 @@ def test_rules_are_valid_and_pass_promtools_cases() -> None:
 
 @needs_prometheus
 def test_prometheus_configuration_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "token").touch()  # created by the container's entrypoint
+    (tmp_path / "token").touch()  # a secret of the container
     (tmp_path / "alerts.yml").write_text(RULES)
     config = (OPS / "prometheus" / "prometheus.yml").read_text()
-    (tmp_path / "prometheus.yml").write_text(config.replace("/tmp/metrics-token", str(tmp_path / "token")))
+    (tmp_path / "prometheus.yml").write_text(config.replace("/run/secrets/METRICS_TOKEN", str(tmp_path / "token")))
     promtool("check", "config", tmp_path / "prometheus.yml")
 
 

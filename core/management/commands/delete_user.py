@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from core.audit import Origin
 from core.batched_deletion import delete_user
+from core.exports import users_being_exported
 from core.management.progress import report_rows
 from core.models import Job, Message, Session, User
 from core.trace_id import get_or_create_trace_id
@@ -32,6 +33,8 @@ class Command(BaseCommand):
         user = User.objects.filter(email=email).first()
         if user is None:
             raise CommandError("No user has this email. Check the spelling, or look the user up in the admin.")
+        if users_being_exported([user.pk]):
+            raise CommandError("An export of the user is not finished. Wait until it is, or cancel it in the admin.")
         sessions = Session.objects.filter(user=user).count()
         messages = Message.objects.filter(session__user=user).count()
         self.stdout.write(

@@ -39,6 +39,8 @@ class Command(BaseCommand):
         total = Message.objects.filter(session__user=user).count()
         try:
             self._write(user, key, output, total)
+        except exports.Incomplete:
+            raise CommandError("Messages or the user were deleted meanwhile. Nothing was written. Try again.") from None
         except OSError as error:
             raise CommandError(f"Could not write {output}: {error.strerror}.") from None
         except KeyboardInterrupt:

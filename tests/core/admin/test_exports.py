@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pyrage
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -124,3 +125,23 @@ def test_cancelling_takes_the_permission_to_export(message: Message, staff_clien
     assert client.post(cancel).status_code == 403
     assert root.post(cancel).status_code == 302
     assert Job.objects.get().status == "cancelled"
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_user_is_not_deleted_before_the_export_is_finished(
+    message: Message, admin_client: Client, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    monkeypatch.setattr("core.deletion.MAX_ROWS_OF_REQUEST", 0 if is_large else 10)
+    user = message.session.user
+    admin_client.post(export_page(message), {"recipient": RECIPIENT})
+    selected = {"action": "delete_selected", "_selected_action": str(user.pk)}
+    for page, form in ((f"/admin/core/user/{user.pk}/delete/", {}), ("/admin/core/user/", selected)):
+        response = admin_client.post(page, {"post": "yes", **form})
+        assert response.status_code == 200 and "which is not finished" in response.content.decode()
+        assert User.objects.filter(pk=user.pk).exists() and Job.objects.count() == 1
+    with pytest.raises(CommandError, match="An export of the user is not finished"):
+        call_command("delete_user", user.email, yes=True)
+    Job.objects.update(status="succeeded")
+    admin_client.post(f"/admin/core/user/{user.pk}/delete/", {"post": "yes"})
+    assert Job.objects.filter(task="core.tasks.delete_user").exists() is is_large
+    assert User.objects.filter(pk=user.pk).exists() is is_large

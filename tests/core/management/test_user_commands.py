@@ -115,3 +115,18 @@ def test_a_failed_export_is_recorded_and_leaves_no_file(tmp_path: Path, monkeypa
     with pytest.raises(SystemExit):
         run("export_user", EMAIL, "--recipient", RECIPIENT, "--output", str(tmp_path / "export.age"))
     assert recorded == [1] and not list(tmp_path.iterdir())
+
+
+def test_an_export_of_data_that_are_deleted_meanwhile_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = personal_data.document
+
+    def delete_first(user: User) -> Any:
+        Message.objects.all()[0].delete()
+        return original(user)
+
+    monkeypatch.setattr(personal_data, "document", delete_first)
+    with pytest.raises(CommandError, match="were deleted meanwhile"):
+        run("export_user", EMAIL, "--recipient", RECIPIENT, "--output", str(tmp_path / "export.age"))
+    assert not list(tmp_path.iterdir())
