@@ -82,7 +82,8 @@ class JobDisplay:
         job = self.job
         if job.started_at is None:
             return "–"
-        end = timezone.now() if self.is_unfinished else job.finished_at or job.updated_at
+        # Between two attempts or two runs of the schedule a job takes no time.
+        end = timezone.now() if job.status == Job.Status.RUNNING else job.finished_at or job.updated_at
         return format_duration(end - job.started_at)
 
     @property

@@ -118,8 +118,11 @@ class Server:
 
     def _reason(self) -> str:
         """Return why the server ended. Clients that came too early are in the log too."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "FATAL" in line]
-        reasons = [line.split("FATAL:")[1].strip() for line in lines if "database system is" not in line]
+        lines = self.log.read_text(errors="replace").splitlines()
+        if damaged := next((line for line in lines if line.startswith("fetch_wal.sh: ")), None):
+            return f"{damaged}."
+        fatal = [line.split("FATAL:")[1].strip() for line in lines if "FATAL:" in line]
+        reasons = [reason for reason in fatal if "database system is" not in reason]
         if any("before configured recovery target" in reason for reason in reasons):
             return "The WAL ends before the rows were counted, so later changes are lost. Check that wal.sh is running."
         return f"PostgreSQL ended while it recovered: {reasons[0] if reasons else 'its log has no reason'}."

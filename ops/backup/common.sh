@@ -27,7 +27,7 @@ fail() {
 reason() {
     local line
     line=$(grep -m 1 -i -E 'error|fatal|no space|denied' "$errors" || tail -n 1 "$errors")
-    printf '%s' "${line:-no reason was given}"
+    printf '%s' "${line:-no reason was given. Is the disk of ${TMPDIR:-/tmp} full?}"
 }
 
 # run WHAT COMMAND…: run a command or a function. If it fails, say what failed and why, and exit.

@@ -25,7 +25,7 @@ restore_base() {
         --options "-c config_file='$folder/recovery.conf'" >/dev/null 2>&1 || true
     until [ "$(query_restored "SELECT NOT pg_is_in_recovery()")" = t ]; do # read-only queries work before its end
         pg_ctl status --pgdata "$folder/data" >/dev/null 2>&1 ||
-            fail "The recovery failed: $(grep FATAL "$folder/log" | grep -v -m 1 'database system is' || reason). Nothing was restored."
+            fail "The recovery failed: $(recovery_error). Nothing was restored."
         sleep 0.5
     done
     last=$(query_restored "SELECT pg_last_xact_replay_timestamp()")
@@ -33,6 +33,11 @@ restore_base() {
     [ ! -d "$into" ] || run "Replacing the empty folder" rmdir "$into"
     run "Renaming the restored folder" mv "$folder/data" "$into"
     log "Restored $into. The last change is of ${last:-$(value finished_at)}. Start PostgreSQL on it, then take a base backup."
+}
+
+# Print why the server ended: first of all a damaged file, of which PostgreSQL itself says "command not executable".
+recovery_error() {
+    grep -m 1 '^fetch_wal.sh: ' "$folder/log" || grep FATAL "$folder/log" | grep -v -m 1 'database system is' || reason
 }
 
 query_restored() {
@@ -80,7 +85,8 @@ while [ $# -ge 2 ]; do
     shift 2
 done
 [ $# = 0 ] && [ -n "$given_identity" ] || usage
-[ -z "$to" ] || to=$(date -u -d "$to" '+%F %T.%6N+00' 2>/dev/null) || usage
+[ -z "$to" ] || to=$(date -u -d "$to" '+%F %T.%6N+00' 2>/dev/null) ||
+    fail "--to needs a time, such as '2026-11-27 10:00Z'. Nothing was changed."
 open_backup "$given_backup" "$given_identity"
 case $kind in
     base) [ -n "$into" ] || fail "A base backup needs --into DATA_FOLDER." && restore_base ;;

@@ -28,9 +28,12 @@ open_backup() {
     done
 }
 
+# verify_sums FILE: check the files that FILE lists, and print an error for each one that is damaged or missing.
+verify_sums() { sha256sum --check --quiet --strict "$1" | sed 's/^/error: /' >&2; }
+
 check_sums() {
     local file
-    (cd "$backup" && sha256sum --check --quiet --strict SHA256SUMS) || return 1
+    (cd "$backup" && verify_sums SHA256SUMS) || return 1
     for file in "$backup"/*; do
         file=${file##*/}
         if [ "$file" != SHA256SUMS ] && ! grep -q -F "  $file" "$backup/SHA256SUMS"; then

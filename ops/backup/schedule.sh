@@ -17,7 +17,8 @@ is_due() {
 }
 
 require BACKUP_DIR
-"$here/wal.sh" &
+require_programs setpriv
+setpriv --pdeathsig TERM "$here/wal.sh" & # it ends if this script is killed, so that the next start is not refused
 receiver=$!
 trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM INT
 declare -A retry_at=([base]=0 [dump]=0 [qdrant]=0)

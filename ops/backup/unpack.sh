@@ -27,7 +27,7 @@ check_wal() {
     find "$wal" -maxdepth 1 -name '*.sha256' -printf '%f\n' 2>/dev/null |
         awk -v start="${start_wal:8}" 'substr($0, 9, 16) >= start' |
         while read -r name; do cat "$wal/$name"; done >"$checksums"
-    [ ! -s "$checksums" ] || (cd "$wal" && sha256sum --check --quiet --strict "$checksums")
+    [ ! -s "$checksums" ] || (cd "$wal" && verify_sums "$checksums")
 }
 
 [ $# = 3 ] || fail "Usage: $program BACKUP IDENTITY FOLDER"

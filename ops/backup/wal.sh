@@ -13,7 +13,7 @@ interval=${BACKUP_WAL_INTERVAL:-60}
 [[ $interval =~ ^[0-9]+$ ]] && [ "$interval" -ge 1 ] && [ "$interval" -le 240 ] ||
     fail "BACKUP_WAL_INTERVAL must be a number of seconds from 1 to 240."
 begin wal
-require_programs pg_receivewal
+require_programs pg_receivewal setpriv
 staging=$BACKUP_STAGING/wal
 target=$BACKUP_DIR/wal
 run "Creating the folders" mkdir -p "$staging" "$target"
@@ -93,14 +93,16 @@ while true; do
     fi
     run "Creating the replication slot" pg_receivewal --create-slot --if-not-exists --slot "$slot" --no-password
     touch "$work/began"
-    pg_receivewal --directory "$staging" --slot "$slot" --synchronous --no-loop --no-password 2>"$work/receiver" &
+    # It ends if this script is killed. Otherwise it would keep the lock and receive WAL that nobody copies.
+    setpriv --pdeathsig TERM pg_receivewal --directory "$staging" --slot "$slot" --synchronous --no-loop \
+        --no-password 2>"$work/receiver" &
     receiver=$!
     trap stop TERM INT
     log "Receiving the WAL."
     while kill -0 "$receiver" 2>/dev/null; do
         sleep 1
         copy_until_now
-        sleep "$interval" &
+        sleep "$interval" 9>&- & # without the lock, which must not outlive this script
         wait -n "$receiver" $! || true
     done
     wait "$receiver" || true

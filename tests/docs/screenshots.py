@@ -20,7 +20,7 @@ from tests.docs.markdown import ROOT
 IMAGES = ROOT / "docs" / "images"
 EMAIL = "admin@localhost.localdomain"  # of create_admin
 # File name, path and height of the window, in which the whole status page fits.
-PAGES = (("admin.png", "/admin/core/session/", 760), ("status-page.png", "/admin/status/", 1180))
+PAGES = (("admin.png", "/admin/core/session/", 760), ("status-page.png", "/admin/status/", 1290))
 WIDTH = 1400
 SETTLE_TIME = 30  # seconds, in which the status page collects some latencies
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -236,17 +237,35 @@ def test_restore_refuses_a_folder_with_content_and_a_wrong_identity(
 
 @pytest.mark.parametrize("name", ["base.tar.gz.age", "manifest.json", "wal"])
 def test_restore_refuses_a_changed_byte(server: BackedUpPostgres, copy: Path, into: Path, name: str) -> None:
-    wal = copy.parents[1] / "wal"
-    path = min(wal.glob("*.age")) if name == "wal" else copy / name
-    if name == "wal":
-        assert path.name[8:24] >= manifest(copy)["start_wal"][8:]
+    start = manifest(copy)["start_wal"][8:]
+    needed = (path for path in (copy.parents[1] / "wal").glob("*.age") if path.name[8:24] >= start)
+    path = min(needed) if name == "wal" else copy / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     done = server.script("restore.sh", copy, "--identity", server.identity, "--into", into, check=False)
     assert done.returncode == 1
-    assert "checksums failed" in done.stderr
+    assert f"checksums failed: error: {path.name}: FAILED" in done.stderr
     assert not into.exists()
+
+
+def test_damaged_newest_wal_is_named_and_can_be_left_out(server: BackedUpPostgres, copy: Path, into: Path) -> None:
+    (newest,) = (copy.parents[1] / "wal").glob("*.partial.gz.age")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    options = (copy, "--identity", server.identity, "--into", into)
+    reason = f"fetch_wal.sh: {newest.name} can't be decrypted."
+    failed = server.script("restore.sh", *options, check=False)
+    assert f"The recovery failed: {reason} Nothing was restored." in failed.stderr
+    assert f"The backup is not proven. {reason}" in server.drill(copy, check=False).stderr
+    assert not into.exists()
+    newest.unlink()
+    server.script("restore.sh", *options)
+    assert into.exists()
+
+
+def test_times_without_a_meaning_are_refused(server: BackedUpPostgres, base: Path, into: Path) -> None:
+    arguments = (base, "--identity", server.identity, "--into", into, "--to", "half past ten")
+    fails(server.script("restore.sh", *arguments, check=False), "--to needs a time, such as '2026-11-27 10:00Z'.")
 
 
 def test_restore_refuses_a_gap_in_the_wal(server: BackedUpPostgres, copy: Path, into: Path) -> None:
@@ -471,6 +490,30 @@ def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: 
         shutil.rmtree(server.staging)
         server.start()
     assert service.returncode == 143
+
+
+def processes_of(session: int) -> dict[str, int]:
+    """Return the process ids of a session by the name of the program."""
+    command = ["ps", "--sid", str(session), "-o", "pid=,args="]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    found = (line.replace(" bash ", " ").split() for line in lines)
+    return {Path(program).name: int(pid) for pid, program, *_ in found}
+
+
+@pytest.mark.parametrize("killed", ["schedule.sh", "wal.sh"])
+def test_killed_service_can_be_started_again(server: BackedUpPostgres, killed: str) -> None:
+    """No process that it leaves keeps the lock, such as a receiver whose WAL nobody copies, or a long `sleep`."""
+    service = server.start_script("schedule.sh", BACKUP_WAL_INTERVAL="240")
+    lock = server.target / ".wal.lock"
+    try:
+        assert succeeds_within(20, lambda: {"pg_receivewal", "wal.sh", "sleep"} <= processes_of(service.pid).keys())
+        os.kill(processes_of(service.pid)[killed], signal.SIGKILL)
+        command = ["flock", "--wait", "10", str(lock), "true"]
+        assert subprocess.run(command, check=False).returncode == 0
+        assert "pg_receivewal" not in processes_of(service.pid)
+    finally:
+        os.killpg(service.pid, signal.SIGKILL)
+        service.communicate(timeout=30)
 
 
 def test_schedule_ends_if_the_wal_can_not_be_received(server: BackedUpPostgres) -> None:

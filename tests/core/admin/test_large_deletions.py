@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from django.core.cache import cache
 from django.test import Client
+from django.utils import timezone
 
 from core import deletion, tasks
-from core.admin.job_display import format_duration
+from core.admin.job_display import JobDisplay, format_duration
 from core.auth.session_expiry import LAST_SEEN_KEY
 from core.jobs import execution, schedule
 from core.models import AuditEvent, Job, Message, Session, User
@@ -176,6 +177,20 @@ def test_shows_a_failure_and_allows_another_attempt(admin_client: Client, user: 
     assert "failed (ValueError)" in admin_client.get(user_page(user)).content.decode()
     admin_client.post(user_page(user, "delete"), {"post": "yes"})
     assert Job.objects.filter(status="queued", task="core.tasks.delete_user").count() == 1
+
+
+def test_durations_do_not_grow_while_a_job_waits(admin_client: Client, user: User) -> None:
+    start = timezone.now() - timedelta(hours=2)
+    job_id = tasks.delete_user.enqueue(str(user.pk)).id
+    times = {"started_at": start, "updated_at": start + timedelta(seconds=5)}
+    Job.objects.filter(pk=job_id).update(error="ValueError", **times)
+    assert "the last attempt took 5 s." in admin_client.get(user_page(user)).content.decode()
+    schedule.store_schedule()
+    Job.objects.filter(is_scheduled=True).update(finished_at=start + timedelta(seconds=7), **times)
+    durations = [JobDisplay(job).duration for job in Job.objects.filter(is_scheduled=True)]
+    assert durations == ["7 s"] * len(schedule.SCHEDULE)
+    Job.objects.filter(pk=job_id).update(status="running")
+    assert "started 2 h" in admin_client.get(user_page(user)).content.decode()
 
 
 @runs_jobs
