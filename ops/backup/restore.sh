@@ -58,7 +58,7 @@ restore_dump() {
         ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'pg_toast'::regnamespace)" 2>"$errors") ||
         fail "The database can't be reached: $(reason)"
     [ "$objects" = 0 ] || fail "The database is not empty. Nothing was changed."
-    work=$(mktemp -d)
+    work=$(mktemp -d -p "${BACKUP_STAGING:-${TMPDIR:-/tmp}}") # an encrypted disk with space for the dump
     trap 'rm -rf "$errors" "$work"' EXIT
     run "Decrypting the dump" decrypt_dump
     # First the roles, so that the tables get their owner and privileges.
