@@ -87,8 +87,8 @@ def test_worker_leaves_entries_that_its_release_lacks(jobs: Servers, user: User,
     """The task exists, but is not in its schedule."""
     Job.objects.create(task="tests.support.jobs.tasks.sleep", is_scheduled=True, arguments={"milliseconds": 1})
     with jobs.worker() as worker:
-        assert worker.logs("left to another worker")
-        assert ends(tasks.add_session.enqueue(user.pk).id)
+        assert ends(tasks.sleep.enqueue(1000).id)  # meanwhile the worker looks at the schedule several times
+        assert not worker.events("left to another worker")  # some workers never have the entry (`--drill`)
     assert Job.objects.get(is_scheduled=True).started_at is None
 
 
