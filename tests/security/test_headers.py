@@ -111,6 +111,4 @@ def test_crashes_write_no_core_dump(app: VoiceAssistServer) -> None:
     for process in (psutil.Process(app.process.pid), *app.workers()):
         assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    assert {name: service.get("ulimits") for name, service in compose["services"].items()} == dict.fromkeys(
-        compose["services"], {"core": 0}
-    )
+    assert {service["ulimits"]["core"] for service in compose["services"].values()} == {0}

@@ -218,7 +218,7 @@ def damage_the_last_segment(backup: Path) -> None:
         ("base", lambda backup: (backup / "SHA256SUMS").unlink(), "is not a complete backup"),
         ("dump", lambda backup: (backup / "manifest.json").unlink(), "has no manifest.json"),
         ("base", remove_a_segment, "is missing"),
-        ("base", damage_the_last_segment, "PostgreSQL ended while it recovered"),
+        ("base", damage_the_last_segment, ".partial.gz.age can't be decrypted"),
         ("base", change_manifest(row_counts=lambda counts: counts | {"messages": 499}), "messages has 500 rows"),
         ("dump", change_manifest(row_counts=lambda counts: counts | {"messages": 501}), "messages has 500 rows"),
         ("dump", change_manifest(row_counts=lambda counts: counts | {"gone": 1}), "The table gone is missing"),

@@ -79,7 +79,8 @@ def test_page_shows_transports_and_warnings_about_the_database(
     monkeypatch.setattr(database_warnings, "current", {"logs_values": "The log may contain PHI. Do <this>."})
     page = staff_client.get(PAGE).content.decode()
     assert "The log may contain PHI. Do &lt;this&gt;." in page
-    assert re.findall(r'<span class="quiet">\s*(local)\s*</span>', page) == ["local"] * 3
+    # The number of connections may follow.
+    assert re.findall(r'<span class="quiet">\s*(local)\b', page) == ["local"] * 3
     monkeypatch.setattr(database_warnings, "current", {})
     assert "Warnings about the database" not in staff_client.get(PAGE).content.decode()
 

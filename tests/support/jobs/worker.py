@@ -34,6 +34,12 @@ FAST = {
 }
 
 
+def _prepare() -> None:
+    """End with the tests. Accept SIGHUP, which `nohup` ignores for all its children."""
+    die_with_parent()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Worker:
     """A context manager that runs a worker process. `constants` are added to `FAST`."""
 
@@ -57,7 +63,7 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, preexec_fn=die_with_parent,
+            self._command, cwd=ROOT, env=self._environment, preexec_fn=_prepare,
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
         )  # fmt: skip
         if self._wait and not self.logs("worker started", within=60):
