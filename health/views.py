@@ -1,6 +1,5 @@
 """`/health`, `/ready` and `/metrics`."""
 
-import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import chain
@@ -19,6 +18,7 @@ from rest_framework.views import APIView
 from core.api.envelope import error
 from core.api.error_codes import ErrorCode
 from core.api.openapi import COMMON_RESPONSES, error_response, success_response
+from core.http import metrics_token
 from health import metrics, readiness
 from health.check_runner import Report, Result
 from health.multiprocess import draining, metric_files, process_metrics, runtime_folder
@@ -117,8 +117,7 @@ class MetricsView(ProbeView):
         authorization = request.headers.get("Authorization", "")
         if not authorization:
             raise NotAuthenticated
-        expected = f"Bearer {settings.METRICS_TOKEN}"
-        if not secrets.compare_digest(authorization.encode(), expected.encode()):
+        if not metrics_token.is_valid(authorization):
             raise AuthenticationFailed
 
     def get_authenticate_header(self, request: HttpRequest) -> str:

@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from hmac import compare_digest
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -13,6 +12,8 @@ import structlog
 from django.conf import settings
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from core.http import metrics_token
 
 log = structlog.stdlib.get_logger("voiceassist.jobs")
 
@@ -55,8 +56,7 @@ def serve(host: str, port: int, last_round: Callable[[], float]) -> None:
             return _respond(start_response, "200 OK" if is_alive else "503 Service Unavailable")
         if path != "/metrics":
             return _respond(start_response, "404 Not Found")
-        expected = f"Bearer {settings.METRICS_TOKEN}" if settings.METRICS_TOKEN else ""
-        if expected and not compare_digest(environ.get("HTTP_AUTHORIZATION", "").encode(), expected.encode()):
+        if settings.METRICS_TOKEN and not metrics_token.is_valid(environ.get("HTTP_AUTHORIZATION", "")):
             return _respond(start_response, "401 Unauthorized")
         return metrics(environ, start_response)  # type: ignore[no-any-return]
 
