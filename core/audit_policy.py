@@ -48,7 +48,7 @@ AUDITED = {
         "drift last_t last_used_at throttling_failure_count throttling_failure_timestamp",
     ),
     "recovery_codes": Audited("user_id", "id created_at user_id", "updated_at"),
-    # Who asked for what. The course of a job is not recorded, because what it changes has events of its own.
+    # The events name who asked for which job. Its progress is not recorded, because what it changes has other events.
     "jobs": Audited(
         "id",
         "id created_at task arguments is_scheduled actor_id trace_id reason",

@@ -19,7 +19,7 @@ _MAX_MESSAGES = 10_000  # per statement; takes about a second, including the aud
 
 
 def is_large(sessions: QuerySet[Session]) -> bool:
-    """Return whether the sessions and their messages are too many rows for a request. Read no more than that many."""
+    """Return whether the sessions and their messages are too many rows for a request. Read at most that many."""
     limit = MAX_ROWS_OF_REQUEST + 1
     count = sessions.order_by().values("pk")[:limit].count()
     if count < limit:

@@ -18,7 +18,7 @@ from core.models.exports import MAX_EXPORT_AGE
 
 
 class KeyInput(forms.PasswordInput):
-    """A text field that is empty when the form is shown again, because somebody may have entered a private key."""
+    """A text field that is shown empty after an error, because the text may be a private key."""
 
     input_type = "text"
 

@@ -146,7 +146,7 @@ class JobAdmin(ReadOnlyAdmin):
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Cancel a job that has not begun, and record that. A job that has begun goes on, with a message."""
+        """Cancel a job that has not begun, and record that. Show a message if the job has begun."""
         job = _find(object_id)
         if job is None:
             raise Http404

@@ -156,13 +156,13 @@ def reset(*, address: str | None, username: str | None) -> int:
 
 @transaction.atomic
 def delete_expired() -> int:
-    """Delete rows that count no more. It skips locked rows, and the caller locks no more rows, to avoid deadlocks."""
+    """Delete expired rows. It skips locked rows, and the caller locks no more rows, to avoid deadlocks."""
     keys = expired().select_for_update(skip_locked=True).values("pk")
     return int(AccessAttempt.objects.filter(pk__in=keys).delete()[0])
 
 
 def expired() -> "QuerySet[AccessAttempt]":
-    """Return the rows that count no more."""
+    """Return the expired rows."""
     rows: QuerySet[AccessAttempt] = AccessAttempt.objects.all()
     return rows.filter(attempt_time__lte=timezone.now() - settings.AXES_COOLOFF_TIME)
 

@@ -78,7 +78,7 @@ def _remove_if_stale(folder: Path) -> None:
     try:
         with (folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another drill runs, or the folder is somebody else's
+    except OSError:  # another drill has the lock, or the folder belongs to another user
         return
     for pid_file in folder.glob("*/data/postmaster.pid"):
         command = ["pg_ctl", "stop", "--pgdata", str(pid_file.parent), "--silent", "--mode", "immediate"]

@@ -1,7 +1,7 @@
 """The queue in Redis: ids of jobs, delivered by Dramatiq (https://dramatiq.io).
 
 Redis holds two UUIDs for each message: of the job, and of the message. Everything else that Dramatiq could read from
-there, such as the function to call or a delay, is constant. So whoever can write to Redis can at most make a job run
+there, such as the function to call or a delay, is constant. So anyone who can write to Redis can at most start a job
 that is due. No middleware is used: `core.jobs.execution` counts attempts, because it knows the state of the job.
 """
 
@@ -86,7 +86,7 @@ def broker() -> RedisBroker:
         client=redis.Redis(connection_pool=pool),
         middleware=[],
         namespace=NAMESPACE,
-        maintenance_chance=0,  # it runs KEYS, which reads the keys of all web sessions while Redis serves nobody else
+        maintenance_chance=0,  # it runs KEYS, which blocks Redis while it reads the keys of all web sessions
     )
     dramatiq.actor(actor_name=_ACTOR, queue_name=QUEUE, broker=new)(_run)
     return new
