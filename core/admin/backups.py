@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from core.admin.base import AuditedModelAdmin
+from core.admin.display import utc_text
 from core.models import Backup
 
 
@@ -14,6 +15,9 @@ class BackupAdmin(AuditedModelAdmin):
     list_display = ("started_at", "kind", "finished_at", "size", "verified_at", "recovery_seconds", "data_age_seconds")
     list_filter = ("kind",)
     sortable_by = ()
+
+    def display_name(self, backup: Any) -> str:
+        return f"{backup.get_kind_display()}, {utc_text(backup.started_at)}"
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup == "kind__exact" and value in Backup.Kind.values

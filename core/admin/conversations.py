@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import model_ngettext
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.formats import localize
@@ -13,6 +14,7 @@ from django.utils.safestring import SafeString
 
 from core import conversations, deletion, tasks
 from core.admin.base import limit_matches, link, table
+from core.admin.display import message_name, session_name
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import RevealPHIAdmin, masked
@@ -84,13 +86,17 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         locked = list(sessions.select_for_update(of=("self",)))
         for session in locked:
             change(session.pk)
-        self.message_user(request, f"Sessions {description}: {len(locked)}.", messages.SUCCESS)
+        count = len(locked)
+        self.message_user(request, f"{count} {model_ngettext(self.opts, count)} {description}.", messages.SUCCESS)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("core.change_session")
 
     def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
+
+    def display_name(self, session: Any) -> str:
+        return session_name(session)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(pk__in=keys)
@@ -138,6 +144,9 @@ class MessageAdmin(RevealPHIAdmin):
             sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
             return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
         return super().no_results_message(term)
+
+    def display_name(self, message: Any) -> str:
+        return message_name(message)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

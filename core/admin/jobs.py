@@ -15,6 +15,7 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
+from core.admin.display import utc_text
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
@@ -78,9 +79,10 @@ class JobAdmin(ReadOnlyAdmin):
             return "–"
         name = str(row._meta.verbose_name)
         request: HttpRequest = job.reader  # type: ignore[attr-defined]  # set by `get_object`
-        if not self.admin_site.get_model_admin(type(row)).has_view_permission(request, row):
+        model_admin: Any = self.admin_site.get_model_admin(type(row))
+        if not model_admin.has_view_permission(request, row):
             return f"a {name}"
-        return link(f"{name} {row.pk}", f"{row._meta.model_name}_change", row.pk)
+        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk)
 
     @admin.display(description="last started")
     def started(self, job: Job) -> str:
@@ -103,6 +105,9 @@ class JobAdmin(ReadOnlyAdmin):
         if not job.trace_id:
             return "–"
         return link("All events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+
+    def display_name(self, job: Any) -> str:
+        return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         job = super().get_object(request, object_id, from_field)

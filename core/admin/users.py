@@ -132,7 +132,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         }
 
     def display_name(self, user: Any) -> str:
-        return f"{user.email} ({user.pk})"
+        return str(user.email)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(user__in=keys)
