@@ -114,6 +114,13 @@ class LargeTableAdmin(AuditedModelAdmin):
     index_condition = Q()  # condition of the partial index on created_at, if the index is partial
     allowed_lookups: tuple[str, ...] = ()  # lookups that other pages link to; each needs an index ordered by time
 
+    # Columns that a list leaves out if a link's lookup makes their value the same in every row: {lookup: names}.
+    constant_columns: dict[str, tuple[str, ...]] = {}
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        constant = {name for lookup in request.GET for name in self.constant_columns.get(lookup, ())}
+        return [name for name in super().get_list_display(request) if name not in constant]
+
     def search(self, request: HttpRequest, rows: QuerySet, term: str) -> QuerySet:
         """Return the rows that match `term`, found by an index."""
         raise NotImplementedError

@@ -15,14 +15,13 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
-from core.admin.display import utc_text
+from core.admin.display import time_column, time_element, utc_text
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
     describe_task,
     display,
     format_duration,
-    format_time,
     is_permitted,
     jobs_of,
     object_of,
@@ -58,15 +57,17 @@ def _shown(name: str, description: str) -> Any:
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("created", "what", "asked_by", "state", "progress", "duration")
+    list_display = ("created", "what", "requested_by", "state", "progress", "duration")
     list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
     search_help_text = "job id, or the id of the user or session that the job is about"
     change_list_template = "admin/core/job/change_list.html"
-    fields = ("object", "asked_by", "reason", "created", "started", "finished", "next_run", "errors", "events")
-    readonly_fields = fields
-    created = _shown("created_at", "asked for")
-    what = _shown("title", "what")
-    asked_by = _shown("asked_by", "asked by")
+    fields = ("object", "requested_by", "reason", ("created", "started", "finished", "next_run"), "errors", "events")
+    readonly_fields = ("object", "requested_by", "created", "started", "finished", "next_run", "errors", "events")
+    created = time_column("created_at", "requested")
+    started = time_column("started_at", "last started")
+    finished = time_column("finished_at", "ended")
+    what = _shown("title", "task")
+    requested_by = _shown("requested_by", "requested by")
     state = _shown("status", "status")
     progress = _shown("progress", "progress")
     duration = _shown("duration", "duration")
@@ -84,17 +85,9 @@ class JobAdmin(ReadOnlyAdmin):
             return f"a {name}"
         return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk)
 
-    @admin.display(description="last started")
-    def started(self, job: Job) -> str:
-        return format_time(job.started_at)
-
-    @admin.display(description="ended")
-    def finished(self, job: Job) -> str:
-        return format_time(job.finished_at)
-
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
-        return format_time(job.run_after) if job.status == Job.Status.QUEUED else "–"
+        return time_element(job.run_after if job.status == Job.Status.QUEUED else None)
 
     @admin.display(description="last error")
     def errors(self, job: Job) -> str:
@@ -104,7 +97,7 @@ class JobAdmin(ReadOnlyAdmin):
     def events(self, job: Job) -> str | SafeString:
         if not job.trace_id:
             return "–"
-        return link("All events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+        return link("Events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
 
     def display_name(self, job: Any) -> str:
         return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
@@ -162,9 +155,9 @@ class JobAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         if execution.cancel(job.pk):
             audit.record(AuditEvent.Action.JOB_CANCELLED, request, user=request.user, target=job)
-            messages.success(request, "The job is cancelled. Nothing was changed.")
+            messages.success(request, "The job was cancelled. Nothing was changed.")
         else:
-            messages.warning(request, "The job has begun or ended, so it can't be cancelled any more.")
+            messages.warning(request, "The job has already started or ended, so it can't be cancelled.")
         return HttpResponseRedirect(page)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
