@@ -31,7 +31,7 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
 
     head = join('<th scope="col">{}</th>', headings)
     body = join("<tr>{}</tr>", (join("<td>{}</td>", row) for row in rows))
-    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
+    return format_html('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
 def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:

@@ -133,14 +133,14 @@ def test_cancels_before_it_begins(staff_client: Callable[..., Client], user: Use
     assert client.get(cancel)["Location"] == user_page(user)
     job.refresh_from_db()
     assert job.status == "queued"
-    assert "The job is cancelled. Nothing was changed." in client.post(cancel, follow=True).content.decode()
+    assert "The job was cancelled. Nothing was changed." in client.post(cancel, follow=True).content.decode()
     execution.run(job.pk)
     job.refresh_from_db()
     assert (job.status, Message.objects.count()) == ("cancelled", 4)
     event = AuditEvent.objects.get(action="job_cancelled")
     assert (event.object_id, event.actor_email) == (str(job.pk), "staff@example.org")
     page = client.get(user_page(user)).content.decode()
-    assert "cancelled before it began" in page and cancel not in page
+    assert "cancelled before it started" in page and cancel not in page
     assert "so it can&#x27;t be cancelled" in client.post(cancel, follow=True).content.decode()
     assert AuditEvent.objects.filter(action="job_cancelled").count() == 1
 
