@@ -79,7 +79,7 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
             (link(time_element(m.created_at), "message_change", m.pk), phi_flag(m), m.role, m.model or "–")
             for m in messages[:MAX_LATEST_MESSAGES]
         )
-        messages_table = table(("Sent", "PHI", "Role", "Model"), rows)
+        messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
         return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))
 
     def search(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
@@ -155,7 +155,7 @@ class MessageAdmin(RevealPHIAdmin):
     masked_tool_results = masked("tool_results")
     masked_metadata = masked("metadata")
 
-    @admin.display(description="PHI")
+    @admin.display(description="PHI flag")
     def flag(self, message: Message) -> str:
         return phi_flag(message)
 

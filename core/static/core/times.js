@@ -5,7 +5,7 @@
 {
   const COOKIE = "browser_time_zone", MAX_AGE = 365 * 24 * 3600; // seconds
   const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-  const button = document.getElementById("time-zone");
+  const button = document.querySelector("#time-zone button");
   const zones = new Intl.DateTimeFormat("en-US", { timeZoneName: "short" });
   const shown = new WeakMap(); // by <time> element: its text in UTC, and the text that replaced it
   let isLocal = document.cookie.split("; ").includes(`${COOKIE}=1`);
@@ -45,7 +45,7 @@
 
   if (button && zones.resolvedOptions().timeZone !== "UTC") {
     nameButton();
-    button.hidden = false;
+    button.parentElement.hidden = false;
     button.addEventListener("click", () => {
       isLocal = !isLocal;
       const secure = location.protocol === "https:" ? "; secure" : "";
