@@ -24,6 +24,7 @@ from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
+from core.admin.permission_picker import PermissionPickerAdmin
 from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
@@ -33,7 +34,14 @@ PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user
 
 
 @admin.register(User)
-class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTableAdmin, DjangoUserAdmin):
+class UserAdmin(
+    AccountSecurityAdmin,
+    ExportAdmin,
+    LargeDeletionAdmin,
+    LargeTableAdmin,
+    PermissionPickerAdmin,
+    DjangoUserAdmin,
+):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
@@ -168,7 +176,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(AuditedModelAdmin, DjangoGroupAdmin):
+class GroupAdmin(AuditedModelAdmin, PermissionPickerAdmin, DjangoGroupAdmin):
     """Deletes a group without loading its members, which Django's confirmation page lists one by one."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

@@ -48,8 +48,10 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
     specialty = models.CharField(max_length=100, blank=True, validators=[WORDS])
-    is_active = models.BooleanField(default=True)
-    is_staff = models.BooleanField(default=False)
+    is_active = models.BooleanField(
+        "active", default=True, help_text="An inactive user can't log in. The data of the account is kept."
+    )
+    is_staff = models.BooleanField("staff", default=False, help_text="Staff can log in to this administration.")
     is_emergency = models.BooleanField(
         "emergency account",
         default=False,
