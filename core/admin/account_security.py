@@ -22,6 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django_otp.plugins.otp_totp import admin as otp_totp_admin
 
+from core.admin.row_names import NamedRow
 from core.auth import known_devices, second_factor
 from core.auth.forms import ConfirmedFormMixin, ConfirmForm
 from core.auth.password_saving import PasswordSavingMixin
@@ -90,7 +91,11 @@ class AccountSecurityAdmin(DjangoUserAdmin):
         """Show Django's page, with a form that knows the request. A copy, because all threads share the ModelAdmin."""
         page = copy(self)
         page.change_password_form = type("UserPasswordForm", (UserPasswordForm,), {"request": request})
-        return super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
+        response = super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
+        if isinstance(response, TemplateResponse) and response.context_data:
+            user = response.context_data["original"]
+            response.context_data["original"] = NamedRow(user, user.email)
+        return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 
 from core.admin import search_terms
 from core.admin.changelist import ChangeList
+from core.admin.row_names import NamingModelAdmin
 from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
@@ -30,7 +31,7 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
 
     head = join('<th scope="col">{}</th>', headings)
     body = join("<tr>{}</tr>", (join("<td>{}</td>", row) for row in rows))
-    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
+    return format_html('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
 def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
@@ -45,7 +46,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
     return rows
 
 
-class AuditedModelAdmin(admin.ModelAdmin):
+class AuditedModelAdmin(NamingModelAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -91,10 +92,6 @@ class AuditedModelAdmin(admin.ModelAdmin):
         """Return the number of rows per model that deleting `rows` would delete."""
         return {self.model: rows.count()}
 
-    def display_name(self, row: Model) -> str:
-        """Return the name of `row` on the confirmation page."""
-        return str(row)
-
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         rows = list(objs)
         counts = self.count_deletions(self.model._default_manager.filter(pk__in=[row.pk for row in rows]))
@@ -102,7 +99,7 @@ class AuditedModelAdmin(admin.ModelAdmin):
         allowed[self.model] = all(self.has_delete_permission(request, row) for row in rows)
         summary = {str(model._meta.verbose_name_plural): f"{count:,}" for model, count in counts.items()}
         forbidden = {model._meta.verbose_name for model, is_allowed in allowed.items() if not is_allowed}
-        return [self.display_name(row) for row in rows], summary, forbidden, []
+        return self.names_of_deleted(request, rows), summary, forbidden, []
 
 
 class LargeTableAdmin(AuditedModelAdmin):
@@ -116,6 +113,13 @@ class LargeTableAdmin(AuditedModelAdmin):
     search_fields = ("id",)  # makes Django show the search box; `search` does the searching
     index_condition = Q()  # condition of the partial index on created_at, if the index is partial
     allowed_lookups: tuple[str, ...] = ()  # lookups that other pages link to; each needs an index ordered by time
+
+    # Columns that a list leaves out if a link's lookup makes their value the same in every row: {lookup: names}.
+    constant_columns: dict[str, tuple[str, ...]] = {}
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        constant = {name for lookup in request.GET for name in self.constant_columns.get(lookup, ())}
+        return [name for name in super().get_list_display(request) if name not in constant]
 
     def search(self, request: HttpRequest, rows: QuerySet, term: str) -> QuerySet:
         """Return the rows that match `term`, found by an index."""

@@ -5,14 +5,24 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import model_ngettext
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion, tasks
 from core.admin.base import limit_matches, link, table
+from core.admin.display import (
+    id_column,
+    id_field,
+    message_name,
+    phi_flag,
+    session_name,
+    shortened,
+    time_column,
+    time_element,
+)
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import RevealPHIAdmin, masked
@@ -25,27 +35,37 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 @admin.register(Session)
 class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
-    list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
+    list_display = ("started", "user_link", "messages_link", "state", "mode", "ended", "key")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
+    constant_columns = {"user__id__exact": ("user_link",)}
     search_help_text = "session id, user id or user email"
     actions = ("end", "archive", "delete_selected")
     delete_task = tasks.delete_session
     fields = (
-        ("id", "user_link", "messages_link"),
-        ("mode", "is_archived"),
+        ("user_link", "messages_link", "state"),
+        ("started", "ended", "mode"),
         ("masked_title", "masked_context"),
-        ("created_at", "updated_at", "ended_at"),
+        ("full_key", "updated"),
         "latest_messages",
     )
-    readonly_fields = ("user_link", "messages_link", "masked_title", "masked_context", "latest_messages")
+    readonly_fields = (*(name for group in fields[:-1] for name in group if name != "mode"), "latest_messages")
+    key, full_key = id_column, id_field
+    started = time_column("created_at", "started")
+    ended = time_column("ended_at", "ended")
+    updated = time_column("updated_at", "updated")
     masked_title = masked("title")
     masked_context = masked("context")
 
     @admin.display(description="user")
     def user_link(self, session: Session) -> SafeString:
-        return link(session.user.email, "user_change", session.user_id)
+        return link(shortened(session.user.email), "user_change", session.user_id)
+
+    @admin.display(description="state")
+    def state(self, session: Session) -> str:
+        ended = "ended" if session.ended_at else "open"
+        return f"{ended}, archived" if session.is_archived else ended
 
     @admin.display(description="messages")
     def messages_link(self, session: Session) -> SafeString:
@@ -56,10 +76,10 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
+            (link(time_element(m.created_at), "message_change", m.pk), phi_flag(m), m.role, m.model or "–")
             for m in messages[:MAX_LATEST_MESSAGES]
         )
-        messages_table = table(("id", "created at", "role", "model"), rows)
+        messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
         return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))
 
     def search(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
@@ -84,13 +104,17 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         locked = list(sessions.select_for_update(of=("self",)))
         for session in locked:
             change(session.pk)
-        self.message_user(request, f"Sessions {description}: {len(locked)}.", messages.SUCCESS)
+        count = len(locked)
+        self.message_user(request, f"{count} {model_ngettext(self.opts, count)} {description}.", messages.SUCCESS)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("core.change_session")
 
     def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
+
+    def display_name(self, session: Any) -> str:
+        return session_name(session)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(pk__in=keys)
@@ -104,27 +128,47 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
 
 @admin.register(Message)
 class MessageAdmin(RevealPHIAdmin):
-    list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
+    list_display = ("sent", "flag", "role", "user_link", "session_link", "model", "tokens", "key")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
+    list_select_related = ("session__user",)
     allowed_lookups = ("session__id__exact",)
+    constant_columns = {"session__id__exact": ("user_link", "session_link")}
     search_help_text = "message id, session id or client message id"
     fields = (
-        ("id", "session_link", "client_message_id"),
-        ("role", "model", "tokens", "contains_phi"),
+        ("sent", "flag", "role"),
+        ("user_link", "session_link"),
         ("masked_content", "masked_audio_url"),
         ("masked_tool_calls", "masked_tool_results", "masked_metadata"),
-        ("created_at", "updated_at"),
+        ("model", "tokens"),
+        ("full_key", "client_message_id", "updated"),
     )
-    readonly_fields = ("session_link", *(name for group in fields for name in group if name.startswith("masked_")))
+    readonly_fields = (
+        *("sent", "flag", "user_link", "session_link", "full_key", "updated"),
+        *(name for group in fields for name in group if name.startswith("masked_")),
+    )
+    key, full_key = id_column, id_field
+    sent = time_column("created_at", "sent")
+    updated = time_column("updated_at", "updated")
     masked_content = masked("content")
     masked_audio_url = masked("audio_url")
     masked_tool_calls = masked("tool_calls")
     masked_tool_results = masked("tool_results")
     masked_metadata = masked("metadata")
 
+    @admin.display(description="PHI flag")
+    def flag(self, message: Message) -> str:
+        return phi_flag(message)
+
+    @admin.display(description="user")
+    def user_link(self, message: Message) -> SafeString:
+        return link(shortened(message.session.user.email), "user_change", message.session.user_id)
+
     @admin.display(description="session")
     def session_link(self, message: Message) -> SafeString:
-        return link(str(message.session_id), "session_change", message.session_id)
+        return link(time_element(message.session.created_at), "session_change", message.session_id)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        return super().get_queryset(request).defer(*Message.PHI, *(f"session__{name}" for name in Session.PHI))
 
     def search(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
         if key := parse_uuid(term):
@@ -138,6 +182,9 @@ class MessageAdmin(RevealPHIAdmin):
             sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
             return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
         return super().no_results_message(term)
+
+    def display_name(self, message: Any) -> str:
+        return message_name(message)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

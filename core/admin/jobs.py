@@ -15,13 +15,13 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
+from core.admin.display import time_column, time_element, utc_text
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
     describe_task,
     display,
     format_duration,
-    format_time,
     is_permitted,
     jobs_of,
     object_of,
@@ -57,15 +57,17 @@ def _shown(name: str, description: str) -> Any:
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("created", "what", "asked_by", "state", "progress", "duration")
+    list_display = ("created", "what", "requested_by", "state", "progress", "duration")
     list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
     search_help_text = "job id, or the id of the user or session that the job is about"
     change_list_template = "admin/core/job/change_list.html"
-    fields = ("object", "asked_by", "reason", "created", "started", "finished", "next_run", "errors", "events")
-    readonly_fields = fields
-    created = _shown("created_at", "asked for")
-    what = _shown("title", "what")
-    asked_by = _shown("asked_by", "asked by")
+    fields = ("object", "requested_by", "reason", ("created", "started", "finished", "next_run"), "errors", "events")
+    readonly_fields = ("object", "requested_by", "created", "started", "finished", "next_run", "errors", "events")
+    created = time_column("created_at", "requested")
+    started = time_column("started_at", "last started")
+    finished = time_column("finished_at", "ended")
+    what = _shown("title", "task")
+    requested_by = _shown("requested_by", "requested by")
     state = _shown("status", "status")
     progress = _shown("progress", "progress")
     duration = _shown("duration", "duration")
@@ -78,21 +80,14 @@ class JobAdmin(ReadOnlyAdmin):
             return "–"
         name = str(row._meta.verbose_name)
         request: HttpRequest = job.reader  # type: ignore[attr-defined]  # set by `get_object`
-        if not self.admin_site.get_model_admin(type(row)).has_view_permission(request, row):
+        model_admin: Any = self.admin_site.get_model_admin(type(row))
+        if not model_admin.has_view_permission(request, row):
             return f"a {name}"
-        return link(f"{name} {row.pk}", f"{row._meta.model_name}_change", row.pk)
-
-    @admin.display(description="last started")
-    def started(self, job: Job) -> str:
-        return format_time(job.started_at)
-
-    @admin.display(description="ended")
-    def finished(self, job: Job) -> str:
-        return format_time(job.finished_at)
+        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk)
 
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
-        return format_time(job.run_after) if job.status == Job.Status.QUEUED else "–"
+        return time_element(job.run_after if job.status == Job.Status.QUEUED else None)
 
     @admin.display(description="last error")
     def errors(self, job: Job) -> str:
@@ -102,7 +97,10 @@ class JobAdmin(ReadOnlyAdmin):
     def events(self, job: Job) -> str | SafeString:
         if not job.trace_id:
             return "–"
-        return link("All events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+        return link("Events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+
+    def display_name(self, job: Any) -> str:
+        return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         job = super().get_object(request, object_id, from_field)
@@ -157,9 +155,9 @@ class JobAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         if execution.cancel(job.pk):
             audit.record(AuditEvent.Action.JOB_CANCELLED, request, user=request.user, target=job)
-            messages.success(request, "The job is cancelled. Nothing was changed.")
+            messages.success(request, "The job was cancelled. Nothing was changed.")
         else:
-            messages.warning(request, "The job has begun or ended, so it can't be cancelled any more.")
+            messages.warning(request, "The job has already started or ended, so it can't be cancelled.")
         return HttpResponseRedirect(page)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:

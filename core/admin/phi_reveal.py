@@ -25,7 +25,7 @@ from core.models import AuditEvent
 def masked(field: str) -> Callable[[Any, Model], str]:
     """Return an admin column that shows a class of sizes instead of the value of a PHI field."""
 
-    @admin.display(description=field.replace("_", " "))
+    @admin.display(description=field.replace("_", " ").replace("url", "URL"))
     def column(_admin: Any, row: Model) -> str:
         return phi.masked(row.phi_lengths[field])  # type: ignore[attr-defined]
 

@@ -20,6 +20,7 @@ from django.utils.safestring import SafeString
 from core import deletion, tasks
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
@@ -37,7 +38,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
         ("Login", {"fields": ("must_change_password", "second_factor")}),
-        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "audit_events_link")}),
+        ("Record", {"fields": (("full_key", "audit_events_link"), ("created", "updated", "last_login_time"))}),
     )
     add_fieldsets = (
         (
@@ -55,15 +56,15 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
             },
         ),
     )
-    list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
+    list_display = ("short_email", "short_name", "account", "sessions", "short_specialty", "last_login_time", "created")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
     search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
     ordering = ("-created_at", "-id")
     readonly_fields = (
-        "id",
-        "created_at",
-        "updated_at",
-        "last_login",
+        "full_key",
+        "created",
+        "updated",
+        "last_login_time",
         "sessions",
         "audit_events_link",
         "must_change_password",
@@ -71,6 +72,28 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
     )
     actions = ("end_logins_of_selected", "delete_selected")
     delete_task = tasks.delete_user
+    full_key = id_field
+    created = time_column("created_at", "created")
+    updated = time_column("updated_at", "updated")
+    last_login_time = time_column("last_login", "last login")
+
+    @admin.display(description="email")
+    def short_email(self, user: User) -> str:
+        return shortened(user.email)
+
+    @admin.display(description="name")
+    def short_name(self, user: User) -> str:
+        return shortened(user.full_name)
+
+    @admin.display(description="specialty")
+    def short_specialty(self, user: User) -> str:
+        return shortened(user.specialty)
+
+    @admin.display(description="account")
+    def account(self, user: User) -> str:
+        kind = "superuser" if user.is_superuser else "staff" if user.is_staff else "user"
+        remarks = ("emergency" if user.is_emergency else "", "" if user.is_active else "inactive")
+        return ", ".join(filter(None, (kind, *remarks)))
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.end_logins_view)
@@ -132,7 +155,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         }
 
     def display_name(self, user: Any) -> str:
-        return f"{user.email} ({user.pk})"
+        return str(user.email)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(user__in=keys)
