@@ -18,7 +18,7 @@ from core.admin.row_names import NamingModelAdmin
 from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
-_TIME_LOOKUPS = ("gte", "lt", "year", "month", "day")
+_TIME_LOOKUPS = ("gte", "lt", "around", "year", "month", "day")
 
 
 def link(text: str, page: str, *args: Any, **query: Any) -> SafeString:
@@ -34,13 +34,14 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
     return format_html('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
-def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
+def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> QuerySet:
     """Limit matches from an index that is not ordered by time to MAX_MATCHES, so that sorting them stays cheap."""
     keys = list(matches.order_by().values_list("pk", flat=True)[: MAX_MATCHES + 1])
     if len(keys) > MAX_MATCHES:
         messages.warning(
             request,
-            f"More than {MAX_MATCHES:,} rows match. Showing {MAX_MATCHES:,} of them, not necessarily the newest.",
+            f"More than {MAX_MATCHES:,} {matches.model._meta.verbose_name_plural} match. Showing {MAX_MATCHES:,} of them, "
+            f"not necessarily the newest. {hint}".strip(),
         )
     rows: QuerySet = matches.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
@@ -125,8 +126,8 @@ class LargeTableAdmin(AuditedModelAdmin):
         """Return the rows that match `term`, found by an index."""
         raise NotImplementedError
 
-    def no_results_message(self, term: str) -> str:
-        return f"No match by {self.search_help_text}. Other searches would scan the whole table and are not supported."
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        return f"No {self.opts.verbose_name} matches. Search by {self.search_help_text}."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList
@@ -154,7 +155,7 @@ class LargeTableAdmin(AuditedModelAdmin):
             return queryset, False
         matches = self.search(request, self.model._default_manager.all(), term)
         if not matches.exists():
-            messages.warning(request, self.no_results_message(term))
+            messages.warning(request, self.no_results_message(request, term))
             return queryset.none(), False
         return queryset & matches, False
 

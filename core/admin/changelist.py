@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views import main
 from django.db import connection
@@ -51,13 +52,20 @@ class ChangeList(main.ChangeList):
             raise IncorrectLookupParameters
         try:
             self.all_filters, *rest = super().get_filters(request)
-        except (ValueError, OverflowError) as error:  # Django computes the year after 9999
+        # Django computes the year after 9999. An unknown filter, such as of an old bookmark, would be an error page.
+        except (ValueError, OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
         active = [spec for spec in self.all_filters if spec.used_parameters]
+        # Django would ignore an unknown value, or show an empty list.
+        if not all(isinstance(spec, TimeFilter) or self._is_choice(spec) for spec in active):
+            raise IncorrectLookupParameters
         indexed = (TimeFilter,) if index_lookups else (TimeFilter, IndexedFilter)
         self.unindexed_filters = [spec for spec in active if not isinstance(spec, indexed)]
         self.uses_time_index = not index_lookups and not any(isinstance(spec, IndexedFilter) for spec in active)
         return [spec for spec in self.all_filters if spec not in self.unindexed_filters], *rest
+
+    def _is_choice(self, spec: Any) -> bool:
+        return any(choice["selected"] for choice in spec.choices(self))
 
     @property
     def linked_lookups(self) -> list[str]:

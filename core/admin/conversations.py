@@ -27,6 +27,7 @@ from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import RevealPHIAdmin, masked
 from core.admin.search_terms import parse_uuid
+from core.admin.user_search import links_to_sessions
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -40,7 +41,7 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
     list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
     constant_columns = {"user__id__exact": ("user_link",)}
-    search_help_text = "session id, user id or user email"
+    search_help_text = "ID of a session, or ID, email or any part of the name of its user"
     actions = ("end", "archive", "delete_selected")
     delete_task = tasks.delete_session
     fields = (
@@ -89,6 +90,9 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         user = User.objects.filter(email=term).only("pk").first()
         return sessions.filter(user=user) if user else sessions.none()
 
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        return links_to_sessions(request, term) or super().no_results_message(request, term)
+
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
         self._apply(request, sessions, conversations.end_session, "ended")
@@ -133,7 +137,7 @@ class MessageAdmin(RevealPHIAdmin):
     list_select_related = ("session__user",)
     allowed_lookups = ("session__id__exact",)
     constant_columns = {"session__id__exact": ("user_link", "session_link")}
-    search_help_text = "message id, session id or client message id"
+    search_help_text = "ID of a message or session, or client message ID"
     fields = (
         ("sent", "flag", "role"),
         ("user_link", "session_link"),
@@ -176,12 +180,10 @@ class MessageAdmin(RevealPHIAdmin):
             return by_key if by_key.exists() else messages.filter(session=key)
         return limit_matches(request, messages.filter(client_message_id=term))
 
-    def no_results_message(self, term: str) -> str:
-        lookup = {"pk": key} if (key := parse_uuid(term)) else {"email": term}
-        if user := User.objects.filter(**lookup).only("pk").first():
-            sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
-            return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
-        return super().no_results_message(term)
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        links = links_to_sessions(request, term)
+        message = format_html("Messages can't be searched by user. {}", links) if links else None
+        return message or super().no_results_message(request, term)
 
     def display_name(self, message: Any) -> str:
         return message_name(message)

@@ -18,17 +18,16 @@ from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
 from core import deletion, tasks
+from core.admin import user_search
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, link
 from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
-MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
 PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user_permissions")
 
 
@@ -58,7 +57,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
     )
     list_display = ("short_email", "short_name", "account", "sessions", "short_specialty", "last_login_time", "created")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
-    search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
+    search_help_text = user_search.HELP_TEXT
     ordering = ("-created_at", "-id")
     readonly_fields = (
         "full_key",
@@ -140,12 +139,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
 
     def search(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
-        if key := parse_uuid(term):
-            return users.filter(pk=key)
-        if len(term) < MIN_PREFIX_LENGTH:
-            return users.filter(email=term)
-        by_email = limit_matches(request, users.filter(email__startswith=term.lower()))
-        return by_email | limit_matches(request, users.filter(full_name__istartswith=term))
+        return user_search.search(request, term)
 
     def count_deletions(self, users: QuerySet) -> dict[type[Model], int]:
         return {
