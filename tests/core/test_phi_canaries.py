@@ -38,6 +38,7 @@ from tests.support.dependency_servers import Postgres, as_owner
 from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
+from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
@@ -320,7 +321,7 @@ def invalid_posts(staff: Client, rows: dict[str, Any]) -> None:
 
 def reveal(staff: Client, rows: dict[str, Any]) -> None:
     for name in ("session", "message"):
-        assert staff.send_form(f"/admin/core/{name}/{rows[name].pk}/reveal/") == 200
+        assert staff.send_form(f"/admin/core/{name}/{rows[name].pk}/reveal/", **REASON) == 200
 
 
 def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
@@ -332,7 +333,7 @@ def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> No
     assert staff.send_form(f"/admin/core/user/{user.pk}/change/", **form) == 500
     assert staff.send_form("/admin/core/session/", action="archive", _selected_action=str(session.pk)) == 500
     scenario.sql("ALTER TABLE audit_events ADD CONSTRAINT quotes CHECK (actor_email IS NULL) NOT VALID")
-    assert staff.send_form(f"/admin/core/message/{rows['message'].pk}/reveal/") == 500
+    assert staff.send_form(f"/admin/core/message/{rows['message'].pk}/reveal/", **REASON) == 500
     assert Client(scenario).log_in(user.email, f"{INPUT}-password") == 500
     scenario.sql("ALTER TABLE audit_events DROP CONSTRAINT quotes")
     scenario.sql("ALTER TABLE users RENAME full_name TO gone")
