@@ -15,8 +15,9 @@ from core import conversations, deletion, tasks
 from core.admin.base import limit_matches, link, table
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
+from core.admin.transcripts import TranscriptAdmin, TranscriptForm
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -24,7 +25,8 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
+class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
+    reason_form_class = TranscriptForm
     list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
@@ -103,7 +105,7 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
 
 
 @admin.register(Message)
-class MessageAdmin(RevealPHIAdmin):
+class MessageAdmin(TranscriptAdmin):
     list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
     allowed_lookups = ("session__id__exact",)
