@@ -29,7 +29,8 @@ class ReasonForm(forms.Form):
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
         self.fields["reason"].required = settings.REVEAL_REASON_REQUIRED
 
     def clean(self) -> None:

@@ -16,7 +16,7 @@ from tests.core.admin.conftest import CANARY
 from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import SUPERUSER
-from tests.support.reveal import REASON, choose_reason
+from tests.support.reveal import REASON, RECORDED_REASON, choose_reason
 from tests.support.second_factor import log_in
 
 pytestmark = pytest.mark.django_db
@@ -56,6 +56,7 @@ def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, messa
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
+        assert event.changes == {"reason": [None, RECORDED_REASON]}
     client.post(page_url(message), REASON)
     assert len(reveal_events()) == 3  # every access, also a repeated one
 
@@ -176,9 +177,17 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     assert CANARY not in browser.page_source
     assert len(reveal_events()) == 2
 
+    browser.get(live_server.url + page_url(message.session, "change"))
+    choose_reason(browser)
+    browser.find_element(By.XPATH, "//button[text()='Read conversation']").click()
+    assert browser.find_element(By.CSS_SELECTOR, ".transcript [data-phi]").text == content
+    assert len(reveal_events()) == 3
+    browser.execute_script("dispatchEvent(new Event('pagehide'))")
+    assert CANARY not in browser.page_source
+
     browser.get(f"{live_server.url}/admin/")
     browser.find_element(By.LINK_TEXT, "PHI access").click()
-    row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr").text
+    row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr:last-child").text
     for expected in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
         assert expected in row
     assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]
