@@ -21,6 +21,7 @@ from django.utils.functional import cached_property
 
 from core.admin import search_terms
 from core.admin.filters import NEWER_THAN, OLDER_THAN, IndexedFilter, TimeFilter
+from core.admin.list_scope import ScopedChangeList
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
 MAX_SCANNED_ROWS = 10_000
@@ -28,14 +29,13 @@ _DATE_UNITS = ("year", "month", "day")
 _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
-class ChangeList(main.ChangeList):
+class ChangeList(ScopedChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
     unindexed_filters: list[Any]
     uses_time_index: bool
     is_complete: bool  # the page shows every matching row
-    model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
         return list(ordering(newest_first=True))
@@ -66,10 +66,6 @@ class ChangeList(main.ChangeList):
 
     def _is_choice(self, spec: Any) -> bool:
         return any(choice["selected"] for choice in spec.choices(self))
-
-    @property
-    def linked_lookups(self) -> list[str]:
-        return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
         self.query = search_terms.read(request, self.query)

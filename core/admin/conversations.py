@@ -25,8 +25,9 @@ from core.admin.display import (
 )
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
+from core.admin.transcripts import TranscriptAdmin, TranscriptForm
 from core.admin.user_search import links_to_sessions
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
@@ -35,7 +36,8 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
+class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
+    reason_form_class = TranscriptForm
     list_display = ("started", "user_link", "messages_link", "state", "mode", "ended", "key")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
@@ -131,7 +133,7 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
 
 
 @admin.register(Message)
-class MessageAdmin(RevealPHIAdmin):
+class MessageAdmin(TranscriptAdmin):
     list_display = ("sent", "flag", "role", "user_link", "session_link", "model", "tokens", "key")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
     list_select_related = ("session__user",)
