@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ValidationError
@@ -20,7 +21,14 @@ MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
 _TIME_LOOKUPS = ("gte", "lt", "year", "month", "day")
 
 
-def link(text: str, page: str, *args: Any, **query: Any) -> SafeString:
+def link(text: str, page: str, *args: Any, request: HttpRequest, **query: Any) -> SafeString:
+    """Return a link to a page such as `user_change`, or only the text if the reader may not view its model.
+
+    Columns get no request. They pass `row.reader`, the request that the row was loaded for.
+    """
+    model = apps.get_model("core", page.partition("_")[0])
+    if not admin.site.get_model_admin(model).has_view_permission(request):
+        return format_html("{}", text)
     return format_html('<a href="{}">{}</a>', reverse(f"admin:core_{page}", args=args, query=query or None), text)
 
 
@@ -39,7 +47,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
     if len(keys) > MAX_MATCHES:
         messages.warning(
             request,
-            f"More than {MAX_MATCHES:,} rows match. Showing {MAX_MATCHES:,} of them, not necessarily the newest.",
+            f"More than {MAX_MATCHES:,} match; showing an arbitrary {MAX_MATCHES:,}. Narrow your search.",
         )
     rows: QuerySet = matches.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
@@ -58,6 +66,12 @@ class AuditedModelAdmin(admin.ModelAdmin):
             return HttpResponseNotFound()  # jobs.js shows it; a message would be added at every refresh
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
+
+    def get_object(self, request: HttpRequest, *args: Any) -> Any:
+        row = super().get_object(request, *args)
+        if row is not None:
+            row.reader = request  # type: ignore[attr-defined]  # read by columns; see `link`
+        return row
 
     def log_addition(self, *args: Any) -> Any: ...
     def log_change(self, *args: Any) -> Any: ...
@@ -121,7 +135,7 @@ class LargeTableAdmin(AuditedModelAdmin):
         """Return the rows that match `term`, found by an index."""
         raise NotImplementedError
 
-    def no_results_message(self, term: str) -> str:
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
         return f"No match by {self.search_help_text}. Other searches would scan the whole table and are not supported."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -150,7 +164,7 @@ class LargeTableAdmin(AuditedModelAdmin):
             return queryset, False
         matches = self.search(request, self.model._default_manager.all(), term)
         if not matches.exists():
-            messages.warning(request, self.no_results_message(term))
+            messages.warning(request, self.no_results_message(request, term))
             return queryset.none(), False
         return queryset & matches, False
 

@@ -44,19 +44,20 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
     masked_context = masked("context")
 
     @admin.display(description="user")
-    def user_link(self, session: Session) -> SafeString:
-        return link(session.user.email, "user_change", session.user_id)
+    def user_link(self, session: Any) -> SafeString:
+        return link(session.user.email, "user_change", session.user_id, request=session.reader)
 
     @admin.display(description="messages")
-    def messages_link(self, session: Session) -> SafeString:
-        return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
+    def messages_link(self, session: Any) -> SafeString:
+        text = f"{session.message_count:,} messages"
+        return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
-    def latest_messages(self, session: Session) -> SafeString:
+    def latest_messages(self, session: Any) -> SafeString:
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
+            (link(str(m.pk), "message_change", m.pk, request=session.reader), localize(m.created_at), m.role, m.model or "–")
             for m in messages[:MAX_LATEST_MESSAGES]
         )
         messages_table = table(("id", "created at", "role", "model"), rows)
@@ -123,8 +124,8 @@ class MessageAdmin(RevealPHIAdmin):
     masked_metadata = masked("metadata")
 
     @admin.display(description="session")
-    def session_link(self, message: Message) -> SafeString:
-        return link(str(message.session_id), "session_change", message.session_id)
+    def session_link(self, message: Any) -> SafeString:
+        return link(str(message.session_id), "session_change", message.session_id, request=message.reader)
 
     def search(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
         if key := parse_uuid(term):
@@ -132,12 +133,12 @@ class MessageAdmin(RevealPHIAdmin):
             return by_key if by_key.exists() else messages.filter(session=key)
         return limit_matches(request, messages.filter(client_message_id=term))
 
-    def no_results_message(self, term: str) -> str:
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
         lookup = {"pk": key} if (key := parse_uuid(term)) else {"email": term}
         if user := User.objects.filter(**lookup).only("pk").first():
-            sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
+            sessions = link("their sessions", "session_changelist", request=request, user__id__exact=user.pk)
             return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
-        return super().no_results_message(term)
+        return super().no_results_message(request, term)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))
