@@ -87,6 +87,20 @@ class AccountSecurityAdmin(DjangoUserAdmin):
             kwargs["form"] = type("UserAddForm", (UserAddForm,), {"request": request})
         return super().get_form(request, obj, change=change, **kwargs)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Leave out the button "Reset password" for readers who may not change the user."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        return [
+            (title, {**options, "fields": [name for name in options["fields"] if name != "password"]})
+            for title, options in fieldsets
+        ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Django's page also needs the permission to change users, but its links to the page only need this one."""
+        return super().has_add_permission(request) and self.has_change_permission(request)
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Show Django's page, with a form that knows the request. A copy, because all threads share the ModelAdmin."""
         page = copy(self)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ValidationError
@@ -21,7 +22,14 @@ MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
 _TIME_LOOKUPS = ("gte", "lt", "around", "year", "month", "day")
 
 
-def link(text: str, page: str, *args: Any, **query: Any) -> SafeString:
+def link(text: str, page: str, *args: Any, request: HttpRequest, **query: Any) -> SafeString:
+    """Return a link to a page such as `user_change`, or only the text if the reader may not view its model.
+
+    Columns get no request. They pass `row.reader`, the request that the row was loaded for.
+    """
+    model = apps.get_model("core", page.partition("_")[0])
+    if not admin.site.get_model_admin(model).has_view_permission(request):
+        return format_html("{}", text)
     return format_html('<a href="{}">{}</a>', reverse(f"admin:core_{page}", args=args, query=query or None), text)
 
 
@@ -40,8 +48,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> Qu
     if len(keys) > MAX_MATCHES:
         messages.warning(
             request,
-            f"More than {MAX_MATCHES:,} {matches.model._meta.verbose_name_plural} match. Showing {MAX_MATCHES:,} of them, "
-            f"not necessarily the newest. {hint}".strip(),
+            f"More than {MAX_MATCHES:,} match; showing an arbitrary {MAX_MATCHES:,}. {hint}",
         )
     rows: QuerySet = matches.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
@@ -60,6 +67,12 @@ class AuditedModelAdmin(NamingModelAdmin):
             return HttpResponseNotFound()  # jobs.js shows it; a message would be added at every refresh
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
+
+    def get_object(self, request: HttpRequest, *args: Any) -> Any:
+        row = super().get_object(request, *args)
+        if row is not None:
+            row.reader = request  # read by columns; see `link`
+        return row
 
     def log_addition(self, *args: Any) -> Any: ...
     def log_change(self, *args: Any) -> Any: ...

@@ -62,8 +62,8 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
     masked_context = masked("context")
 
     @admin.display(description="user")
-    def user_link(self, session: Session) -> SafeString:
-        return link(shortened(session.user.email), "user_change", session.user_id)
+    def user_link(self, session: Any) -> SafeString:
+        return link(shortened(session.user.email), "user_change", session.user_id, request=session.reader)
 
     @admin.display(description="state")
     def state(self, session: Session) -> str:
@@ -71,15 +71,21 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         return f"{ended}, archived" if session.is_archived else ended
 
     @admin.display(description="messages")
-    def messages_link(self, session: Session) -> SafeString:
-        return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
+    def messages_link(self, session: Any) -> SafeString:
+        text = f"{session.message_count:,} messages"
+        return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
-    def latest_messages(self, session: Session) -> SafeString:
+    def latest_messages(self, session: Any) -> SafeString:
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(time_element(m.created_at), "message_change", m.pk), phi_flag(m), m.role, m.model or "–")
+            (
+                link(time_element(m.created_at), "message_change", m.pk, request=session.reader),
+                phi_flag(m),
+                m.role,
+                m.model or "–",
+            )
             for m in messages[:MAX_LATEST_MESSAGES]
         )
         messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
@@ -166,12 +172,14 @@ class MessageAdmin(TranscriptAdmin):
         return phi_flag(message)
 
     @admin.display(description="user")
-    def user_link(self, message: Message) -> SafeString:
-        return link(shortened(message.session.user.email), "user_change", message.session.user_id)
+    def user_link(self, message: Any) -> SafeString:
+        user = message.session.user
+        return link(shortened(user.email), "user_change", user.pk, request=message.reader)
 
     @admin.display(description="session")
-    def session_link(self, message: Message) -> SafeString:
-        return link(time_element(message.session.created_at), "session_change", message.session_id)
+    def session_link(self, message: Any) -> SafeString:
+        text = time_element(message.session.created_at)
+        return link(text, "session_change", message.session_id, request=message.reader)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).defer(*Message.PHI, *(f"session__{name}" for name in Session.PHI))

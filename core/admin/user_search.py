@@ -61,6 +61,9 @@ def links_to_sessions(request: HttpRequest, term: str) -> SafeString | None:
     if not request.user.has_perm("core.view_session"):
         return None
     users = list(find_users(term).only("email")[: MAX_LINKS + 1])
-    links = ((link(user.email, "session_changelist", user__id__exact=user.pk),) for user in users[:MAX_LINKS])
+    links = (
+        (link(user.email, "session_changelist", request=request, user__id__exact=user.pk),)
+        for user in users[:MAX_LINKS]
+    )
     more = " More users match. Add another word of the name or the email." if len(users) > MAX_LINKS else ""
     return format_html("Show the sessions of {}.{}", format_html_join(", ", "{}", links), more) if users else None

@@ -118,12 +118,12 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         messages.success(request, "All logins of the selected users have ended.")
 
     @admin.display(description="sessions")
-    def sessions(self, user: User) -> SafeString:
-        return link("View sessions", "session_changelist", user__id__exact=user.pk)
+    def sessions(self, user: Any) -> SafeString:
+        return link("View sessions", "session_changelist", request=user.reader, user__id__exact=user.pk)
 
     @admin.display(description="activity")
-    def audit_events_link(self, user: User) -> SafeString:
-        return link("View audit events", "auditevent_changelist", actor_id__exact=user.pk)
+    def audit_events_link(self, user: Any) -> SafeString:
+        return link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
