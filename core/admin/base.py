@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 
 from core.admin import search_terms
 from core.admin.changelist import ChangeList
+from core.admin.scripts import NeededScriptsAdmin
 from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
@@ -45,7 +46,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
     return rows
 
 
-class AuditedModelAdmin(admin.ModelAdmin):
+class AuditedModelAdmin(NeededScriptsAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
