@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from core.admin import search_terms
 from core.admin.changelist import ChangeList
 from core.admin.row_names import NamingModelAdmin
+from core.admin.scripts import NeededScriptsAdmin
 from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
@@ -54,7 +55,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> Qu
     return rows
 
 
-class AuditedModelAdmin(NamingModelAdmin):
+class AuditedModelAdmin(NamingModelAdmin, NeededScriptsAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
