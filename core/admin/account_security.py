@@ -22,7 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django_otp.plugins.otp_totp import admin as otp_totp_admin
 
-from core.admin.row_names import NamedRow
+from core.admin.row_names import LabelledRow
 from core.auth import known_devices, second_factor
 from core.auth.forms import ConfirmedFormMixin, ConfirmForm
 from core.auth.password_saving import PasswordSavingMixin
@@ -108,7 +108,7 @@ class AccountSecurityAdmin(DjangoUserAdmin):
         response = super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
         if isinstance(response, TemplateResponse) and response.context_data:
             user = response.context_data["original"]
-            response.context_data["original"] = NamedRow(user, user.email)
+            response.context_data["original"] = LabelledRow(user, user.email)
         return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
