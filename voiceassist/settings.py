@@ -256,6 +256,7 @@ SESSION_ENGINE = "core.auth.web_sessions"
 SESSION_COOKIE_AGE = 12 * 3600  # seconds from the login, a long shift; enforced by core.auth.session_expiry
 SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 REVEAL_MASK_AGE = 2 * 60  # seconds without input until a page masks the PHI that it shows
+REVEAL_REASON_REQUIRED = env.flag("REVEAL_REASON_REQUIRED", True)
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 MESSAGE_STORAGE = "core.auth.message_storage.EncryptedSessionStorage"
 

@@ -25,8 +25,10 @@ from core.admin.display import (
 )
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
+from core.admin.transcripts import TranscriptAdmin, TranscriptForm
+from core.admin.user_search import links_to_sessions
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -34,13 +36,14 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
+class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
+    reason_form_class = TranscriptForm
     list_display = ("started", "user_link", "messages_link", "state", "mode", "ended", "key")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
     constant_columns = {"user__id__exact": ("user_link",)}
-    search_help_text = "session id, user id or user email"
+    search_help_text = "ID of a session, or ID, email or any part of the name of its user"
     actions = ("end", "archive", "delete_selected")
     delete_task = tasks.delete_session
     fields = (
@@ -59,8 +62,8 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
     masked_context = masked("context")
 
     @admin.display(description="user")
-    def user_link(self, session: Session) -> SafeString:
-        return link(shortened(session.user.email), "user_change", session.user_id)
+    def user_link(self, session: Any) -> SafeString:
+        return link(shortened(session.user.email), "user_change", session.user_id, request=session.reader)
 
     @admin.display(description="state")
     def state(self, session: Session) -> str:
@@ -68,15 +71,21 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         return f"{ended}, archived" if session.is_archived else ended
 
     @admin.display(description="messages")
-    def messages_link(self, session: Session) -> SafeString:
-        return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
+    def messages_link(self, session: Any) -> SafeString:
+        text = f"{session.message_count:,} messages"
+        return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
-    def latest_messages(self, session: Session) -> SafeString:
+    def latest_messages(self, session: Any) -> SafeString:
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(time_element(m.created_at), "message_change", m.pk), phi_flag(m), m.role, m.model or "–")
+            (
+                link(time_element(m.created_at), "message_change", m.pk, request=session.reader),
+                phi_flag(m),
+                m.role,
+                m.model or "–",
+            )
             for m in messages[:MAX_LATEST_MESSAGES]
         )
         messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
@@ -88,6 +97,9 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
             return by_key if by_key.exists() else sessions.filter(user=key)
         user = User.objects.filter(email=term).only("pk").first()
         return sessions.filter(user=user) if user else sessions.none()
+
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        return links_to_sessions(request, term) or super().no_results_message(request, term)
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
@@ -127,13 +139,13 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
 
 
 @admin.register(Message)
-class MessageAdmin(RevealPHIAdmin):
+class MessageAdmin(TranscriptAdmin):
     list_display = ("sent", "flag", "role", "user_link", "session_link", "model", "tokens", "key")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
     list_select_related = ("session__user",)
     allowed_lookups = ("session__id__exact",)
     constant_columns = {"session__id__exact": ("user_link", "session_link")}
-    search_help_text = "message id, session id or client message id"
+    search_help_text = "ID of a message or session, or client message ID"
     fields = (
         ("sent", "flag", "role"),
         ("user_link", "session_link"),
@@ -160,12 +172,14 @@ class MessageAdmin(RevealPHIAdmin):
         return phi_flag(message)
 
     @admin.display(description="user")
-    def user_link(self, message: Message) -> SafeString:
-        return link(shortened(message.session.user.email), "user_change", message.session.user_id)
+    def user_link(self, message: Any) -> SafeString:
+        user = message.session.user
+        return link(shortened(user.email), "user_change", user.pk, request=message.reader)
 
     @admin.display(description="session")
-    def session_link(self, message: Message) -> SafeString:
-        return link(time_element(message.session.created_at), "session_change", message.session_id)
+    def session_link(self, message: Any) -> SafeString:
+        text = time_element(message.session.created_at)
+        return link(text, "session_change", message.session_id, request=message.reader)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).defer(*Message.PHI, *(f"session__{name}" for name in Session.PHI))
@@ -176,12 +190,10 @@ class MessageAdmin(RevealPHIAdmin):
             return by_key if by_key.exists() else messages.filter(session=key)
         return limit_matches(request, messages.filter(client_message_id=term))
 
-    def no_results_message(self, term: str) -> str:
-        lookup = {"pk": key} if (key := parse_uuid(term)) else {"email": term}
-        if user := User.objects.filter(**lookup).only("pk").first():
-            sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
-            return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
-        return super().no_results_message(term)
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        links = links_to_sessions(request, term)
+        message = format_html("Messages can't be searched by user. {}", links) if links else None
+        return message or super().no_results_message(request, term)
 
     def display_name(self, message: Any) -> str:
         return message_name(message)

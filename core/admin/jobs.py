@@ -73,17 +73,16 @@ class JobAdmin(ReadOnlyAdmin):
     duration = _shown("duration", "duration")
 
     @admin.display(description="about")
-    def object(self, job: Job) -> str | SafeString:
+    def object(self, job: Any) -> str | SafeString:
         """Return a link if the row exists and the reader may open it, and no id otherwise."""
         row = object_of(job)
         if row is None:
             return "–"
         name = str(row._meta.verbose_name)
-        request: HttpRequest = job.reader  # type: ignore[attr-defined]  # set by `get_object`
         model_admin: Any = self.admin_site.get_model_admin(type(row))
-        if not model_admin.has_view_permission(request, row):
+        if not model_admin.has_view_permission(job.reader, row):
             return f"a {name}"
-        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk)
+        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
 
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
@@ -94,19 +93,14 @@ class JobAdmin(ReadOnlyAdmin):
         return f"{job.error}. The log of the worker has the details." if job.error else "–"
 
     @admin.display(description="audit events")
-    def events(self, job: Job) -> str | SafeString:
+    def events(self, job: Any) -> str | SafeString:
         if not job.trace_id:
             return "–"
-        return link("Events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+        text = "Events of the request and of the job"
+        return link(text, "auditevent_changelist", request=job.reader, trace_id__exact=job.trace_id)
 
     def display_name(self, job: Any) -> str:
         return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
-
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        job = super().get_object(request, object_id, from_field)
-        if job is not None:
-            job.reader = request
-        return job
 
     def search(self, request: HttpRequest, jobs: QuerySet, term: str) -> QuerySet:
         key = parse_uuid(term)
@@ -148,7 +142,7 @@ class JobAdmin(ReadOnlyAdmin):
         job = _find(object_id)
         if job is None:
             raise Http404
-        page = self._page_after_cancelling(request, job)
+        page = self._page_of(request, job)
         if request.method != "POST":  # redirected here after a login, or a typed URL
             return HttpResponseRedirect(page)
         if not is_permitted(request, job):
@@ -165,10 +159,10 @@ class JobAdmin(ReadOnlyAdmin):
         if job is None:
             raise Http404
         if request.method != "POST":  # redirected here after a login, or a typed URL
-            return HttpResponseRedirect(reverse("admin:core_job_change", args=[job.pk]))
+            return HttpResponseRedirect(self._page_of(request, job))
         return exports.download_view(request, job)  # type: ignore[no-any-return]
 
-    def _page_after_cancelling(self, request: HttpRequest, job: Job) -> str:
+    def _page_of(self, request: HttpRequest, job: Job) -> str:
         if request.user.has_perm("core.view_job"):
             return reverse("admin:core_job_change", args=[job.pk])
         row = object_of(job)

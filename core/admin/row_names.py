@@ -10,17 +10,17 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 
 
-class NamedRow:
+class LabelledRow:
     """A row whose `str()` is its name. Django's admin builds titles, breadcrumbs and messages from `str()`."""
 
     def __init__(self, row: Any, name: str) -> None:
-        self._row, self._name = row, name
+        self.row, self._name = row, name
 
     def __str__(self) -> str:
         return self._name
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(self._row, attribute)
+        return getattr(self.row, attribute)
 
 
 class NamingModelAdmin(admin.ModelAdmin):
@@ -31,7 +31,7 @@ class NamingModelAdmin(admin.ModelAdmin):
         return str(row)
 
     def named(self, row: Any) -> Any:
-        return NamedRow(row, self.display_name(row))
+        return LabelledRow(row, self.display_name(row))
 
     def names_of_deleted(self, request: HttpRequest, rows: Iterable[Any]) -> list[str]:
         """Return the names of rows that will be deleted, and keep them for `response_delete`."""

@@ -18,18 +18,17 @@ from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
 from core import deletion, tasks
+from core.admin import user_search
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, link
 from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.permission_picker import PermissionPickerAdmin
-from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
-MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
 PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user_permissions")
 
 
@@ -66,7 +65,7 @@ class UserAdmin(
     )
     list_display = ("short_email", "short_name", "account", "sessions", "short_specialty", "last_login_time", "created")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
-    search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
+    search_help_text = user_search.HELP_TEXT
     ordering = ("-created_at", "-id")
     readonly_fields = (
         "full_key",
@@ -127,12 +126,12 @@ class UserAdmin(
         messages.success(request, "All logins of the selected users have ended.")
 
     @admin.display(description="sessions")
-    def sessions(self, user: User) -> SafeString:
-        return link("View sessions", "session_changelist", user__id__exact=user.pk)
+    def sessions(self, user: Any) -> SafeString:
+        return link("View sessions", "session_changelist", request=user.reader, user__id__exact=user.pk)
 
     @admin.display(description="activity")
-    def audit_events_link(self, user: User) -> SafeString:
-        return link("View audit events", "auditevent_changelist", actor_id__exact=user.pk)
+    def audit_events_link(self, user: Any) -> SafeString:
+        return link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
@@ -148,12 +147,7 @@ class UserAdmin(
         return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
 
     def search(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
-        if key := parse_uuid(term):
-            return users.filter(pk=key)
-        if len(term) < MIN_PREFIX_LENGTH:
-            return users.filter(email=term)
-        by_email = limit_matches(request, users.filter(email__startswith=term.lower()))
-        return by_email | limit_matches(request, users.filter(full_name__istartswith=term))
+        return user_search.search(request, term)
 
     def count_deletions(self, users: QuerySet) -> dict[type[Model], int]:
         return {
