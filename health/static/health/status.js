@@ -24,21 +24,9 @@
     return element;
   }
 
-  // On narrow screens a row is a card. Its cells need their column's name, and explicit roles, because some browsers
-  // drop the semantics of a table with display: block. The details of what does not fail are folded.
-  function annotateTables(root) {
-    for (const table of root.querySelectorAll("table")) {
-      const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
-      table.setAttribute("role", "table");
-      for (const section of [table.tHead, ...table.tBodies]) section.setAttribute("role", "rowgroup");
-      for (const row of table.rows) {
-        row.setAttribute("role", "row");
-        for (const cell of row.cells) {
-          cell.setAttribute("role", { col: "columnheader", row: "rowheader" }[cell.scope] ?? "cell");
-          if (cell.colSpan === 1) cell.dataset.label = labels[cell.cellIndex];
-        }
-      }
-    }
+  // Prepares tables for narrow screens (core/tables.js). The details of what does not fail are folded.
+  function prepareTables(root) {
+    annotateTables(root);
     for (const row of root.querySelectorAll("#dependencies :is(tr.ok, tr.unknown)")) {
       const button = document.createElement("button"), isOpen = unfolded.has(row.id);
       button.type = "button";
@@ -73,7 +61,7 @@
   function show(html) {
     const before = status().dataset.announcement;
     const fetched = new DOMParser().parseFromString(html, "text/html").getElementById("status");
-    annotateTables(fetched);
+    prepareTables(fetched);
     morph(status(), fetched);
     const { announcement } = status().dataset;
     if (failures) announce(`The server responds again. ${announcement}`);
@@ -159,7 +147,7 @@
   });
   document.addEventListener("visibilitychange", refresh);
   setInterval(() => { if (failures && !pausedAt) showState(); }, 1000);
-  annotateTables(document);
+  prepareTables(document);
   showState();
   timer = setTimeout(refresh, INTERVAL);
 }
