@@ -77,8 +77,8 @@ def fragment(request: HttpRequest) -> HttpResponse:
     response = get_conditional_response(request, etag=etag)
     if response is None:
         response = render(request, "health/status_fragment.html", status)
-        response["ETag"] = etag
-    return response
+    response["ETag"] = etag
+    return response  # type: ignore[no-any-return]
 
 
 def _etag(status: dict[str, Any]) -> str:

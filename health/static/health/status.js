@@ -30,7 +30,10 @@
     for (const table of root.querySelectorAll("table")) {
       const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
       table.setAttribute("role", "table");
-      for (const section of [table.tHead, ...table.tBodies]) section.setAttribute("role", "rowgroup");
+      for (const section of [table.tHead, ...table.tBodies]) {
+        section.setAttribute("role", "rowgroup");
+        section.replaceChildren(...section.rows); // without white space, so that `morph` can move rows
+      }
       for (const row of table.rows) {
         row.setAttribute("role", "row");
         for (const cell of row.cells) {
@@ -60,9 +63,15 @@
     for (const { name } of [...from.attributes ?? []]) if (!to.hasAttribute(name)) from.removeAttribute(name);
     for (const { name, value } of to.attributes ?? [])
       if (from.getAttribute(name) !== value) from.setAttribute(name, value);
-    const old = [...from.childNodes], now = [...to.childNodes];
-    old.slice(now.length).forEach((node) => node.remove());
-    now.forEach((node, i) => (i < old.length ? morph(old[i], node) : from.append(node)));
+    const now = [...to.childNodes];
+    now.forEach((node, i) => {
+      // Rows change places when a dependency fails or recovers.
+      const moved = node.id && [...from.children].find((child) => child.id === node.id);
+      if (moved && moved !== from.childNodes[i]) from.insertBefore(moved, from.childNodes[i]);
+      if (i < from.childNodes.length) morph(from.childNodes[i], node);
+      else from.append(node);
+    });
+    while (from.childNodes.length > now.length) from.lastChild.remove();
   }
 
   // Screen readers announce changes of the state, not every refresh.

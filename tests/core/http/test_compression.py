@@ -33,8 +33,6 @@ def test_page_with_a_token_is_not_compressed(admin_client: Client, path: str) ->
     assert "Content-Encoding" not in response
 
 
-
-
 @pytest.mark.parametrize("path", COMPRESSED)
 def test_compressed_response_contains_no_token(admin_client: Client, admin_user: User, path: str) -> None:
     text = admin_client.get(path).content.decode()
