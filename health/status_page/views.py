@@ -78,7 +78,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
     if response is None:
         response = render(request, "health/status_fragment.html", status)
     response["ETag"] = etag
-    return response  # type: ignore[no-any-return]
+    return response
 
 
 def _etag(status: dict[str, Any]) -> str:

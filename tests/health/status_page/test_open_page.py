@@ -1,4 +1,4 @@
-"""The open status page in a browser: it refreshes itself, shows that it is paused or out of date, and moves few bytes."""
+"""The open status page in a browser: it refreshes, shows that it is paused or out of date, and moves few bytes."""
 
 import http.client
 import re
