@@ -163,9 +163,9 @@ def test_opening_the_page_extends_the_session(staff_client: Client) -> None:
 # The cookie
 
 
-def test_cookie_is_limited_to_the_page_and_the_login(staff_client: Client) -> None:
+def test_cookie_is_limited_to_the_admin_and_the_login(staff_client: Client) -> None:
     cookie = staff_client.get("/admin/").cookies[access.COOKIE]
-    assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == (PAGE, True, "Strict")
+    assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == ("/admin/", True, "Strict")
     assert not cookie["max-age"]  # ends with the browser, like the session cookie
     assert staff_client.cookies["sessionid"].value not in cookie.value
     with override_settings(SESSION_COOKIE_SECURE=True):
@@ -176,7 +176,7 @@ def test_cookie_is_limited_to_the_page_and_the_login(staff_client: Client) -> No
     value = staff_client.get("/admin/").cookies[access.COOKIE].value
     assert signing.loads(value, salt=access._SALT)[1] - time.time() <= 60  # after the login, not after the last page
     deleted = staff_client.post("/admin/logout/").cookies[access.COOKIE]
-    assert (deleted.value, deleted["path"]) == ("", PAGE)
+    assert (deleted.value, deleted["path"]) == ("", "/admin/")
 
 
 @pytest.mark.django_db
