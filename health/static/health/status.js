@@ -24,8 +24,9 @@
     return element;
   }
 
-  // Prepares tables for narrow screens (core/tables.js). The details of what does not fail are folded.
-  function prepareTables(root) {
+  // On narrow screens a row is a card (tables.js), and the details of what does not fail are folded.
+  function prepare(root) {
+    for (const body of root.querySelectorAll("tbody")) body.replaceChildren(...body.rows); // so that `morph` can move rows
     annotateTables(root);
     for (const row of root.querySelectorAll("#dependencies :is(tr.ok, tr.unknown)")) {
       const button = document.createElement("button"), isOpen = unfolded.has(row.id);
@@ -48,9 +49,15 @@
     for (const { name } of [...from.attributes ?? []]) if (!to.hasAttribute(name)) from.removeAttribute(name);
     for (const { name, value } of to.attributes ?? [])
       if (from.getAttribute(name) !== value) from.setAttribute(name, value);
-    const old = [...from.childNodes], now = [...to.childNodes];
-    old.slice(now.length).forEach((node) => node.remove());
-    now.forEach((node, i) => (i < old.length ? morph(old[i], node) : from.append(node)));
+    const now = [...to.childNodes];
+    now.forEach((node, i) => {
+      // Rows change places when a dependency fails or recovers.
+      const moved = node.id && [...from.children].find((child) => child.id === node.id);
+      if (moved && moved !== from.childNodes[i]) from.insertBefore(moved, from.childNodes[i]);
+      if (i < from.childNodes.length) morph(from.childNodes[i], node);
+      else from.append(node);
+    });
+    while (from.childNodes.length > now.length) from.lastChild.remove();
   }
 
   // Screen readers announce changes of the state, not every refresh.
@@ -61,7 +68,7 @@
   function show(html) {
     const before = status().dataset.announcement;
     const fetched = new DOMParser().parseFromString(html, "text/html").getElementById("status");
-    prepareTables(fetched);
+    prepare(fetched);
     morph(status(), fetched);
     const { announcement } = status().dataset;
     if (failures) announce(`The server responds again. ${announcement}`);
@@ -90,7 +97,6 @@
     }
     document.title = `${label} | ${title}`;
     if (favicon.getAttribute("href") !== favicon.dataset[severity]) favicon.href = favicon.dataset[severity];
-    document.dispatchEvent(new Event("times-changed")); // a script may show times in the zone of the browser
   }
 
   async function refresh() {
@@ -147,7 +153,7 @@
   });
   document.addEventListener("visibilitychange", refresh);
   setInterval(() => { if (failures && !pausedAt) showState(); }, 1000);
-  prepareTables(document);
+  prepare(document);
   showState();
   timer = setTimeout(refresh, INTERVAL);
 }
