@@ -70,7 +70,7 @@ class AuditedModelAdmin(admin.ModelAdmin):
     def get_object(self, request: HttpRequest, *args: Any) -> Any:
         row = super().get_object(request, *args)
         if row is not None:
-            row.reader = request  # type: ignore[attr-defined]  # read by columns; see `link`
+            row.reader = request  # read by columns; see `link`
         return row
 
     def log_addition(self, *args: Any) -> Any: ...

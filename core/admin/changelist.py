@@ -103,7 +103,7 @@ class ChangeList(main.ChangeList):
         cursors = (next_cursor, previous_cursor)
         self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
         for row in page:
-            row.reader = request  # type: ignore[attr-defined]  # read by columns; see `core.admin.base.link`
+            row.reader = request  # read by columns; see `core.admin.base.link`
         self.result_list = page if newest_first else page[::-1]
         self.is_complete = not (cursor or has_more or scan_end)
         self._set_pagination_attributes(request)

@@ -57,7 +57,12 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(str(m.pk), "message_change", m.pk, request=session.reader), localize(m.created_at), m.role, m.model or "–")
+            (
+                link(str(m.pk), "message_change", m.pk, request=session.reader),
+                localize(m.created_at),
+                m.role,
+                m.model or "–",
+            )
             for m in messages[:MAX_LATEST_MESSAGES]
         )
         messages_table = table(("id", "created at", "role", "model"), rows)

@@ -45,7 +45,7 @@ ERRORS = {
         "The form contains more than 100 kB. Nothing was saved.",
         "Go back and submit less at once.",
     ),
-    "too_many_requests": ("Too many requests", "Too many requests have arrived.", ""),
+    "too_many_requests": ("Try again later", "The server has refused this request, because there were too many.", ""),
     "server_error": (
         "This page could not be loaded",
         "An unexpected error occurred in the server.",

@@ -1,4 +1,4 @@
-"""`/admin/login/`. While the database is down, it shows what is down and since when, instead of a form that can't work."""
+"""`/admin/login/`, which shows what is down and since when, instead of a form, while the database is down."""
 
 from datetime import UTC, datetime
 from typing import Any

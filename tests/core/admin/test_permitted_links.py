@@ -17,9 +17,7 @@ pytestmark = pytest.mark.django_db
 
 # Those of the admin's models, and those that its pages ask for.
 PERMISSIONS = sorted(
-    f"{action}_{model._meta.model_name}"
-    for model in admin.site._registry
-    for action in model._meta.default_permissions
+    f"{action}_{model._meta.model_name}" for model in admin.site._registry for action in model._meta.default_permissions
 ) + ["export_user", "view_phi"]
 FORMS_ONLY = {"/admin/logout/"}  # responds 405 to GET
 
