@@ -77,6 +77,7 @@ def error_page(
         "title": title,
         "explanation": explanation,
         "advice": advice,
+        "is_server_error": status >= 500,
         "is_outage": error == "outage",
         "can_view_status": getattr(request, "can_view_status", False),  # set by health.middleware
         "trace_id": get_or_create_trace_id(),
