@@ -207,7 +207,7 @@ def test_scan_of_an_unindexed_filter_stops_and_continues(admin_client: Client) -
         cl = response.context["cl"]
         assert (cl.result_count, bool(cl.scanned_to)) == (0, True)
         text = " ".join(response.content.decode().split())
-        assert f"Searched {'' if number else 'the latest '}100 messages, back to <time" in text
+        assert f"Searched {'' if number else 'the latest '}{MAX_SCANNED_ROWS:,} messages, back to <time" in text
         assert "Use “Older” to keep searching." in text and "No messages found so far." in text
         page = "/admin/core/message/" + dict(cl.page_links)["Older ›"]
     assert [row.pk for row in admin_client.get(page).context["cl"].result_list] == [match.pk]
