@@ -32,6 +32,7 @@ _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 class ChangeList(ScopedChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
+    is_newest_first = True  # the page was read in this direction
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
     unindexed_filters: list[Any]
     uses_time_index: bool
@@ -106,6 +107,7 @@ class ChangeList(ScopedChangeList):
         previous_cursor = cursor and (cursor_of(page[0]) if page else cursor)
         cursors = (next_cursor, previous_cursor)
         self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
+        self.is_newest_first = newest_first
         for row in page:
             row.reader = request  # read by columns; see `core.admin.base.link`
         self.result_list = page if newest_first else page[::-1]
