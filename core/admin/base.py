@@ -39,8 +39,8 @@ def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> Qu
     if len(keys) > MAX_MATCHES:
         messages.warning(
             request,
-            f"More than {MAX_MATCHES:,} {matches.model._meta.verbose_name_plural} match. Showing {MAX_MATCHES:,} of them, "
-            f"not necessarily the newest. {hint}".strip(),
+            f"More than {MAX_MATCHES:,} {matches.model._meta.verbose_name_plural} match. "
+            f"Showing {MAX_MATCHES:,} of them, not necessarily the newest. {hint}".strip(),
         )
     rows: QuerySet = matches.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
