@@ -1,8 +1,8 @@
 """Find users by words of their names and emails: "schwarz" finds "Prof. Dr. Eva von Schwarzenberg".
 
 Each word of a search must be the beginning of a word of the name or the email, whatever the case and the accents.
-Titles are ignored, unless the search has no other words. The function `search_words` of migration 0016 splits the search
-as it splits names and emails for the index `users_words`.
+Titles are ignored, unless the search has no other words. The function `search_words` of migration 0016 splits the
+search as it splits names and emails for the index `users_words`.
 """
 
 from collections.abc import Sequence
