@@ -49,7 +49,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
     allowed_lookups = (
         "object_id__exact", "actor_id__exact", "trace_id__exact", "subject_id__exact", "session_id__exact",
     )  # fmt: skip
-    search_help_text = "ID of an object, user or conversation, email of who acted, address or trace ID"
+    search_help_text = "ID of an object, a user or a conversation, email of the acting user, address or trace ID"
     fields = (
         ("time", "action"),
         ("actor", "actor_id"),
@@ -145,7 +145,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
             lookups += [{"address": address}]
         matches = next((events.filter(**lookup) for lookup in lookups if events.filter(**lookup).exists()), None)
         if matches is None or "@" in term or key:
-            add_links(request, term, "Who saw the data of", "auditevent", "subject_id__exact")
+            add_links(request, term, "Who viewed the data of", "auditevent", "subject_id__exact")
         return events.none() if matches is None else matches
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:

@@ -307,7 +307,7 @@ def test_failed_login_records_the_user_but_no_input(client: Client, session: Ses
 
 def test_records_whose_data_a_disclosure_shows(admin_client: Client, message: Message) -> None:
     session, user = message.session, message.session.user
-    expected = {"message": (user.pk, session.pk), "session": (user.pk, session.pk), "user": (user.pk, None)}
+    expected: dict[str | None, Any] = {"message": (user.pk, session.pk), "session": (user.pk, session.pk), "user": (user.pk, None)}
     for row in (message, session, user):
         for action in AuditEvent.DISCLOSURES:
             record(action, None, user=None, target=type(row)(pk=row.pk), changes={"reason": [None, "x"]})
@@ -408,7 +408,7 @@ def test_lists_who_saw_the_data_of_a_user(admin_client: Client, message: Message
     assert listed_events(admin_client, session_id__exact=str(session.pk)) == disclosures
     for term in (str(user.pk), "ANN@example.org", "lee"):
         text = admin_client.get("/admin/core/auditevent/", {"q": term}, follow=True).content.decode()
-        assert f'Who saw the data of <a href="{link}">ann@example.org</a>.' in text, term
+        assert f'Who viewed the data of <a href="{link}">ann@example.org</a>.' in text, term
     event = latest(action="reveal", table="messages")
     page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
     for target in (link, f"?session_id__exact={session.pk}", f"/admin/core/user/{user.pk}/change/"):
