@@ -50,8 +50,8 @@ class AuditEvent(models.Model):
     object_id = models.CharField("object ID", max_length=64, blank=True)
     actor_id = models.UUIDField("actor ID", null=True)
     actor_email = models.CharField(max_length=254, blank=True)
-    # Of disclosures only: the user whose data it is, and the conversation. `changes` repeats them, because the digests of
-    # every release cover that. NULL in events from before migration 0015.
+    # Of disclosures only: the user whose data it is, and the conversation. `changes` repeats them, because the digests
+    # of every release cover that. NULL in events from before migration 0015.
     subject_id = models.UUIDField(null=True)
     session_id = models.UUIDField(null=True)
     address = models.GenericIPAddressField(null=True)
