@@ -56,7 +56,7 @@ def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, messa
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
-        assert event.changes == {"reason": [None, RECORDED_REASON]}
+        assert event.changes["reason"] == [None, RECORDED_REASON]
     client.post(page_url(message), REASON)
     assert len(reveal_events()) == 3  # every access, also a repeated one
 
