@@ -58,6 +58,7 @@ def recorded() -> list[dict[str, Any]]:
 def test_pages_show_every_message_once_in_both_directions(admin_client: Client, session: Session) -> None:
     response = read(admin_client, session)
     forward = [numbers(response)]
+    assert response.context["earlier"] is None
     while cursor := response.context["later"]:
         response = read(admin_client, session, after=cursor)
         forward.append(numbers(response))
@@ -67,6 +68,7 @@ def test_pages_show_every_message_once_in_both_directions(admin_client: Client, 
         response = read(admin_client, session, before=cursor)
         backward.append(numbers(response))
     assert backward == [[5, 6, 7, 8, 9], [0, 1, 2, 3, 4]]
+    assert numbers(read(admin_client, session, after=response.context["later"])) == [5, 6, 7, 8, 9]
     assert "[of another session]" not in response.content.decode()
 
 
