@@ -258,7 +258,7 @@ SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 REVEAL_MASK_AGE = 2 * 60  # seconds without input until a page masks the PHI that it shows
 REVEAL_REASON_REQUIRED = env.flag("REVEAL_REASON_REQUIRED", True)
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
-MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # a cookie would not be encrypted
+MESSAGE_STORAGE = "core.auth.message_storage.EncryptedSessionStorage"
 
 # Second factor (core.auth.second_factor). `required`: superusers and holders of core.view_phi must have one.
 ADMIN_MFA = env.choice("ADMIN_MFA", "required" if PRODUCTION else "optional", ("required", "optional"))
@@ -362,7 +362,6 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     # Without "validatorUrl", Swagger UI sends the schema to validator.swagger.io.
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
 # --- Logging, tracing, error reports --------------------------------------------------------------
