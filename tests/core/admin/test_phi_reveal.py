@@ -56,8 +56,12 @@ def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, messa
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
-        assert event.changes == {"reason": [None, RECORDED_REASON]}
-    client.post(page_url(message), REASON)
+        for fact in ("ann@example.org", f"{message.session.created_at:%Y-%m-%d %H:%M:%S} UTC"):
+            assert fact in response.content.decode()
+        assert event.changes["reason"] == [None, RECORDED_REASON]
+    page = client.post(page_url(message), REASON).content.decode()
+    for fact in ('<strong class="role">User</strong>', f"{message.created_at:%Y-%m-%d %H:%M:%S} UTC", ">PHI</span>"):
+        assert fact in page
     assert len(reveal_events()) == 3  # every access, also a repeated one
 
 
