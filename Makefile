@@ -23,7 +23,7 @@ endef
 	format
 .DEFAULT_GOAL := help
 
-help: ## print this list
+help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
@@ -88,7 +88,7 @@ prometheus-rule: ## generate the PrometheusRule for Kubernetes from the alerts i
 stop: ## stop the embedded servers
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m voiceassist.embedded stop; fi
 
-lock: .venv/installed-dev ## update the locks of all requirements, with hashes
+lock: .venv/installed-dev ## update the lock files
 	$(COMPILE) --output-file=requirements/uv.txt requirements/uv.in
 	$(COMPILE) --output-file=requirements/base.txt requirements/base.in
 	$(COMPILE) --output-file=requirements/embedded.txt requirements/embedded.in
@@ -96,7 +96,7 @@ lock: .venv/installed-dev ## update the locks of all requirements, with hashes
 	$(COMPILE) --output-file=tests/benchmarks/peers.txt tests/benchmarks/peers.in
 	$(COMPILE) --output-file=requirements/kubernetes.txt requirements/kubernetes.in
 
-format: .venv/installed-dev ## fix and format the code
+format: .venv/installed-dev ## format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
