@@ -12,6 +12,7 @@ from tests.support.databases import migrated_database
 from tests.support.dependency_servers import Valkey, as_application
 from tests.support.forked_python import run
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import VoiceAssistServer
 
@@ -21,11 +22,17 @@ class Site:
     server: VoiceAssistServer
     postgres: Proxy
     redis: Proxy
+    valkey: Valkey  # behind `redis`
     ids: dict[str, str]  # of the objects that tests.pages.data has created
 
     @property
     def url(self) -> str:
         return self.server.url
+
+    def restore_postgres(self) -> None:
+        """Stop breaking PostgreSQL, and wait until the server uses it again."""
+        self.postgres.mode = "pass"
+        assert succeeds_within(20, lambda: self.server.get("/ready")[0] == 200), self.server.log()
 
     def change(self, model: str, app: str = "core") -> str:
         """Return the path of the page of an object."""
@@ -51,10 +58,11 @@ def running_site(servers: Servers, folder: Path, database: str, **environment: s
                 "ADMIN_MFA": "required",
                 "DRAIN_SECONDS": "20",
                 "WEB_CONCURRENCY": "1",
+                "ALLOWED_HOSTS": "127.0.0.1",
                 **environment,
             }
             server = stack.enter_context(VoiceAssistServer(**variables))
-            yield Site(server, postgres, redis, json.loads(done.stdout.splitlines()[-1]))
+            yield Site(server, postgres, redis, valkey, json.loads(done.stdout.splitlines()[-1]))
     finally:
         valkey.kill()
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.pages.data import ADMIN, PASSWORD
+from core.auth.login_failures import LIMITS
+from tests.pages.data import ADMIN, NEWCOMER, PASSWORD
 from tests.pages.site import Site
 from tests.support.second_factor import code_of
 
@@ -23,8 +25,10 @@ def walk(browser: Chrome, site: Site) -> Iterator[str]:
     yield from visitor.open_pages()
     yield from visitor.reveal()
     yield from visitor.open_error_pages()
-    yield from visitor.open_status_page()
     yield from visitor.log_out()
+    yield from visitor.log_in_without_permissions()
+    yield from visitor.open_status_page()
+    yield from visitor.stop_server()
 
 
 class Visitor:
@@ -35,9 +39,14 @@ class Visitor:
         self.browser.get(self.site.url + path)
 
     def fill_in(self, **fields: str) -> None:
+        """Fill in the form of the page and send it."""
         for name, value in fields.items():
-            self.browser.find_element(By.NAME, name).send_keys(value)
-        self.browser.find_element(By.CSS_SELECTOR, "#content [type=submit]").click()
+            field = self.browser.find_element(By.NAME, name)
+            field.clear()
+            field.send_keys(value)
+        button = self.browser.find_element(By.CSS_SELECTOR, "#content [type=submit]")
+        button.click()
+        WebDriverWait(self.browser, TIMEOUT).until(staleness_of(button))
 
     def click(self, selector: str) -> None:
         self.browser.find_element(By.CSS_SELECTOR, selector).click()
@@ -51,14 +60,13 @@ class Visitor:
         self.open("/admin/")
         yield "login"
         self.fill_in(username=ADMIN, password="wrong")
-        self.browser.find_element(By.CLASS_NAME, "errornote")
+        self.click(".errornote")
         yield "login, wrong password"
-        self.browser.find_element(By.NAME, "username").clear()
         self.fill_in(username=ADMIN, password=PASSWORD)
         secret = self.browser.find_element(By.CLASS_NAME, "key").get_attribute("textContent") or ""
         yield "login, set up the second factor"
         self.fill_in(code=code_of(secret))
-        self.browser.find_element(By.CLASS_NAME, "recovery-codes")
+        self.click(".recovery-codes")
         yield "login, recovery codes"
         self.click("[type=submit]")
         self.browser.find_element(By.ID, "logout-form")
@@ -69,7 +77,7 @@ class Visitor:
             yield name
         self.open("/admin/core/user/add/")
         self.fill_in(email="not an address")
-        self.browser.find_element(By.CLASS_NAME, "errorlist")
+        self.click(".errorlist")
         yield "add user, errors"
 
     def reveal(self) -> Iterator[str]:
@@ -80,17 +88,53 @@ class Visitor:
             yield f"reveal {model}"
 
     def open_error_pages(self) -> Iterator[str]:
-        for name, path in (("not found", "/admin/nothing/"), ("server error", "/admin/fail/")):
-            self.open(path)
-            yield f"error, {name}"
-        self.open("/admin/password_change/")
+        self.open("/admin/nothing/")
+        yield "error, not found"
+        self.open("/admin/fail/")
+        yield "error, server error"
+        self.browser.get(f"http://localhost:{self.site.server.port}/admin/")  # not in ALLOWED_HOSTS
+        yield "error, bad request"
+        self.open("/admin/")
         self.browser.delete_cookie("csrftoken")
-        self.fill_in(old_password=PASSWORD)
+        self.click("#logout-form button")
+        self.wait_for("body", "CSRF")
         yield "error, CSRF"
         self.site.postgres.mode = "refuse"
         self.open("/admin/core/user/")
         yield "error, database down"
-        self.site.postgres.mode = "pass"
+        self.site.restore_postgres()
+
+    def log_out(self) -> Iterator[str]:
+        """Log out, and open what a person without a login sees."""
+        self.open("/admin/")
+        self.click("#logout-form button")
+        self.wait_for("body", "Logged out")
+        yield "logged out"
+        self.open("/api/docs/")
+        self.click(".opblock-summary")
+        yield "API documentation"
+        self.open("/admin/")
+        self.fill_in(username=ADMIN, password=PASSWORD)
+        self.browser.find_element(By.NAME, "code")
+        yield "login, code"
+        self.browser.delete_all_cookies()
+        self.site.postgres.mode = "refuse"
+        self.open("/admin/status/")
+        yield "login, database down"
+        self.site.restore_postgres()
+        self.open("/admin/login/")
+        for _ in range(LIMITS["account_at_address"] + 1):
+            self.fill_in(username="nobody@example.org", password="wrong")
+        self.wait_for("body", "Too many")
+        yield "error, too many logins"
+
+    def log_in_without_permissions(self) -> Iterator[str]:
+        self.open("/admin/")
+        self.fill_in(username=NEWCOMER, password=PASSWORD)
+        self.browser.find_element(By.ID, "logout-form")
+        yield "index without permissions"
+        self.open("/admin/core/user/")
+        yield "error, forbidden"
 
     def open_status_page(self) -> Iterator[str]:
         self.open("/admin/status/")
@@ -104,28 +148,20 @@ class Visitor:
         self.wait_for("#dependency-postgres", "connection_refused")
         yield "status, database down"
         self.site.postgres.mode = "pass"
-        self.wait_for(".overall h2", "Ready")
+        self.site.valkey.send_command("DEL voiceassist:queue:workers")
+        self.wait_for(".overall h2", "Degraded")
+        yield "status, degraded"
         self.click("#status-pause")
         yield "status, paused"
+        self.click("#status-pause")
 
-    def log_out(self) -> Iterator[str]:
-        """Log out, and open what somebody without a login sees."""
-        self.open("/admin/")
-        self.click("#logout-form button")
-        self.wait_for("body", "Logged out")
-        yield "logged out"
-        self.open("/api/docs/")
-        self.browser.find_element(By.CLASS_NAME, "opblock")
-        yield "API documentation"
-        self.open("/admin/")
-        self.fill_in(username=ADMIN, password=PASSWORD)
-        self.browser.find_element(By.NAME, "code")
-        yield "login, code"
-        self.browser.delete_all_cookies()
-        self.site.postgres.mode = "refuse"
-        self.open("/admin/login/")
-        yield "login, database down"
-        self.site.postgres.mode = "pass"
+    def stop_server(self) -> Iterator[str]:
+        self.site.server.terminate()
+        self.wait_for(".overall h2", "Draining")
+        yield "status, draining"
+        self.site.server.process.kill()
+        self.wait_for("#status-stale", "does not respond")
+        yield "status, no response"
 
 
 def pages(site: Site) -> dict[str, str]:
