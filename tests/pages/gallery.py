@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import django
@@ -26,15 +27,17 @@ def write_gallery(folder: Path) -> None:
     servers = Servers()
     try:
         servers.start()
-        with tempfile.TemporaryDirectory() as temporary, running_site(servers, Path(temporary), "gallery") as site:
-            with start_browser(Path(temporary)) as browser:
-                for number, page in enumerate(walk(browser, site), 1):
-                    name = f"{number:02} {re.sub('[^a-z0-9]+', '-', page.lower())}"
-                    for width in (DESKTOP, PHONE):
-                        for theme in (DARK, LIGHT):
-                            show_on(browser, width, theme)
-                            (folder / f"{name} {width} {theme}.png").write_bytes(whole_page(browser))
-                    print(name, flush=True)
+        with (
+            tempfile.TemporaryDirectory() as temporary,
+            running_site(servers, Path(temporary), "gallery") as site,
+            start_browser(Path(temporary)) as browser,
+        ):
+            for number, page in enumerate(walk(browser, site), 1):
+                name = f"{number:02} {re.sub('[^a-z0-9]+', '-', page.lower())}"
+                for width, theme in product((DESKTOP, PHONE), (DARK, LIGHT)):
+                    show_on(browser, width, theme)
+                    (folder / f"{name} {width} {theme}.png").write_bytes(whole_page(browser))
+                print(name, flush=True)
     finally:
         servers.stop()
 

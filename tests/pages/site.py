@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.support.databases import migrated_database
@@ -51,7 +52,7 @@ def running_site(servers: Servers, folder: Path, database: str, **environment: s
         valkey.add_worker()
         with ExitStack() as stack:
             postgres, redis = (stack.enter_context(Proxy(urlsplit(target).port or 0)) for target in (url, valkey.url))
-            variables = {
+            variables: dict[str, Any] = {
                 "DJANGO_SETTINGS_MODULE": "tests.pages.settings",
                 "DATABASE_URL": through(postgres, url),
                 "REDIS_URL": through(redis, valkey.url),
