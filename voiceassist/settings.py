@@ -364,7 +364,6 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     # Without "validatorUrl", Swagger UI sends the schema to validator.swagger.io.
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
 # --- Logging, tracing, error reports --------------------------------------------------------------

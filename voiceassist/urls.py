@@ -6,10 +6,11 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from core.admin import access_review
 from health.urls import status_urlpatterns
-from voiceassist.views import IndexView
+from voiceassist.views import IndexView, favicon
 
 urlpatterns = [
     path("", IndexView.as_view()),
+    path("favicon.ico", favicon),
     path("", include("health.urls")),
     path("", include(status_urlpatterns)),
     path("admin/access-review/", admin.site.admin_view(access_review.view), name="access_review"),

@@ -1,6 +1,9 @@
-"""The index page, `/`: name, version, build and links."""
+"""The index page, `/`: name, version, build and links. And the icon that browsers ask for there."""
 
 from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.templatetags.static import static
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -52,3 +55,8 @@ class IndexView(APIView):
     def get(self, request: Request) -> Response:
         """Return the name, version, build and links. A Host header outside of ALLOWED_HOSTS is a bad request."""
         return Response(INDEX)
+
+
+def favicon(request: HttpRequest) -> HttpResponse:
+    """Redirect to the icon. Browsers request /favicon.ico for JSON, which can't name another one."""
+    return redirect(static("core/favicon.svg"))
