@@ -18,6 +18,7 @@ LINKS = {
     "ready": "/ready",
     "metrics": "/metrics",
     "admin": "/admin/",
+    "status": "/admin/status/",
     "schema": "/api/schema/",
     "docs": "/api/docs/",
 }

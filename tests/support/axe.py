@@ -16,12 +16,11 @@ const [rules, done] = arguments;
 for (const animation of document.getAnimations()) if (animation instanceof CSSTransition) animation.finish();
 const options = { resultTypes: ["violations"], preload: false, iframes: false };
 if (rules.length) options.runOnly = { type: "rule", values: rules };
-const describe = (violation, node) => ({
-  rule: violation.id, impact: node.impact, selector: node.target.join(" "), html: node.html.slice(0, 200),
-  help: (node.any[0] ?? node.all[0] ?? node.none[0]).message,
+const describe = (rule, { impact, target, html, any, all, none }) => ({
+  rule, impact, selector: target.join(" "), html: html.slice(0, 200), help: [...any, ...all, ...none][0].message,
 });
 axe.run(document, options).then(
-  ({ violations }) => done(violations.flatMap((violation) => violation.nodes.map((node) => describe(violation, node)))),
+  ({ violations }) => done(violations.flatMap((violation) => violation.nodes.map((node) => describe(violation.id, node)))),
   (error) => done(String(error)),
 );
 """
