@@ -8,6 +8,7 @@ from typing import Any
 import django
 
 ADMIN = "admin@example.org"
+AGENT = "agent@example.org"  # in the group Support
 NEWCOMER = "newcomer@example.org"  # staff without any permission
 PASSWORD = "correct horse battery staple"
 CLINICIAN = "friederike.schwarzenberg@clinic.example.org"
@@ -33,6 +34,8 @@ def create() -> dict[str, str]:
 
     User.objects.create_superuser(ADMIN, PASSWORD, full_name="Anna Admin")
     User.objects.create_user(NEWCOMER, PASSWORD, is_staff=True)
+    agent = User.objects.create_user(AGENT, PASSWORD, is_staff=True)
+    agent.groups.set(Group.objects.filter(name="Support"))
     user = User.objects.create_user(CLINICIAN, full_name=CLINICIAN_NAME, specialty="nephrology")
     User.objects.create_user(LONG_EMAIL, full_name="Long Address")
     call_command("seed_demo", users=3, sessions=12, messages=30, verbosity=0)
@@ -51,10 +54,15 @@ def create() -> dict[str, str]:
 
 
 def _conversation(user: Any) -> tuple[Any, Any]:
-    """Store a conversation of 80 messages, two a minute. Return it and the flagged message of 14:00."""
+    """Store a conversation of 80 messages, two a minute, and others before and after it.
+
+    Return the conversation and its flagged message of 14:00.
+    """
     from core.models import Message, Session
 
     started_at = yesterday_at(13, 40)
+    for hours in (-48, -5, 3):
+        Session.objects.create(user=user, created_at=started_at + timedelta(hours=hours))
     session = Session.objects.create(
         user=user, title="Ward round", mode="voice", context={"ward": "4b"}, created_at=started_at, message_count=80
     )

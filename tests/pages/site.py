@@ -24,6 +24,7 @@ class Site:
     postgres: Proxy
     redis: Proxy
     valkey: Valkey  # behind `redis`
+    database: str  # URL
     ids: dict[str, str]  # of the objects that tests.pages.data has created
 
     @property
@@ -63,7 +64,7 @@ def running_site(servers: Servers, folder: Path, database: str, **environment: s
                 **environment,
             }
             server = stack.enter_context(VoiceAssistServer(**variables))
-            yield Site(server, postgres, redis, valkey, json.loads(done.stdout.splitlines()[-1]))
+            yield Site(server, postgres, redis, valkey, url, json.loads(done.stdout.splitlines()[-1]))
     finally:
         valkey.kill()
 

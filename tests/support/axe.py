@@ -20,7 +20,7 @@ const describe = (rule, { impact, target, html, any, all, none }) => ({
   rule, impact, selector: target.join(" "), html: html.slice(0, 200), help: [...any, ...all, ...none][0].message,
 });
 axe.run(document, options).then(
-  ({ violations }) => done(violations.flatMap((violation) => violation.nodes.map((node) => describe(violation.id, node)))),
+  ({ violations }) => done(violations.flatMap(({ id, nodes }) => nodes.map((node) => describe(id, node)))),
   (error) => done(String(error)),
 );
 """
