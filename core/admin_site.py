@@ -18,6 +18,7 @@ from core.auth.session_expiry import seconds_left
 
 class AdminSite(admin.AdminSite):
     site_header = site_title = "VoiceAssist"
+    site_url = None  # / is JSON
     index_template = "admin/core/index.html"
     empty_value_display = "–"
     enable_nav_sidebar = False  # few models, wide tables

@@ -48,6 +48,7 @@ class Result:
     latency_ms: float
     reason: str | None = None  # None if healthy
     detail: str = ""  # the endpoint if healthy, otherwise what went wrong
+    cause: str | None = None  # the dependency that is down, if this one could not be checked without it
     version: str | None = None
     transport: str | None = None
     usage: str | None = None
@@ -60,6 +61,11 @@ class Result:
     @property
     def status(self) -> str:
         return "healthy" if self.healthy else "unhealthy"
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether the check found a fault of its own."""
+        return not self.healthy and self.cause is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,8 @@ class _Round:
 class Runner:
     """Run `checks` within `timeout` seconds in total, and reuse each report for `max_age` seconds.
 
-    `explain` maps the exception of a failed check to a reason and a detail. `observe` receives the previous and the new
-    report, once for each report.
+    `explain` maps the exception of a failed check to a reason and a detail. `attribute` receives all results of a round
+    and sets their causes. `observe` receives each new report once.
     """
 
     def __init__(
@@ -114,12 +120,14 @@ class Runner:
         timeout: float,
         max_age: float,
         explain: Callable[[Exception], tuple[str, str]],
-        observe: Callable[[Report | None, Report], None] = lambda previous, report: None,
+        attribute: Callable[[tuple[Result, ...]], tuple[Result, ...]] = lambda results: results,
+        observe: Callable[[Report], None] = lambda report: None,
     ) -> None:
         self.checks = checks
         self.timeout = timeout
         self.max_age = max_age
         self._explain = explain
+        self._attribute = attribute
         self._observe = observe
         self._lock = threading.Lock()
         self._running: dict[str, _Attempt] = {}  # by check; started in this round or an earlier one
@@ -179,12 +187,11 @@ class Runner:
         with self._lock:
             if round_.report is not None:
                 return round_.report
-            results = tuple(
-                attempt.result or attempt.build_result("timeout", "no response in time") for attempt in round_.attempts
-            )
-            previous, self.latest = self.latest, Report(results, datetime.now(UTC), time.monotonic())
+            late = f"the check did not finish within {self.timeout:g} s"
+            results = tuple(attempt.result or attempt.build_result("timeout", late) for attempt in round_.attempts)
+            self.latest = Report(self._attribute(results), datetime.now(UTC), time.monotonic())
             round_.report = self.latest
             if self._round is round_:
                 self._round = None
-        self._observe(previous, round_.report)
+        self._observe(round_.report)
         return round_.report

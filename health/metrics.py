@@ -84,7 +84,10 @@ Gauge(
 
 
 def measure(report: Report) -> None:
+    """Set the metrics of each dependency that was checked. Others keep their values, so that one outage counts once."""
     for result in report.results:
+        if result.cause:
+            continue
         _UP.labels(result.name).set(result.healthy)
         _DURATION.labels(result.name).observe(result.latency_ms / 1000)
         if result.reason:

@@ -1,6 +1,7 @@
 """Respond to probes before other middleware runs, and set the cookie that opens the status page during an outage."""
 
 from collections.abc import Callable
+from functools import partial
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import resolve
@@ -35,12 +36,16 @@ class ProbeMiddleware:
 
 
 class StatusAccessMiddleware:
-    """Set the access cookie of the status page on every other admin response to staff."""
+    """Set the access cookie of the status page on every other admin response to staff.
+
+    `request.can_view_status` tells error pages whether it would open the page during an outage.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.can_view_status = partial(access.has_valid_cookie, request)  # type: ignore[attr-defined]
         response = self.get_response(request)
         if in_admin(request) and not request.path_info.startswith(access.PATH):
             access.set_cookie(request, response)

@@ -19,7 +19,7 @@ from core.api.envelope import timestamp
 from core.clients import redis_url
 from health import database_warnings, job_counts, metrics
 from health.check_runner import Report, Result, Runner
-from health.checks import checks, failure_reasons
+from health.checks import checks, failure_reasons, root_cause
 from health.multiprocess import draining, worker_states
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
@@ -69,19 +69,23 @@ def _staff_fields(result: Result) -> dict[str, Any]:
     return {**{name: getattr(result, name) for name in _STAFF_FIELDS}, "certificate_expires_at": expiry}
 
 
-def observe(before: Report | None, now: Report) -> None:
-    """Record a new report, and log each dependency that changed since the report before it."""
+_last_checked: dict[str, Result] = {}  # by name
+
+
+def observe(report: Report) -> None:
+    """Record a new report, and log each dependency that changed since it was last checked."""
     with _logging_failures("measuring a report"):
-        metrics.measure(now)
+        metrics.measure(report)
     with _logging_failures("recording a report"):
-        worker_states.record(now)
+        worker_states.record(report)
     with _logging_failures("recording warnings about the database"):
         database_warnings.observe()
     with _logging_failures("measuring jobs"):
         job_counts.observe()
-    known = {result.name: result for result in before.results} if before else {}
-    for result in now.results:
-        last = known.get(result.name)
+    for result in report.results:
+        if result.cause:  # its line is the one of the cause
+            continue
+        last, _last_checked[result.name] = _last_checked.get(result.name), result
         if result.reason == (last.reason if last else None):
             continue
         old_state = last.status if last else "unknown"
@@ -108,7 +112,9 @@ def _logging_failures(name: str) -> Iterator[None]:
 
 def _make_runner() -> Runner:
     timeout, max_age = settings.HEALTH_TIMEOUT, settings.HEALTH_MAX_AGE
-    return Runner(checks(), timeout=timeout, max_age=max_age, explain=explain, observe=observe)
+    return Runner(
+        checks(), timeout=timeout, max_age=max_age, explain=explain, attribute=root_cause.attribute, observe=observe
+    )
 
 
 _runner = _make_runner()
@@ -143,6 +149,7 @@ def _run_in_background() -> None:
 def _reset_after_fork() -> None:
     global _runner
     _runner = _make_runner()
+    _last_checked.clear()
     worker_states.reset_after_fork()
 
 

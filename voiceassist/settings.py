@@ -257,8 +257,9 @@ SESSION_ENGINE = "core.auth.web_sessions"
 SESSION_COOKIE_AGE = 12 * 3600  # seconds from the login, a long shift; enforced by core.auth.session_expiry
 SESSION_IDLE_AGE = 15 * 60  # seconds without a request
 REVEAL_MASK_AGE = 2 * 60  # seconds without input until a page masks the PHI that it shows
+REVEAL_REASON_REQUIRED = env.flag("REVEAL_REASON_REQUIRED", True)
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
-MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # a cookie would not be encrypted
+MESSAGE_STORAGE = "core.auth.message_storage.EncryptedSessionStorage"
 
 # Second factor (core.auth.second_factor). `required`: superusers and holders of core.view_phi must have one.
 ADMIN_MFA = env.choice("ADMIN_MFA", "required" if PRODUCTION else "optional", ("required", "optional"))

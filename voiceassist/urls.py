@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.decorators.gzip import gzip_page
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from core.admin import access_review
@@ -15,7 +16,7 @@ urlpatterns = [
     path("", include(status_urlpatterns)),
     path("admin/access-review/", admin.site.admin_view(access_review.view), name="access_review"),
     path("admin/", admin.site.urls),
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema/", gzip_page(SpectacularAPIView.as_view()), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema")),
 ]
 

@@ -22,6 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django_otp.plugins.otp_totp import admin as otp_totp_admin
 
+from core.admin.row_names import LabelledRow
 from core.auth import known_devices, second_factor
 from core.auth.forms import ConfirmedFormMixin, ConfirmForm
 from core.auth.password_saving import PasswordSavingMixin
@@ -86,11 +87,29 @@ class AccountSecurityAdmin(DjangoUserAdmin):
             kwargs["form"] = type("UserAddForm", (UserAddForm,), {"request": request})
         return super().get_form(request, obj, change=change, **kwargs)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Leave out the button "Reset password" for readers who may not change the user."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        return [
+            (title, {**options, "fields": [name for name in options["fields"] if name != "password"]})
+            for title, options in fieldsets
+        ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Django's page also needs the permission to change users, but its links to the page only need this one."""
+        return super().has_add_permission(request) and self.has_change_permission(request)
+
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
         """Show Django's page, with a form that knows the request. A copy, because all threads share the ModelAdmin."""
         page = copy(self)
         page.change_password_form = type("UserPasswordForm", (UserPasswordForm,), {"request": request})
-        return super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
+        response = super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
+        if isinstance(response, TemplateResponse) and response.context_data:
+            user = response.context_data["original"]
+            response.context_data["original"] = LabelledRow(user, user.email)
+        return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -39,9 +39,11 @@ class AuditEventAdmin(ReadOnlyAdmin):
     readonly_fields = ("object_link", "changes_table", "related_events")
 
     @admin.display(description="object id")
-    def object_link(self, event: AuditEvent) -> str:
+    def object_link(self, event: Any) -> str:
         model = _LINKED_MODELS.get(event.table)
-        return link(event.object_id, f"{model._meta.model_name}_change", event.object_id) if model else event.object_id
+        if model is None:
+            return str(event.object_id)
+        return link(event.object_id, f"{model._meta.model_name}_change", event.object_id, request=event.reader)
 
     @admin.display(description="changes")
     def changes_table(self, event: AuditEvent) -> str:
@@ -63,11 +65,11 @@ class AuditEventAdmin(ReadOnlyAdmin):
         return table(("column", "before", "after"), rows) if rows else "–"
 
     @admin.display(description="all events of")
-    def related_events(self, event: AuditEvent) -> SafeString:
+    def related_events(self, event: Any) -> SafeString:
         columns = (("object", "object_id"), ("actor", "actor_id"), ("request", "trace_id"))
         values = ((label, column, getattr(event, column)) for label, column in columns)
         links = (
-            link(f"this {label}", "auditevent_changelist", **{f"{column}__exact": value})
+            link(f"this {label}", "auditevent_changelist", request=event.reader, **{f"{column}__exact": value})
             for label, column, value in values
             if value
         )

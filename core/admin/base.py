@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ValidationError
@@ -14,13 +15,22 @@ from django.utils.safestring import SafeString
 
 from core.admin import search_terms
 from core.admin.changelist import ChangeList
+from core.admin.row_names import NamingModelAdmin
+from core.admin.scripts import NeededScriptsAdmin
 from core.auth.session_expiry import is_automatic_refresh
 
 MAX_MATCHES = 1000  # rows, of a search whose index is not ordered by time
-_TIME_LOOKUPS = ("gte", "lt", "year", "month", "day")
+_TIME_LOOKUPS = ("gte", "lt", "around", "year", "month", "day")
 
 
-def link(text: str, page: str, *args: Any, **query: Any) -> SafeString:
+def link(text: str, page: str, *args: Any, request: HttpRequest, **query: Any) -> SafeString:
+    """Return a link to a page such as `user_change`, or only the text if the reader may not view its model.
+
+    Columns get no request. They pass `row.reader`, the request that the row was loaded for.
+    """
+    model = apps.get_model("core", page.partition("_")[0])
+    if not admin.site.get_model_admin(model).has_view_permission(request):
+        return format_html("{}", text)
     return format_html('<a href="{}">{}</a>', reverse(f"admin:core_{page}", args=args, query=query or None), text)
 
 
@@ -30,22 +40,22 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
 
     head = join('<th scope="col">{}</th>', headings)
     body = join("<tr>{}</tr>", (join("<td>{}</td>", row) for row in rows))
-    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, body)
+    return format_html('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
-def limit_matches(request: HttpRequest, matches: QuerySet) -> QuerySet:
+def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> QuerySet:
     """Limit matches from an index that is not ordered by time to MAX_MATCHES, so that sorting them stays cheap."""
     keys = list(matches.order_by().values_list("pk", flat=True)[: MAX_MATCHES + 1])
     if len(keys) > MAX_MATCHES:
         messages.warning(
             request,
-            f"More than {MAX_MATCHES:,} rows match. Showing {MAX_MATCHES:,} of them, not necessarily the newest.",
+            f"More than {MAX_MATCHES:,} match; showing an arbitrary {MAX_MATCHES:,}. {hint}",
         )
     rows: QuerySet = matches.model._default_manager.filter(pk__in=keys[:MAX_MATCHES])
     return rows
 
 
-class AuditedModelAdmin(admin.ModelAdmin):
+class AuditedModelAdmin(NamingModelAdmin, NeededScriptsAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -58,6 +68,12 @@ class AuditedModelAdmin(admin.ModelAdmin):
             return HttpResponseNotFound()  # jobs.js shows it; a message would be added at every refresh
         messages.warning(request, f"This {opts.verbose_name} does not exist. It may have been deleted.")
         return HttpResponseRedirect(reverse("admin:index"))
+
+    def get_object(self, request: HttpRequest, *args: Any) -> Any:
+        row = super().get_object(request, *args)
+        if row is not None:
+            row.reader = request  # read by columns; see `link`
+        return row
 
     def log_addition(self, *args: Any) -> Any: ...
     def log_change(self, *args: Any) -> Any: ...
@@ -91,10 +107,6 @@ class AuditedModelAdmin(admin.ModelAdmin):
         """Return the number of rows per model that deleting `rows` would delete."""
         return {self.model: rows.count()}
 
-    def display_name(self, row: Model) -> str:
-        """Return the name of `row` on the confirmation page."""
-        return str(row)
-
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         rows = list(objs)
         counts = self.count_deletions(self.model._default_manager.filter(pk__in=[row.pk for row in rows]))
@@ -102,7 +114,7 @@ class AuditedModelAdmin(admin.ModelAdmin):
         allowed[self.model] = all(self.has_delete_permission(request, row) for row in rows)
         summary = {str(model._meta.verbose_name_plural): f"{count:,}" for model, count in counts.items()}
         forbidden = {model._meta.verbose_name for model, is_allowed in allowed.items() if not is_allowed}
-        return [self.display_name(row) for row in rows], summary, forbidden, []
+        return self.names_of_deleted(request, rows), summary, forbidden, []
 
 
 class LargeTableAdmin(AuditedModelAdmin):
@@ -117,12 +129,19 @@ class LargeTableAdmin(AuditedModelAdmin):
     index_condition = Q()  # condition of the partial index on created_at, if the index is partial
     allowed_lookups: tuple[str, ...] = ()  # lookups that other pages link to; each needs an index ordered by time
 
+    # Columns that a list leaves out if a link's lookup makes their value the same in every row: {lookup: names}.
+    constant_columns: dict[str, tuple[str, ...]] = {}
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        constant = {name for lookup in request.GET for name in self.constant_columns.get(lookup, ())}
+        return [name for name in super().get_list_display(request) if name not in constant]
+
     def search(self, request: HttpRequest, rows: QuerySet, term: str) -> QuerySet:
         """Return the rows that match `term`, found by an index."""
         raise NotImplementedError
 
-    def no_results_message(self, term: str) -> str:
-        return f"No match by {self.search_help_text}. Other searches would scan the whole table and are not supported."
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        return f"No {self.opts.verbose_name} matches. Search by {self.search_help_text}."
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList
@@ -150,7 +169,7 @@ class LargeTableAdmin(AuditedModelAdmin):
             return queryset, False
         matches = self.search(request, self.model._default_manager.all(), term)
         if not matches.exists():
-            messages.warning(request, self.no_results_message(term))
+            messages.warning(request, self.no_results_message(request, term))
             return queryset.none(), False
         return queryset & matches, False
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views import main
 from django.db import connection
@@ -20,6 +21,7 @@ from django.utils.functional import cached_property
 
 from core.admin import search_terms
 from core.admin.filters import NEWER_THAN, OLDER_THAN, IndexedFilter, TimeFilter
+from core.admin.list_scope import ScopedChangeList
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
 MAX_SCANNED_ROWS = 10_000
@@ -27,14 +29,13 @@ _DATE_UNITS = ("year", "month", "day")
 _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
-class ChangeList(main.ChangeList):
+class ChangeList(ScopedChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
     unindexed_filters: list[Any]
     uses_time_index: bool
     is_complete: bool  # the page shows every matching row
-    model_admin: Any
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet) -> list[Any]:
         return list(ordering(newest_first=True))
@@ -51,17 +52,20 @@ class ChangeList(main.ChangeList):
             raise IncorrectLookupParameters
         try:
             self.all_filters, *rest = super().get_filters(request)
-        except (ValueError, OverflowError) as error:  # Django computes the year after 9999
+        # Django computes the year after 9999. An unknown filter, such as of an old bookmark, would be an error page.
+        except (ValueError, OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
         active = [spec for spec in self.all_filters if spec.used_parameters]
+        # Django would ignore an unknown value, or show an empty list.
+        if not all(isinstance(spec, TimeFilter) or self._is_choice(spec) for spec in active):
+            raise IncorrectLookupParameters
         indexed = (TimeFilter,) if index_lookups else (TimeFilter, IndexedFilter)
         self.unindexed_filters = [spec for spec in active if not isinstance(spec, indexed)]
         self.uses_time_index = not index_lookups and not any(isinstance(spec, IndexedFilter) for spec in active)
         return [spec for spec in self.all_filters if spec not in self.unindexed_filters], *rest
 
-    @property
-    def linked_lookups(self) -> list[str]:
-        return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
+    def _is_choice(self, spec: Any) -> bool:
+        return any(choice["selected"] for choice in spec.choices(self))
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
         self.query = search_terms.read(request, self.query)
@@ -102,6 +106,8 @@ class ChangeList(main.ChangeList):
         previous_cursor = cursor and (cursor_of(page[0]) if page else cursor)
         cursors = (next_cursor, previous_cursor)
         self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
+        for row in page:
+            row.reader = request  # read by columns; see `core.admin.base.link`
         self.result_list = page if newest_first else page[::-1]
         self.is_complete = not (cursor or has_more or scan_end)
         self._set_pagination_attributes(request)

@@ -5,18 +5,30 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import model_ngettext
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion, tasks
 from core.admin.base import limit_matches, link, table
+from core.admin.display import (
+    id_column,
+    id_field,
+    message_name,
+    phi_flag,
+    session_name,
+    shortened,
+    time_column,
+    time_element,
+)
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.phi_reveal import RevealPHIAdmin, masked
+from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
+from core.admin.transcripts import TranscriptAdmin, TranscriptForm
+from core.admin.user_search import links_to_sessions
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -24,42 +36,59 @@ MAX_LATEST_MESSAGES = 10  # on a session's page
 
 
 @admin.register(Session)
-class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
-    list_display = ("id", "created_at", "user_link", "messages_link", "mode", "is_archived", "ended_at")
+class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
+    reason_form_class = TranscriptForm
+    list_display = ("started", "user_link", "messages_link", "state", "mode", "ended", "key")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
     list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
-    search_help_text = "session id, user id or user email"
+    constant_columns = {"user__id__exact": ("user_link",)}
+    search_help_text = "ID of a session, or ID, email or any part of the name of its user"
     actions = ("end", "archive", "delete_selected")
     delete_task = tasks.delete_session
     fields = (
-        ("id", "user_link", "messages_link"),
-        ("mode", "is_archived"),
+        ("user_link", "messages_link", "state"),
+        ("started", "ended", "mode"),
         ("masked_title", "masked_context"),
-        ("created_at", "updated_at", "ended_at"),
+        ("full_key", "updated"),
         "latest_messages",
     )
-    readonly_fields = ("user_link", "messages_link", "masked_title", "masked_context", "latest_messages")
+    readonly_fields = (*(name for group in fields[:-1] for name in group if name != "mode"), "latest_messages")
+    key, full_key = id_column, id_field
+    started = time_column("created_at", "started")
+    ended = time_column("ended_at", "ended")
+    updated = time_column("updated_at", "updated")
     masked_title = masked("title")
     masked_context = masked("context")
 
     @admin.display(description="user")
-    def user_link(self, session: Session) -> SafeString:
-        return link(session.user.email, "user_change", session.user_id)
+    def user_link(self, session: Any) -> SafeString:
+        return link(shortened(session.user.email), "user_change", session.user_id, request=session.reader)
+
+    @admin.display(description="state")
+    def state(self, session: Session) -> str:
+        ended = "ended" if session.ended_at else "open"
+        return f"{ended}, archived" if session.is_archived else ended
 
     @admin.display(description="messages")
-    def messages_link(self, session: Session) -> SafeString:
-        return link(f"{session.message_count:,} messages", "message_changelist", session__id__exact=session.pk)
+    def messages_link(self, session: Any) -> SafeString:
+        text = f"{session.message_count:,} messages"
+        return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
-    def latest_messages(self, session: Session) -> SafeString:
+    def latest_messages(self, session: Any) -> SafeString:
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
-            (link(str(m.pk), "message_change", m.pk), localize(m.created_at), m.role, m.model or "–")
+            (
+                link(time_element(m.created_at), "message_change", m.pk, request=session.reader),
+                phi_flag(m),
+                m.role,
+                m.model or "–",
+            )
             for m in messages[:MAX_LATEST_MESSAGES]
         )
-        messages_table = table(("id", "created at", "role", "model"), rows)
+        messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
         return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))
 
     def search(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
@@ -68,6 +97,9 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
             return by_key if by_key.exists() else sessions.filter(user=key)
         user = User.objects.filter(email=term).only("pk").first()
         return sessions.filter(user=user) if user else sessions.none()
+
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        return links_to_sessions(request, term) or super().no_results_message(request, term)
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
@@ -84,13 +116,17 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
         locked = list(sessions.select_for_update(of=("self",)))
         for session in locked:
             change(session.pk)
-        self.message_user(request, f"Sessions {description}: {len(locked)}.", messages.SUCCESS)
+        count = len(locked)
+        self.message_user(request, f"{count} {model_ngettext(self.opts, count)} {description}.", messages.SUCCESS)
 
     def has_manage_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("core.change_session")
 
     def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
+
+    def display_name(self, session: Any) -> str:
+        return session_name(session)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(pk__in=keys)
@@ -103,28 +139,50 @@ class SessionAdmin(LargeDeletionAdmin, RevealPHIAdmin):
 
 
 @admin.register(Message)
-class MessageAdmin(RevealPHIAdmin):
-    list_display = ("id", "created_at", "session_link", "role", "model", "tokens", "contains_phi", "client_message_id")
+class MessageAdmin(TranscriptAdmin):
+    list_display = ("sent", "flag", "role", "user_link", "session_link", "model", "tokens", "key")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
+    list_select_related = ("session__user",)
     allowed_lookups = ("session__id__exact",)
-    search_help_text = "message id, session id or client message id"
+    constant_columns = {"session__id__exact": ("user_link", "session_link")}
+    search_help_text = "ID of a message or session, or client message ID"
     fields = (
-        ("id", "session_link", "client_message_id"),
-        ("role", "model", "tokens", "contains_phi"),
+        ("sent", "flag", "role"),
+        ("user_link", "session_link"),
         ("masked_content", "masked_audio_url"),
         ("masked_tool_calls", "masked_tool_results", "masked_metadata"),
-        ("created_at", "updated_at"),
+        ("model", "tokens"),
+        ("full_key", "client_message_id", "updated"),
     )
-    readonly_fields = ("session_link", *(name for group in fields for name in group if name.startswith("masked_")))
+    readonly_fields = (
+        *("sent", "flag", "user_link", "session_link", "full_key", "updated"),
+        *(name for group in fields for name in group if name.startswith("masked_")),
+    )
+    key, full_key = id_column, id_field
+    sent = time_column("created_at", "sent")
+    updated = time_column("updated_at", "updated")
     masked_content = masked("content")
     masked_audio_url = masked("audio_url")
     masked_tool_calls = masked("tool_calls")
     masked_tool_results = masked("tool_results")
     masked_metadata = masked("metadata")
 
+    @admin.display(description="PHI flag")
+    def flag(self, message: Message) -> str:
+        return phi_flag(message)
+
+    @admin.display(description="user")
+    def user_link(self, message: Any) -> SafeString:
+        user = message.session.user
+        return link(shortened(user.email), "user_change", user.pk, request=message.reader)
+
     @admin.display(description="session")
-    def session_link(self, message: Message) -> SafeString:
-        return link(str(message.session_id), "session_change", message.session_id)
+    def session_link(self, message: Any) -> SafeString:
+        text = time_element(message.session.created_at)
+        return link(text, "session_change", message.session_id, request=message.reader)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        return super().get_queryset(request).defer(*Message.PHI, *(f"session__{name}" for name in Session.PHI))
 
     def search(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
         if key := parse_uuid(term):
@@ -132,12 +190,13 @@ class MessageAdmin(RevealPHIAdmin):
             return by_key if by_key.exists() else messages.filter(session=key)
         return limit_matches(request, messages.filter(client_message_id=term))
 
-    def no_results_message(self, term: str) -> str:
-        lookup = {"pk": key} if (key := parse_uuid(term)) else {"email": term}
-        if user := User.objects.filter(**lookup).only("pk").first():
-            sessions = link("their sessions", "session_changelist", user__id__exact=user.pk)
-            return format_html("That is a user. Messages can't be searched by user; browse {} instead.", sessions)
-        return super().no_results_message(term)
+    def no_results_message(self, request: HttpRequest, term: str) -> str:
+        links = links_to_sessions(request, term)
+        message = format_html("Messages can't be searched by user. {}", links) if links else None
+        return message or super().no_results_message(request, term)
+
+    def display_name(self, message: Any) -> str:
+        return message_name(message)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

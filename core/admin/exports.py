@@ -47,9 +47,10 @@ class ExportAdmin(admin.ModelAdmin):
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Protect users whose export is not finished, because the export of deleted data can't be made again."""
         names, counts, forbidden, protected = super().get_deleted_objects(objs, request)
-        users = exports.users_being_exported(user.pk for user in objs)
-        text = "an export of the user {}, which is not finished. Wait until it is, or cancel it."
-        return names, counts, forbidden, [*protected, *(text.format(user) for user in users)]
+        keys = exports.users_being_exported(user.pk for user in objs)
+        emails = (user.email for user in objs if user.pk in keys)
+        text = "an export of the data of {}, which is not finished. Wait until it is, or cancel it."
+        return names, counts, forbidden, [*protected, *(text.format(email) for email in emails)]
 
     def get_urls(self) -> list[Any]:
         view = record_outcomes(self.model, self.admin_site.admin_view(self.export_view))

@@ -3,7 +3,7 @@
 Django does not document `used_parameters` and `lookup_kwarg_…`. If they change, the tests in tests/core/admin fail.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -11,9 +11,10 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ERROR_FLAG
 from django.http import HttpRequest
 from django.utils.dateparse import parse_date, parse_datetime
-from django.utils.timezone import is_naive, make_aware
+from django.utils.timezone import is_naive, make_aware, now
 
 OLDER_THAN, NEWER_THAN = "older_than", "newer_than"  # URL parameters with a page's cursor
+AROUND = timedelta(minutes=15)
 
 
 class IndexedFilter(admin.ChoicesFieldListFilter):
@@ -21,25 +22,49 @@ class IndexedFilter(admin.ChoicesFieldListFilter):
 
 
 class TimeFilter(admin.DateFieldListFilter):
-    """Django's date ranges and a custom range in UTC, which may be open at either end."""
+    """Django's periods and two more, a custom range that may be open at either end, and a time ± AROUND. In UTC."""
 
     template = "admin/core/time_filter.html"
 
-    def __init__(self, field: Any, request: HttpRequest, params: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(field, request, params, *args, **kwargs)
-        self.used_parameters: dict[str, Any]
-        for key in (self.lookup_kwarg_since, self.lookup_kwarg_until):
-            if times := [_parse_time(value) for value in self.used_parameters.pop(key, ()) if value]:
-                self.used_parameters[key] = times
-        self.since = self._input_value(self.lookup_kwarg_since)
-        self.until = self._input_value(self.lookup_kwarg_until)
-        replaced = (self.lookup_kwarg_since, self.lookup_kwarg_until, OLDER_THAN, NEWER_THAN, ERROR_FLAG)
+    def __init__(self, field: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().__init__(field, request, *args, **kwargs)
+        self._add_periods()
+        submitted = {key: _parse_time(values[0]) for key, values in self.used_parameters.items() if values[0]}
+        around = submitted.pop(self.lookup_kwarg_around, None)
+        self.used_parameters: dict[str, Any] = {
+            key: [time] for key, time in (self._period_around(around) if around else submitted).items()
+        }
+        self.since, self.until, self.around = (
+            time.strftime("%Y-%m-%dT%H:%M") if time else ""  # the format of <input type="datetime-local">
+            for time in (*map(submitted.get, (self.lookup_kwarg_since, self.lookup_kwarg_until)), around)
+        )
+        replaced = (*self.expected_parameters(), OLDER_THAN, NEWER_THAN, ERROR_FLAG)
         self.other_parameters = [(key, value) for key, value in request.GET.items() if key not in replaced]
 
-    def _input_value(self, key: str) -> str:
-        """Return the time in the format of <input type="datetime-local">."""
-        values = self.used_parameters.get(key)
-        return values[0].strftime("%Y-%m-%dT%H:%M") if values else ""
+    @property
+    def lookup_kwarg_around(self) -> str:
+        return f"{self.field_path}__around"
+
+    def expected_parameters(self) -> list[str]:
+        return [*super().expected_parameters(), self.lookup_kwarg_around]
+
+    def _add_periods(self) -> None:
+        """Add the last hour and yesterday. Links contain times, so that all pages of a list have the same period."""
+        any_date, today, *longer = self.links
+        midnight = now().replace(hour=0, minute=0, second=0, microsecond=0)
+        hour_ago = now().replace(second=0, microsecond=0) - timedelta(hours=1)
+        yesterday = {
+            self.lookup_kwarg_since: midnight - timedelta(days=1),
+            self.lookup_kwarg_until: midnight,
+        }
+        last_hour = ("Last hour", {self.lookup_kwarg_since: hour_ago})
+        self.links: Any = (any_date, last_hour, today, ("Yesterday", yesterday), *longer)
+
+    def _period_around(self, time: datetime) -> dict[str, datetime]:
+        try:
+            return {self.lookup_kwarg_since: time - AROUND, self.lookup_kwarg_until: time + AROUND}
+        except OverflowError as error:
+            raise IncorrectLookupParameters from error
 
 
 def _parse_time(value: Any) -> datetime:

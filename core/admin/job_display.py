@@ -1,14 +1,16 @@
 """Jobs in words, for the page of jobs and for the pages of the users and sessions that they are about."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 
 from core import exports
+from core.admin.display import time_element
 from core.admin.search_terms import parse_uuid
 from core.models import Export, Job, Session, User
 from core.models.jobs import OBJECT_ID
@@ -16,10 +18,6 @@ from core.models.jobs import OBJECT_ID
 MAX_JOBS_OF_OBJECT = 3
 UNFINISHED = (Job.Status.QUEUED, Job.Status.RUNNING)
 _MODELS: dict[str, Any] = {"user_id": User, "session_id": Session}
-
-
-def format_time(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else "–"
 
 
 def format_duration(duration: timedelta) -> str:
@@ -55,14 +53,14 @@ class JobDisplay:
         job = self.job
         if job.status == Job.Status.QUEUED:
             if job.error:
-                return f"failed, is tried again at {format_time(job.run_after)}"
+                return format_html("failed, will be retried at {}", time_element(job.run_after))
             if job.is_scheduled:
-                return "waiting for its time"
-            return "waiting for a worker" if job.started_at is None else "interrupted, continues soon"
+                return "scheduled"
+            return "waiting for a worker" if job.started_at is None else "interrupted, will continue soon"
         if job.status == Job.Status.RUNNING:
             is_lost = job.leased_until is not None and job.leased_until < timezone.now()
-            return "its worker was lost, another one continues" if is_lost else "running"
-        return {"succeeded": "done", "failed": "failed", "cancelled": "cancelled before it began"}[job.status]
+            return "interrupted because its worker stopped, will continue" if is_lost else "running"
+        return {"succeeded": "done", "failed": "failed", "cancelled": "cancelled before it started"}[job.status]
 
     @property
     def progress(self) -> str:
@@ -87,12 +85,8 @@ class JobDisplay:
         return format_duration(end - job.started_at)
 
     @property
-    def asked_by(self) -> str:
+    def requested_by(self) -> str:
         return "the schedule" if self.job.is_scheduled else self.job.actor_email or "a command"
-
-    @property
-    def created_at(self) -> str:
-        return format_time(self.job.created_at)
 
 
 def object_of(job: Job) -> Any:

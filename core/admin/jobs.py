@@ -15,13 +15,13 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
+from core.admin.display import time_column, time_element, utc_text
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
     describe_task,
     display,
     format_duration,
-    format_time,
     is_permitted,
     jobs_of,
     object_of,
@@ -57,58 +57,50 @@ def _shown(name: str, description: str) -> Any:
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("created", "what", "asked_by", "state", "progress", "duration")
+    list_display = ("created", "what", "requested_by", "state", "progress", "duration")
     list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
     search_help_text = "job id, or the id of the user or session that the job is about"
     change_list_template = "admin/core/job/change_list.html"
-    fields = ("object", "asked_by", "reason", "created", "started", "finished", "next_run", "errors", "events")
-    readonly_fields = fields
-    created = _shown("created_at", "asked for")
-    what = _shown("title", "what")
-    asked_by = _shown("asked_by", "asked by")
+    fields = ("object", "requested_by", "reason", ("created", "started", "finished", "next_run"), "errors", "events")
+    readonly_fields = ("object", "requested_by", "created", "started", "finished", "next_run", "errors", "events")
+    created = time_column("created_at", "requested")
+    started = time_column("started_at", "last started")
+    finished = time_column("finished_at", "ended")
+    what = _shown("title", "task")
+    requested_by = _shown("requested_by", "requested by")
     state = _shown("status", "status")
     progress = _shown("progress", "progress")
     duration = _shown("duration", "duration")
 
     @admin.display(description="about")
-    def object(self, job: Job) -> str | SafeString:
+    def object(self, job: Any) -> str | SafeString:
         """Return a link if the row exists and the reader may open it, and no id otherwise."""
         row = object_of(job)
         if row is None:
             return "–"
         name = str(row._meta.verbose_name)
-        request: HttpRequest = job.reader  # type: ignore[attr-defined]  # set by `get_object`
-        if not self.admin_site.get_model_admin(type(row)).has_view_permission(request, row):
+        model_admin: Any = self.admin_site.get_model_admin(type(row))
+        if not model_admin.has_view_permission(job.reader, row):
             return f"a {name}"
-        return link(f"{name} {row.pk}", f"{row._meta.model_name}_change", row.pk)
-
-    @admin.display(description="last started")
-    def started(self, job: Job) -> str:
-        return format_time(job.started_at)
-
-    @admin.display(description="ended")
-    def finished(self, job: Job) -> str:
-        return format_time(job.finished_at)
+        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
 
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
-        return format_time(job.run_after) if job.status == Job.Status.QUEUED else "–"
+        return time_element(job.run_after if job.status == Job.Status.QUEUED else None)
 
     @admin.display(description="last error")
     def errors(self, job: Job) -> str:
         return f"{job.error}. The log of the worker has the details." if job.error else "–"
 
     @admin.display(description="audit events")
-    def events(self, job: Job) -> str | SafeString:
+    def events(self, job: Any) -> str | SafeString:
         if not job.trace_id:
             return "–"
-        return link("All events of the request and of the job", "auditevent_changelist", trace_id__exact=job.trace_id)
+        text = "Events of the request and of the job"
+        return link(text, "auditevent_changelist", request=job.reader, trace_id__exact=job.trace_id)
 
-    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        job = super().get_object(request, object_id, from_field)
-        if job is not None:
-            job.reader = request
-        return job
+    def display_name(self, job: Any) -> str:
+        return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
 
     def search(self, request: HttpRequest, jobs: QuerySet, term: str) -> QuerySet:
         key = parse_uuid(term)
@@ -150,16 +142,16 @@ class JobAdmin(ReadOnlyAdmin):
         job = _find(object_id)
         if job is None:
             raise Http404
-        page = self._page_after_cancelling(request, job)
+        page = self._page_of(request, job)
         if request.method != "POST":  # redirected here after a login, or a typed URL
             return HttpResponseRedirect(page)
         if not is_permitted(request, job):
             raise PermissionDenied
         if execution.cancel(job.pk):
             audit.record(AuditEvent.Action.JOB_CANCELLED, request, user=request.user, target=job)
-            messages.success(request, "The job is cancelled. Nothing was changed.")
+            messages.success(request, "The job was cancelled. Nothing was changed.")
         else:
-            messages.warning(request, "The job has begun or ended, so it can't be cancelled any more.")
+            messages.warning(request, "The job has already started or ended, so it can't be cancelled.")
         return HttpResponseRedirect(page)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -167,10 +159,10 @@ class JobAdmin(ReadOnlyAdmin):
         if job is None:
             raise Http404
         if request.method != "POST":  # redirected here after a login, or a typed URL
-            return HttpResponseRedirect(reverse("admin:core_job_change", args=[job.pk]))
+            return HttpResponseRedirect(self._page_of(request, job))
         return exports.download_view(request, job)  # type: ignore[no-any-return]
 
-    def _page_after_cancelling(self, request: HttpRequest, job: Job) -> str:
+    def _page_of(self, request: HttpRequest, job: Job) -> str:
         if request.user.has_perm("core.view_job"):
             return reverse("admin:core_job_change", args=[job.pk])
         row = object_of(job)

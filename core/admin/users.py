@@ -18,16 +18,16 @@ from django.urls import path, reverse
 from django.utils.safestring import SafeString
 
 from core import deletion, tasks
+from core.admin import user_search
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
-from core.admin.base import AuditedModelAdmin, LargeTableAdmin, limit_matches, link
+from core.admin.base import AuditedModelAdmin, LargeTableAdmin, link
+from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
-from core.admin.search_terms import parse_uuid
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
-MIN_PREFIX_LENGTH = 3  # characters; a shorter prefix matches too many users
 PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user_permissions")
 
 
@@ -37,7 +37,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
         ("Login", {"fields": ("must_change_password", "second_factor")}),
-        ("Record", {"fields": ("id", "created_at", "updated_at", "last_login", "audit_events_link")}),
+        ("Record", {"fields": (("full_key", "audit_events_link"), ("created", "updated", "last_login_time"))}),
     )
     add_fieldsets = (
         (
@@ -55,15 +55,15 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
             },
         ),
     )
-    list_display = ("email", "full_name", "specialty", "is_active", "is_staff", "last_login", "created_at", "sessions")
+    list_display = ("short_email", "short_name", "account", "sessions", "short_specialty", "last_login_time", "created")
     list_filter = ("is_active", "is_staff", "is_superuser", ("created_at", TimeFilter))
-    search_help_text = f"user id, email, or the first letters of an email or name (at least {MIN_PREFIX_LENGTH})"
+    search_help_text = user_search.HELP_TEXT
     ordering = ("-created_at", "-id")
     readonly_fields = (
-        "id",
-        "created_at",
-        "updated_at",
-        "last_login",
+        "full_key",
+        "created",
+        "updated",
+        "last_login_time",
         "sessions",
         "audit_events_link",
         "must_change_password",
@@ -71,6 +71,28 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
     )
     actions = ("end_logins_of_selected", "delete_selected")
     delete_task = tasks.delete_user
+    full_key = id_field
+    created = time_column("created_at", "created")
+    updated = time_column("updated_at", "updated")
+    last_login_time = time_column("last_login", "last login")
+
+    @admin.display(description="email")
+    def short_email(self, user: User) -> str:
+        return shortened(user.email)
+
+    @admin.display(description="name")
+    def short_name(self, user: User) -> str:
+        return shortened(user.full_name)
+
+    @admin.display(description="specialty")
+    def short_specialty(self, user: User) -> str:
+        return shortened(user.specialty)
+
+    @admin.display(description="account")
+    def account(self, user: User) -> str:
+        kind = "superuser" if user.is_superuser else "staff" if user.is_staff else "user"
+        remarks = ("emergency" if user.is_emergency else "", "" if user.is_active else "inactive")
+        return ", ".join(filter(None, (kind, *remarks)))
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.end_logins_view)
@@ -96,12 +118,12 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         messages.success(request, "All logins of the selected users have ended.")
 
     @admin.display(description="sessions")
-    def sessions(self, user: User) -> SafeString:
-        return link("View sessions", "session_changelist", user__id__exact=user.pk)
+    def sessions(self, user: Any) -> SafeString:
+        return link("View sessions", "session_changelist", request=user.reader, user__id__exact=user.pk)
 
     @admin.display(description="activity")
-    def audit_events_link(self, user: User) -> SafeString:
-        return link("View audit events", "auditevent_changelist", actor_id__exact=user.pk)
+    def audit_events_link(self, user: Any) -> SafeString:
+        return link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
@@ -117,12 +139,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         return request.user.is_superuser or user is None or not (user.is_staff or user.is_superuser)
 
     def search(self, request: HttpRequest, users: QuerySet, term: str) -> QuerySet:
-        if key := parse_uuid(term):
-            return users.filter(pk=key)
-        if len(term) < MIN_PREFIX_LENGTH:
-            return users.filter(email=term)
-        by_email = limit_matches(request, users.filter(email__startswith=term.lower()))
-        return by_email | limit_matches(request, users.filter(full_name__istartswith=term))
+        return user_search.search(request, term)
 
     def count_deletions(self, users: QuerySet) -> dict[type[Model], int]:
         return {
@@ -132,7 +149,7 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
         }
 
     def display_name(self, user: Any) -> str:
-        return f"{user.email} ({user.pk})"
+        return str(user.email)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(user__in=keys)

@@ -6,12 +6,11 @@
 import sys
 
 from django.http import HttpRequest, HttpResponse
-from django.template import loader
-from django.views import csrf, defaults
 
 from core.api.envelope import failure_response
 from core.api.error_codes import ErrorCode
 from core.clients.outages import RETRY_AFTER, is_outage, sqlstate
+from core.http.error_pages import error_page
 
 
 def in_admin(request: HttpRequest) -> bool:
@@ -19,18 +18,20 @@ def in_admin(request: HttpRequest) -> bool:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if in_admin(request):
+        return error_page(request, "bad_request", ErrorCode.BAD_REQUEST.status)
     return failure_response(ErrorCode.BAD_REQUEST)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     if in_admin(request):
-        return defaults.permission_denied(request, exception)
+        return error_page(request, "forbidden", ErrorCode.FORBIDDEN.status)
     return failure_response(ErrorCode.FORBIDDEN)
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if in_admin(request):
-        return defaults.page_not_found(request, exception, template_name="admin/404.html")
+        return error_page(request, "not_found", ErrorCode.NOT_FOUND.status)
     return failure_response(ErrorCode.NOT_FOUND)
 
 
@@ -40,7 +41,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if is_outage(exception):
         return outage_response(request, exception)
     if in_admin(request):
-        return defaults.server_error(request, template_name="admin/500.html")
+        return error_page(request, "server_error", ErrorCode.INTERNAL_ERROR.status)
     return failure_response(ErrorCode.INTERNAL_ERROR)
 
 
@@ -52,13 +53,12 @@ def outage_response(request: HttpRequest, exception: BaseException | None) -> Ht
     request.outage = {"outage": type(exception).__name__, "sqlstate": sqlstate(exception)}  # type: ignore[attr-defined]
     headers = {"Retry-After": RETRY_AFTER}
     if in_admin(request):
-        page = loader.render_to_string("admin/503.html")
-        return HttpResponse(page, status=ErrorCode.NOT_READY.status, headers=headers)
+        return error_page(request, "outage", ErrorCode.NOT_READY.status, headers=headers)
     message = "A dependency is unavailable. Retry in a few seconds."
     return failure_response(ErrorCode.NOT_READY, message, headers=headers)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     if in_admin(request):
-        return csrf.csrf_failure(request, reason)
+        return error_page(request, "csrf", ErrorCode.FORBIDDEN.status)
     return failure_response(ErrorCode.FORBIDDEN, "CSRF token missing or invalid. Reload the page and try again.")

@@ -14,12 +14,13 @@ from core.api.envelope import failure_response
 from core.api.error_codes import ErrorCode
 from core.clients.postgresql.time_limit import request_time_limit
 from core.http.error_handlers import in_admin
+from core.http.error_pages import error_page
 
 _CONTENT_TOO_LARGE = 413
 
 
 class RequestLimitsMiddleware:
-    """Rejects unknown methods and too large bodies, sets DATABASE_TIMEOUT, and puts Django's 405 in the envelope."""
+    """Rejects unknown methods and too large bodies, sets DATABASE_TIMEOUT, and replaces Django's empty 405."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -28,11 +29,16 @@ class RequestLimitsMiddleware:
         if request.method not in metrics.METHODS:
             return _method_not_allowed(", ".join(sorted(metrics.METHODS)))
         if _is_too_large(request):
+            if in_admin(request):
+                return error_page(request, "too_large", _CONTENT_TOO_LARGE)
             message = "The request body is too large. Send at most 100 kB."
             return failure_response(ErrorCode.BAD_REQUEST, message, status=_CONTENT_TOO_LARGE)
         with request_time_limit(settings.DATABASE_TIMEOUT):
             response = self.get_response(request)
-        if isinstance(response, HttpResponseNotAllowed) and not in_admin(request):
+        if isinstance(response, HttpResponseNotAllowed):
+            if in_admin(request):
+                headers = {"Allow": response["Allow"]}
+                return error_page(request, "method_not_allowed", response.status_code, headers=headers)
             return _method_not_allowed(response["Allow"])
         return response
 

@@ -40,7 +40,8 @@ class AuditEvent(models.Model):
         EXPORT_DOWNLOADED = "export_downloaded"
 
     PERSONAL = ("actor_email", "address", "changes")
-    NON_SENSITIVE = ("action", "table", "object_id", "actor_id", "trace_id")
+    NON_SENSITIVE = ("action", "table", "object_id", "actor_id", "subject_id", "session_id", "trace_id")
+    DISCLOSURES = (Action.REVEAL, Action.REVEAL_REFUSED, Action.EXPORT, Action.EXPORT_DOWNLOADED)
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -49,6 +50,9 @@ class AuditEvent(models.Model):
     object_id = models.CharField(max_length=64, blank=True)
     actor_id = models.UUIDField(null=True)
     actor_email = models.CharField(max_length=254, blank=True)
+    # Of disclosures only: the user whose data it is, and the conversation. NULL in events of releases before 0.2.0.
+    subject_id = models.UUIDField(null=True)
+    session_id = models.UUIDField(null=True)
     address = models.GenericIPAddressField(null=True)
     trace_id = models.CharField(max_length=128, blank=True)
     changes = models.JSONField(default=dict)  # {column: [old value, new value]}, with PHI and secrets masked
@@ -65,6 +69,14 @@ class AuditEvent(models.Model):
             models.Index(fields=("trace_id", "created_at", "id"), name="audit_events_trace"),
             models.Index(fields=("address", "created_at", "id"), name="audit_events_address"),
             models.Index(fields=("action", "created_at", "id"), name="audit_events_action"),
+            *(
+                models.Index(
+                    fields=(column, "created_at", "id"),
+                    name=f"audit_events_{column.removesuffix('_id')}",
+                    condition=Q((f"{column}__isnull", False)),
+                )
+                for column in ("subject_id", "session_id")
+            ),
         )
 
     def __str__(self) -> str:

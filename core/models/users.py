@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
-from django.contrib.postgres.indexes import OpClass
+from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.contrib.postgres.search import SearchVectorField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q
 from django.db.models.functions import Lower, Upper
 
 from core.models.base import BaseModel
 from core.models.fields import WORDS, LowercaseEmailField
+
+
+# The words of the name and the email, with `search_words` of migration 0015. core.admin.user_search matches them.
+SEARCH_WORDS = Func(
+    Func("full_name", "email", function="search_words"), function="array_to_tsvector", output_field=SearchVectorField()
+)
 
 
 class UserManager(BaseUserManager["User"]):
@@ -69,6 +76,8 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
         ordering = ("-created_at", "-id")
         indexes = (
             models.Index(fields=("created_at", "id"), name="users_time"),
+            GinIndex(SEARCH_WORDS, name="users_words"),
+            # Only the previous release searches by it. The next release drops it.
             models.Index(OpClass(Upper("full_name"), "text_pattern_ops"), name="users_name_beginning"),
         )
         constraints = (

@@ -6,3 +6,4 @@ from core.admin import display
 
 register = template.Library()
 register.filter("time_element", display.time_element)
+register.filter("shortened", display.shortened)

@@ -52,7 +52,9 @@ def _format(report: Report, style: Style, width: int | None) -> Iterator[str]:
 
 
 def _describe(result: Result) -> list[str]:
-    """Return the version and endpoint, or two paragraphs: what is wrong and what to do."""
+    """Return the version and endpoint, or what is wrong and what to do."""
+    if result.cause:
+        return [result.detail]
     if result.reason:
         optional = "" if result.critical else " (optional)"
         return [f"{result.reason}{optional}: {result.detail.rstrip('.')}.", f"Hint: {HINTS[result.reason]}"]
@@ -66,7 +68,7 @@ def _wrap(paragraphs: list[str], width: int) -> list[str]:
 
 
 def _is_critical_failure(result: Result) -> bool:
-    return result.critical and not result.healthy
+    return result.critical and result.has_failed
 
 
 def write_warnings(warnings: Iterable[str], stderr: OutputWrapper, style: Style) -> None:

@@ -72,7 +72,7 @@ class WorkerState:
 
     @property
     def summary(self) -> str:
-        failing = [f"{state.name}: {state.reason}" for state in self.dependencies.values() if state.reason]
+        failing = [f"{state.name}: {state.reason}" for state in self.dependencies.values() if state.has_failed]
         return ", ".join(failing) or ("all healthy" if self.dependencies else "")
 
 
@@ -99,8 +99,8 @@ def record(report: Report) -> None:
 
 def _record_result(result: Result, now: float) -> None:
     before = _own.dependencies.get(result.name)
-    is_same = before is not None and before.reason == result.reason
-    if before and before.reason and not is_same:
+    is_same = before is not None and (before.reason, before.cause) == (result.reason, result.cause)
+    if before and before.has_failed and not is_same:
         _own.past_outages = [*_own.past_outages, replace(before, until=now)][-_MAX_OUTAGES:]
     state = DependencyState(**asdict(result), since=before.since if before and is_same else now)
     # During an outage, the last known ones.
@@ -109,6 +109,8 @@ def _record_result(result: Result, now: float) -> None:
     _own.dependencies[result.name] = replace(
         state, detail=result.detail[:_MAX_DETAIL], version=version, transport=transport
     )
+    if result.cause:
+        return  # nothing was measured
     buckets = _own.latencies.setdefault(result.name, [])
     number, slowest, has_failed = int(now // BUCKET_SECONDS), result.latency_ms, not result.healthy
     if buckets and buckets[-1][0] == number:

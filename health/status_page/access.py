@@ -1,7 +1,8 @@
 """Access to the status page: staff users, or while the database is down, a valid access cookie.
 
-Every admin response to staff sets the cookie. It is signed, sent only to the status page, and valid only together with
-the session cookie that it was issued for, for at most SESSION_COOKIE_AGE after the login. Logging out deletes it.
+Every admin response to staff sets the cookie. It is signed, sent only to the admin, whose error pages link the status
+page if it is valid, and valid only together with the session cookie that it was issued for, for at most
+SESSION_COOKIE_AGE after the login. Logging out deletes it.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from core.auth.session_expiry import LOGIN_AT_KEY
 from core.clients.outages import is_outage
 
 PATH = "/admin/status/"
+COOKIE_PATH = "/admin/"
 # Browsers accept the prefix __Host- only with the path "/".
 COOKIE = "__Secure-status_access" if settings.SESSION_COOKIE_SECURE else "status_access"
 _SALT = "health.status_page.access"
@@ -49,10 +51,10 @@ def set_cookie(request: HttpRequest, response: HttpResponse) -> None:
     if session.session_key and _is_staff(request) and expires_at > time.time():
         value = signing.dumps([_digest(session.session_key), expires_at], salt=_SALT)
         response.set_cookie(
-            COOKIE, value, path=PATH, httponly=True, samesite="Strict", secure=settings.SESSION_COOKIE_SECURE
+            COOKIE, value, path=COOKIE_PATH, httponly=True, samesite="Strict", secure=settings.SESSION_COOKIE_SECURE
         )
     else:
-        response.delete_cookie(COOKIE, path=PATH, samesite="Strict")
+        response.delete_cookie(COOKIE, path=COOKIE_PATH, samesite="Strict")
 
 
 def has_valid_cookie(request: HttpRequest) -> bool:

@@ -29,7 +29,7 @@ def draw(workers: Iterable[Sequence[Bucket]]) -> dict[str, str]:
             slowest[number - first] = max(milliseconds, slowest.get(number - first, 0.0))
     successes = {position: milliseconds for position, milliseconds in slowest.items() if position not in failed}
     scale = max([_MIN_SCALE, *successes.values()])
-    label = f"at most {latency(max(successes.values()))}" if successes else "never healthy"
+    label = f"max {latency(max(successes.values()))}" if successes else "no successful check"
     if failed:
         label += f", failed for about {duration(len(failed) * BUCKET_SECONDS)}"
     return {

@@ -10,15 +10,28 @@ register = template.Library()
 
 
 @register.simple_tag
-def utc_time(timestamp: float, form: str = "%H:%M:%S") -> str:
-    """Return a `<time>` element."""
-    moment = datetime.fromtimestamp(timestamp, UTC)
+def utc_time(timestamp: float) -> str:
+    """Return a `<time>` element: 12:14:36 UTC, with the date if it is not today's, and the year if it is another one.
+
+    The text names its zone, because a script may show the times of a page in the zone of the browser.
+    """
+    moment, now = datetime.fromtimestamp(timestamp, UTC), datetime.now(UTC)
+    form = "%H:%M:%S UTC"
+    if moment.date() != now.date():
+        form = f"%d %b {form}" if moment.year == now.year else f"%d %b %Y {form}"
     return format_html('<time datetime="{}">{}</time>', moment.isoformat(timespec="seconds"), moment.strftime(form))
 
 
 @register.filter
 def elapsed(start: float, end: float) -> str:
     return duration(end - start)
+
+
+@register.filter
+def age(start: float, now: float) -> str:
+    """Return the duration in whole minutes from one minute on, because an open page is not refreshed every second."""
+    seconds = now - start
+    return f"{int(seconds // 60)} min" if 60 <= seconds < 3600 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -38,6 +38,7 @@ from tests.support.dependency_servers import Postgres, as_owner
 from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
+from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
@@ -319,8 +320,12 @@ def invalid_posts(staff: Client, rows: dict[str, Any]) -> None:
 
 
 def reveal(staff: Client, rows: dict[str, Any]) -> None:
+    reason = {"reason": "other", "details": f"{INPUT}-reason"}
     for name in ("session", "message"):
-        assert staff.send_form(f"/admin/core/{name}/{rows[name].pk}/reveal/") == 200
+        for view in ("reveal", "read"):
+            assert staff.send_form(f"/admin/core/{name}/{rows[name].pk}/{view}/", reason="other") == 200
+            assert staff.send_form(f"/admin/core/{name}/{rows[name].pk}/{view}/", **reason) == 200
+    assert staff.send_form(f"/admin/core/session/{rows['session'].pk}/read/", before=f"{INPUT}-cursor", **reason) == 400
 
 
 def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> None:
@@ -332,7 +337,7 @@ def failing_views(scenario: Scenario, staff: Client, rows: dict[str, Any]) -> No
     assert staff.send_form(f"/admin/core/user/{user.pk}/change/", **form) == 500
     assert staff.send_form("/admin/core/session/", action="archive", _selected_action=str(session.pk)) == 500
     scenario.sql("ALTER TABLE audit_events ADD CONSTRAINT quotes CHECK (actor_email IS NULL) NOT VALID")
-    assert staff.send_form(f"/admin/core/message/{rows['message'].pk}/reveal/") == 500
+    assert staff.send_form(f"/admin/core/message/{rows['message'].pk}/reveal/", **REASON) == 500
     assert Client(scenario).log_in(user.email, f"{INPUT}-password") == 500
     scenario.sql("ALTER TABLE audit_events DROP CONSTRAINT quotes")
     scenario.sql("ALTER TABLE users RENAME full_name TO gone")
@@ -471,7 +476,7 @@ def test_failures_were_logged(scenario: Scenario) -> None:
 def test_phi_is_only_on_reveal_pages(scenario: Scenario) -> None:
     shown: set[str] = set()
     for response in scenario.responses:
-        if response.is_success and response.url.path.endswith("/reveal/"):
+        if response.is_success and response.url.path.endswith(("/reveal/", "/read/")):
             assert "no-store" in response.headers["Cache-Control"]
             shown |= find_canaries(response.text, "phi")
         else:
@@ -499,7 +504,7 @@ def test_error_responses_and_headers_contain_no_canary(scenario: Scenario) -> No
 
 
 def test_audit_trail_contains_personal_data_and_masks_phi(scenario: Scenario) -> None:
-    assert find_canaries(scenario.output["audit"], "phi", "secret", "input") == set()
+    assert find_canaries(scenario.output["audit"], "phi", "secret", "input") == {f"{INPUT}-reason"}
     assert find_canaries(scenario.output["audit"], "personal")
     assert phi.MASK in scenario.output["audit"]
 

@@ -155,14 +155,12 @@ def test_leaves_no_threads() -> None:
     assert wait_for(lambda: not check_threads())
 
 
-def test_each_report_is_observed_once_with_the_previous_one() -> None:
-    observed: list[tuple[Report | None, Report]] = []
-    runner = make_runner(
-        Check("a", succeed), max_age=60, observe=lambda previous, report: observed.append((previous, report))
-    )
+def test_each_report_is_observed_once() -> None:
+    observed: list[Report] = []
+    runner = make_runner(Check("a", succeed), max_age=60, observe=observed.append)
     first = runner.report()
     runner.report()
-    assert observed == [(None, first)]
+    assert observed == [first]
 
 
 def test_failed_thread_start_is_reported_as_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """An outage of a real server and its end reach a webhook and a mailbox, over a real Prometheus and Alertmanager."""
 
 import base64
+import email.policy
 import json
-import quopri
 import ssl
 import subprocess
 import threading
@@ -101,9 +101,11 @@ def test_outage_and_its_end_are_notified_by_webhook_and_mail(servers: Servers, t
     assert webhook.notifications[0]["groupLabels"] == {"job": "voiceassist-server"}
     assert webhook.notifications[0]["path"] == "/it's?token=1"
     assert base64.b64decode(mail.logins[0]).decode().split("\0")[1:] == ["voiceassist", PASSWORD]
-    text = quopri.decodestring(mail.mails[0]).decode()
-    assert RUNBOOK in text
-    assert "To: on-call@example.org" in text
+    message = email.message_from_string(mail.mails[0], policy=email.policy.default)
+    body = message.get_body()
+    assert body is not None
+    assert RUNBOOK in body.get_content()
+    assert message["To"] == "on-call@example.org"
 
 
 def write_config(folder: Path, **values: str) -> subprocess.CompletedProcess[str]:

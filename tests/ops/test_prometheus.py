@@ -215,7 +215,7 @@ def test_every_metric_of_the_alerts_exists(prometheus: Prometheus, traffic: None
     rules = (OPS / "prometheus" / "alerts.yml").read_text()
     names = set(re.findall(r"\bvoiceassist_\w+", rules))
     assert len(names) > 5
-    succeeds_within(10, lambda: all(prometheus.query(name) for name in names))
+    succeeds_within(60, lambda: all(prometheus.query(name) for name in names))
     assert {name for name in names if not prometheus.query(name)} == set()
 
 

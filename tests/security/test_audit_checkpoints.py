@@ -1,6 +1,7 @@
 """Change audit events and checkpoints as the owner of the tables, and verify the trail with `verify_audit`."""
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -354,4 +355,5 @@ def test_worker_writes_checkpoints_to_its_log(
     owner.execute("DELETE FROM audit_events WHERE object_id = 'm1'")
     changed = manage("verify_audit", "--log", "-", url=database, stdin=log)
     assert (changed.returncode, changed.stdout) == (1, "")
-    assert "CommandError: The audit trail was changed.\nCheckpoint 1, recorded until" in changed.stderr
+    # A slow machine may write the first checkpoint before the first events.
+    assert re.search(r"CommandError: The audit trail was changed\.\nCheckpoint [12], recorded ", changed.stderr)

@@ -53,7 +53,7 @@ def test_cookies_have_prefixes_and_end_with_the_browser(url: str) -> None:
             assert cookie["secure"] is True, name
             assert cookie["domain"] == "", name
             assert (cookie["max-age"] == cookie["expires"] == "") == (name != DEVICE), name
-            assert cookie["path"] == ("/admin/status/" if name == STATUS else "/")
+            assert cookie["path"] == ("/admin/" if name == STATUS else "/")
             assert (cookie["httponly"] is True) == (name != CSRF)
         renamed = "; ".join(f"{name.rpartition('-')[2]}={cookie.value}" for name, cookie in cookies.items())
         assert httpx.get(f"{url}/admin/", headers={**VIA_PROXY, "Cookie": renamed}, verify=False).status_code == 302  # noqa: S501
@@ -79,9 +79,9 @@ def test_browser_deletes_what_it_has_stored_at_logout(browser: Chrome, url: str)
     browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": VIA_PROXY})
     log_in(browser, url)
     names = {cookie["name"] for cookie in browser.get_cookies()}
-    assert names == {SESSION, CSRF, DEVICE}
+    assert names == {SESSION, CSRF, DEVICE, STATUS}
     browser.execute_script("document.cookie = '__Host-csrftoken=x; secure; path=/admin/'")
-    browser.execute_script("document.cookie = '__Secure-status_access=x; path=/admin/status/'")
+    browser.execute_script("document.cookie = '__Secure-status_access=x; path=/admin/'")
     assert "=x" not in browser.execute_script("return document.cookie")
     browser.execute_script("localStorage.patient = sessionStorage.patient = 'name'")
     browser.find_element(By.CSS_SELECTOR, "#logout-form button").click()

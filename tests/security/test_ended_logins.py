@@ -20,6 +20,7 @@ from tests.security.production import (
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.proxy import Proxy
+from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
 pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
@@ -66,7 +67,7 @@ def get(client: httpx.Client | Thief) -> int:
 
 
 def is_refused(thief: Thief, database: Database) -> bool:
-    response = thief.post(reveal_path(database))
+    response = thief.post(reveal_path(database), **REASON)
     assert PHI not in response.text
     return response.status_code == 302 and "/admin/login/" in response.headers["Location"]
 
@@ -75,7 +76,7 @@ def is_refused(thief: Thief, database: Database) -> bool:
 def test_logout_while_redis_is_away(apps: Apps, database: Database, redis: Proxy, mode: str) -> None:
     with logged_in(apps[0], ADMIN) as client:
         thieves = [Thief(client, app) for app in apps]
-        assert all(PHI in thief.post(reveal_path(database)).text for thief in thieves)
+        assert all(PHI in thief.post(reveal_path(database), **REASON).text for thief in thieves)
         assert [get(thief) for thief in thieves] == [200, 200]  # so that Redis has the login
         redis.mode = mode
         assert post(client, "/admin/logout/").status_code == 200

@@ -14,6 +14,7 @@ import redis as redis_py
 from tests.security.production import ADMIN, STAFF, Database, create_database, environment, logged_in, post, reveal_path
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
+from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
 pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
@@ -119,7 +120,7 @@ def test_what_redis_and_the_table_contain_opens_no_login(
 ) -> None:
     redis.flushall()
     with redis.monitor() as monitor, logged_in(app, ADMIN) as client:
-        assert post(client, reveal_path(database)).status_code == 200
+        assert post(client, reveal_path(database), **REASON).status_code == 200
         redis.echo("end")
         seen = ""
         while not seen.endswith("ECHO end"):
@@ -156,7 +157,7 @@ def test_tampered_and_copied_entries_open_no_login(
     mine = entry_of(staff, redis)
     redis.set(mine, value)  # the administrator's session under my cookie
     assert ADMIN not in staff.get("/admin/core/user/").text
-    assert post(staff, reveal_path(database)).status_code == 403
+    assert post(staff, reveal_path(database), **REASON).status_code == 403
     redis.set(mine, value)
     database.execute("DELETE FROM django_session WHERE session_key = %s", mine.decode().rpartition(":")[2])
     assert not is_logged_in(staff)

@@ -15,6 +15,7 @@ from tests.core.management.test_migrate import TEST_SETTINGS, run_command, start
 from tests.support.dependency_servers import PASSWORD, SUPERUSER, Postgres, as_application, as_owner, as_role
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
+from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 pytestmark = pytest.mark.timeout(180)
@@ -178,7 +179,7 @@ def test_server_works_and_reveals_phi_as_the_application_role(url: str) -> None:
         assert client.get("/admin/core/session/").status_code == 200
         assert "canary" not in client.get(f"{page}change/").text
         form = {"csrfmiddlewaretoken": client.cookies["csrftoken"]}
-        assert "canary" in client.post(f"{page}reveal/", data=form).text
+        assert "canary" in client.post(f"{page}reveal/", data=form | REASON).text
         assert client.post(f"{page}delete/", data=form | {"post": "yes"}).status_code == 302
     events = fetch(url, "SELECT action, actor_email FROM audit_events WHERE object_id = %s ORDER BY id", str(session))
     assert events == [("create", ""), ("reveal", EMAIL), ("delete", EMAIL)]

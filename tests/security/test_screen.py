@@ -16,6 +16,7 @@ from core.auth import session_expiry
 from core.models import Message, Session, User
 from tests.support.browser import needs_chromium, start_browser
 from tests.support.polling import succeeds_within
+from tests.support.reveal import choose_reason
 
 PASSWORD = "correct horse battery"
 CANARY = "canary-of-a-patient"
@@ -52,6 +53,7 @@ class Tabs:
 
     def reveal(self, message: Message) -> str:
         self.open(f"/admin/core/message/{message.pk}/change/")
+        choose_reason(self.browser)
         self.browser.find_element(By.XPATH, "//button[text()='Reveal PHI']").click()
         assert self.browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == CANARY
         return self.browser.current_window_handle

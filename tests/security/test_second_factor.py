@@ -15,6 +15,7 @@ from django_otp.oath import TOTP
 
 from tests.support.databases import manage
 from tests.support.plugin import Servers
+from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, Person, code_of, secret_of, submit
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
@@ -140,7 +141,7 @@ def test_password_alone_opens_nothing(database: str, reader: Person) -> None:
         for path in ("/admin/", "/admin/core/message/", "/admin/status/", "/admin/second-factor/", "/admin/jsi18n/"):
             assert client.get(path).headers["Location"].startswith("/admin/login/?next="), path
         assert client.get("/admin/status/part").status_code == 403
-        assert PHI not in submit(client, reveal_path(database)).text
+        assert PHI not in submit(client, reveal_path(database), **REASON).text
         for form in ({"step": "enrol"}, {"step": "password", "new_password1": PLANTED, "new_password2": PLANTED}, {}):
             response = submit(client, CONTINUE, code="000000", **form)
             assert (response.status_code, response.headers["Location"]) == (302, CONTINUE)
@@ -375,7 +376,7 @@ def test_planted_password_does_not_open_a_later_staff_account(
         plain.password = password
         with plain.browser() as client:
             assert plain.enter_password(client).status_code == 200
-            assert PHI not in submit(client, reveal_path(database)).text
+            assert PHI not in submit(client, reveal_path(database), **REASON).text
 
     # The superuser sets a new one, which has to be changed.
     assert (
@@ -391,7 +392,7 @@ def test_planted_password_does_not_open_a_later_staff_account(
         assert not is_logged_in(client)
         plain.enrol(client)
         assert is_logged_in(client)
-        assert PHI in submit(client, reveal_path(database)).text
+        assert PHI in submit(client, reveal_path(database), **REASON).text
 
 
 def test_planted_password_does_not_survive_a_new_permission_of_the_group(

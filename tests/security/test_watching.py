@@ -15,6 +15,7 @@ from core.models import AuditEvent, Message, Session, User
 from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.dependency_servers import SUPERUSER
 from tests.support.plugin import Servers
+from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 PASSWORD = "correct horse battery"
@@ -68,7 +69,7 @@ def test_reveal_without_a_permission_is_recorded(
 ) -> None:
     user = create_staff("viewer@example.org", *({"view_phi", "view_message"} - {missing}))
     client.force_login(user)
-    response = client.post(reveal_url(message), REMOTE_ADDR="192.0.2.7")
+    response = client.post(reveal_url(message), REASON, REMOTE_ADDR="192.0.2.7")
     assert response.status_code == 403
     assert refusals() == [(user.email, "messages", str(message.pk))]
     event = AuditEvent.objects.get(action="reveal_refused")
@@ -85,7 +86,7 @@ def test_reveal_of_an_object_that_does_not_exist_is_recorded(
     key = str(message.pk)
     message.delete()
     for part in (key, "Jane Roe, HIV", "%00"):
-        assert client.post(f"/admin/core/message/{part}/reveal/").status_code == 404
+        assert client.post(f"/admin/core/message/{part}/reveal/", REASON).status_code == 404
     assert refusals() == [(user.email, "messages", key), (user.email, "", ""), (user.email, "", "")]
     counted["refused"] = 3
 
@@ -99,7 +100,7 @@ def test_reveal_after_the_login_ended_is_recorded_once(
     session[LAST_SEEN_KEY] -= 15 * 60
     session.save()
     for _ in range(3):  # the later ones have no login that could end
-        assert client.post(reveal_url(message))["Location"].startswith("/admin/login/")
+        assert client.post(reveal_url(message), REASON)["Location"].startswith("/admin/login/")
     assert refusals() == [(user.email, "messages", str(message.pk))]
     counted["refused"] = 1
 
@@ -110,7 +111,7 @@ def test_reveal_by_a_user_who_is_no_longer_staff_is_recorded(
     user = create_staff("viewer@example.org", "view_phi", "view_message")
     client.force_login(user)
     User.objects.filter(pk=user.pk).update(is_staff=False)
-    assert client.post(reveal_url(message)).status_code == 302
+    assert client.post(reveal_url(message), REASON).status_code == 302
     assert refusals() == [(user.email, "messages", str(message.pk))]
     counted["refused"] = 1
 
@@ -123,7 +124,7 @@ def test_reveal_after_the_account_was_deactivated_or_got_another_password_is_rec
     client.force_login(user)
     User.objects.filter(pk=user.pk).update(**change)
     for _ in range(2):
-        assert client.post(reveal_url(message)).status_code == 302
+        assert client.post(reveal_url(message), REASON).status_code == 302
     assert refusals() == [(user.email, "messages", str(message.pk))]
     counted["refused"] = 1
 
@@ -135,7 +136,7 @@ def test_being_asked_for_a_code_is_recorded_and_counts_separately(
     settings.ADMIN_MFA = "required"
     user = create_staff("viewer@example.org", "view_phi", "view_message")
     client.force_login(user)
-    assert client.post(reveal_url(message))["Location"].startswith("/admin/second-factor/verify/")
+    assert client.post(reveal_url(message), REASON)["Location"].startswith("/admin/second-factor/verify/")
     assert refusals() == [(user.email, "messages", str(message.pk))]
     counted["code_required"] = 1
 
@@ -146,7 +147,7 @@ def test_anonymous_clients_cannot_make_the_trail_grow(
     client.cookies["sessionid"] = "a" * 32
     before = AuditEvent.objects.count()
     for _ in range(5):
-        assert client.post(reveal_url(message)).status_code == 302
+        assert client.post(reveal_url(message), REASON).status_code == 302
     assert AuditEvent.objects.count() == before
 
 
@@ -160,7 +161,7 @@ def test_reading_masked_pages_is_no_refusal(client: Client, message: Message, co
 def test_reveals_are_counted(client: Client, message: Message, counted: dict[str, int]) -> None:
     client.force_login(create_staff("viewer@example.org", "view_phi", "view_message"))
     for _ in range(3):
-        assert CANARY in client.post(reveal_url(message)).content.decode()
+        assert CANARY in client.post(reveal_url(message), REASON).content.decode()
     assert refusals() == []
     counted["revealed"] = 3
 
@@ -195,7 +196,7 @@ def test_nothing_is_shown_if_the_refusal_cannot_be_recorded(client: Client, mess
     with separate_connection(user=SUPERUSER) as owner:
         owner.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal_refused') NOT VALID")
         try:
-            response = client.post(reveal_url(message))
+            response = client.post(reveal_url(message), REASON)
         finally:
             owner.execute("ALTER TABLE audit_events DROP CONSTRAINT full_disk")
     assert response.status_code == 500

@@ -125,6 +125,7 @@ def test_passwords_can_be_separate_from_the_urls(tmp_path: Path) -> None:
         ("HTTPS_ONLY", "ture", "true or false"),
         ("BEHIND_PROXY", "maybe", "true or false"),
         ("HSTS_PRELOAD", "1 year", "true or false"),
+        ("REVEAL_REASON_REQUIRED", "sometimes", "true or false"),
         ("DEBUG", "express:*", "true or false"),
         ("DEBUG", "true", "Must not be true in production."),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO"),

@@ -68,7 +68,8 @@ def test_empty_variable_counts_as_unset() -> None:
 
 def test_defaults() -> None:
     common = {"HEALTH_TIMEOUT": 2.0, "HEALTH_MAX_AGE": 1.0, "DRAIN_SECONDS": 5.0, "WEB_THREADS": 4, "DEBUG": False,
-              "BEHIND_PROXY": False, "HSTS_PRELOAD": False, "LOG_LEVEL": "INFO"}  # fmt: skip
+              "BEHIND_PROXY": False, "HSTS_PRELOAD": False, "REVEAL_REASON_REQUIRED": True,
+              "LOG_LEVEL": "INFO"}  # fmt: skip
     development = {
         "BIND": "127.0.0.1:8000",
         "HTTPS_ONLY": False,

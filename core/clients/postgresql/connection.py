@@ -168,10 +168,11 @@ class Connection(psycopg.Connection[Any]):
         try:
             result = super().wait(gen, interval, seconds)
         except _WaitTimeout:
-            if limit is not None and seconds is not None:
+            assert seconds is not None
+            if limit is not None:
                 limit.use(seconds)
             self._handle_timeout(gen)
-            raise NoResponse("PostgreSQL did not respond in time.") from None
+            raise NoResponse(f"PostgreSQL did not respond to a statement within {seconds:.1f} s.") from None
         if limit is not None:
             limit.reset()
         if self._notices.has_cancelled_replication:

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from health import database_warnings, readiness
 from health.check_runner import Report, Runner
-from health.checks import CHECKS, checks
+from health.checks import CHECKS, checks, root_cause
 from health.management import checkdeps_arguments, checkdeps_output
 
 
@@ -24,7 +24,13 @@ class Command(BaseCommand):
         if for_version and "migrations" not in only:
             raise CommandError("--for needs the check migrations. Add --only migrations.", returncode=2)
         selected = checks(only, for_version=for_version)
-        runner = Runner(selected, timeout=options["timeout"], max_age=0, explain=readiness.explain)
+        runner = Runner(
+            selected,
+            timeout=options["timeout"],
+            max_age=0,
+            explain=readiness.explain,
+            attribute=root_cause.attribute,
+        )
         try:
             report = self._wait(runner, options["wait"])
         except KeyboardInterrupt:

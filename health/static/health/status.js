@@ -1,19 +1,31 @@
 // Refreshes the status page: fetches the fragment that changes, and applies only the differences.
 "use strict";
 {
-  const INTERVAL = 2000, MAX_INTERVAL = 30000; // milliseconds; the interval doubles while the server does not respond
+  // Milliseconds. The interval doubles after a response without changes, and each time that the server does not respond.
+  const INTERVAL = 2000, MAX_INTERVAL = 30000, MAX_PAUSE = 600000;
   const main = document.getElementById("content-main");
   const announcement = document.getElementById("status-announcement");
   const notice = document.getElementById("status-stale");
   const noticeText = document.getElementById("status-stale-text");
+  const loginLink = document.getElementById("status-login");
   const pauseButton = document.getElementById("status-pause");
+  const favicon = document.getElementById("favicon");
   const title = document.title;
-  let failures = 0, nextAttempt = 0, timer, isPaused = false, isFetching = false;
+  const unfolded = new Set(); // ids of rows whose details are shown on a narrow screen
+  let failures = 0, nextAttempt = 0, timer, pauseTimer, pausedAt = null, isFetching = false, isLoggedOut = false, etag = "";
 
   const status = () => document.getElementById("status");
+  const updatedAt = () => document.querySelector("#status-updated time");
+
+  function timeElement(date) {
+    const element = document.createElement("time"), iso = date.toISOString();
+    element.dateTime = iso;
+    element.textContent = `${iso.slice(11, 19)} UTC`;
+    return element;
+  }
 
   // On narrow screens a row is a card. Its cells need their column's name, and explicit roles, because some browsers
-  // drop the semantics of a table with display: block.
+  // drop the semantics of a table with display: block. The details of what does not fail are folded.
   function annotateTables(root) {
     for (const table of root.querySelectorAll("table")) {
       const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
@@ -26,6 +38,15 @@
           if (cell.colSpan === 1) cell.dataset.label = labels[cell.cellIndex];
         }
       }
+    }
+    for (const row of root.querySelectorAll("#dependencies :is(tr.ok, tr.unknown)")) {
+      const button = document.createElement("button"), isOpen = unfolded.has(row.id);
+      button.type = "button";
+      button.className = "fold";
+      button.textContent = "Details";
+      button.setAttribute("aria-expanded", isOpen);
+      row.cells[0].append(button);
+      row.classList.toggle("folded", !isOpen);
     }
   }
 
@@ -57,51 +78,88 @@
     const { announcement } = status().dataset;
     if (failures) announce(`The server responds again. ${announcement}`);
     else if (announcement !== before) announce(announcement);
-    failures = 0;
   }
 
-  function showNotice() {
-    notice.hidden = failures === 0;
-    status().classList.toggle("stale", failures > 0);
-    const time = status().querySelector("time").textContent;
-    const seconds = Math.max(0, Math.round((nextAttempt - Date.now()) / 1000));
-    if (failures)
-      noticeText.textContent = `The server does not respond. Last updated at ${time} UTC. Retrying in ${seconds} s.`;
-    const label = failures ? "No response" : status().dataset.label;
+  // Shows whether the page is current: in the notice, the title, the icon of the tab and by its colours.
+  function showState() {
+    const isStale = failures > 0 || pausedAt !== null || isLoggedOut;
+    let { label, severity } = status().dataset;
+    notice.hidden = !isStale;
+    notice.className = pausedAt && !isLoggedOut ? "paused" : "error";
+    loginLink.hidden = !isLoggedOut;
+    status().classList.toggle("stale", isStale);
+    if (isLoggedOut) {
+      [label, severity] = ["Logged out", "paused"];
+      noticeText.replaceChildren("You have been logged out. This is the last known state, from ", updatedAt().cloneNode(true), ".");
+    } else if (pausedAt) {
+      [label, severity] = ["Paused", "paused"];
+      noticeText.replaceChildren("Paused at ", timeElement(pausedAt), ". Press Pause again to continue. Refreshing continues after ten minutes.");
+    } else if (failures) {
+      [label, severity] = ["No response", "error"];
+      const seconds = Math.max(0, Math.round((nextAttempt - Date.now()) / 1000));
+      const data = updatedAt().cloneNode(true);
+      noticeText.replaceChildren("The server does not respond. Showing data from ", data, `. Retrying in ${seconds} s.`);
+    }
     document.title = `${label} | ${title}`;
+    if (favicon.getAttribute("href") !== favicon.dataset[severity]) favicon.href = favicon.dataset[severity];
+    document.dispatchEvent(new Event("times-changed")); // a script may show times in the zone of the browser
   }
 
   async function refresh() {
-    if (isFetching || isPaused || document.hidden) return;
+    if (isFetching || isLoggedOut || pausedAt || document.hidden) return;
     isFetching = true;
     clearTimeout(timer);
+    let wait = INTERVAL;
     try {
       const signal = AbortSignal.timeout(Number(main.dataset.timeoutMs));
-      const response = await fetch(main.dataset.url, { signal, cache: "no-store", redirect: "error" });
-      if (response.status === 403) return location.replace(main.dataset.loginUrl);
-      if (!response.ok) throw new Error(`HTTP ${response.status}`);
-      show(await response.text());
+      const headers = etag ? { "If-None-Match": etag } : {};
+      const response = await fetch(main.dataset.url, { signal, headers, cache: "no-store", redirect: "error" });
+      if (response.status === 403) {
+        isLoggedOut = true;
+        announce("You have been logged out.");
+      } else if (response.status === 304) {
+        updatedAt().replaceWith(timeElement(new Date(response.headers.get("Date"))));
+        if (failures) announce(`The server responds again. ${status().dataset.announcement}`);
+        wait = 2 * INTERVAL;
+      } else if (response.ok) {
+        show(await response.text());
+        etag = response.headers.get("ETag");
+      } else throw new Error(`HTTP ${response.status}`);
+      failures = 0;
     } catch {
       failures += 1;
+      wait = Math.min(MAX_INTERVAL, INTERVAL * 2 ** failures);
       announce("The server does not respond.");
     } finally {
       isFetching = false;
-      const wait = Math.min(MAX_INTERVAL, INTERVAL * 2 ** failures);
       nextAttempt = Date.now() + wait;
       timer = setTimeout(refresh, wait);
-      showNotice();
+      showState();
     }
   }
 
-  pauseButton.hidden = false;
-  pauseButton.addEventListener("click", () => {
-    isPaused = !isPaused;
-    pauseButton.textContent = isPaused ? "Resume" : "Pause";
+  function setPaused(isPaused) {
+    pausedAt = isPaused ? new Date() : null;
+    pauseButton.setAttribute("aria-pressed", isPaused);
+    clearTimeout(pauseTimer);
+    if (isPaused) pauseTimer = setTimeout(setPaused, MAX_PAUSE, false);
+    showState();
     refresh();
+  }
+
+  pauseButton.hidden = false;
+  pauseButton.addEventListener("click", () => setPaused(!pausedAt));
+  main.addEventListener("click", ({ target }) => {
+    if (!target.matches(".fold")) return;
+    const row = target.closest("tr"), isOpen = row.classList.contains("folded");
+    row.classList.toggle("folded", !isOpen);
+    target.setAttribute("aria-expanded", isOpen);
+    if (isOpen) unfolded.add(row.id);
+    else unfolded.delete(row.id);
   });
   document.addEventListener("visibilitychange", refresh);
-  setInterval(() => { if (failures) showNotice(); }, 1000);
+  setInterval(() => { if (failures && !pausedAt) showState(); }, 1000);
   annotateTables(document);
-  showNotice();
+  showState();
   timer = setTimeout(refresh, INTERVAL);
 }

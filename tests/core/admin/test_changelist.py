@@ -16,6 +16,7 @@ pytestmark = pytest.mark.django_db
     [
         ("users", "ANN@example", 1),
         ("users", "ann l", 1),
+        ("users", "lee", 1),
         ("users", "nobody", 0),
         ("sessions", "ANN@example.org", 1),
         ("sessions", "{session}", 1),
@@ -46,11 +47,11 @@ def test_special_characters_match_nothing(admin_client: Client, pages: dict[str,
 
 def test_unsupported_search_is_explained(admin_client: Client, pages: dict[str, str]) -> None:
     text = admin_client.get(pages["messages"], {"q": "headache"}, follow=True).content.decode()
-    assert "Other searches would scan the whole table and are not supported." in text
+    assert "No message matches. Search by ID of a message or session, or client message ID." in text
     user_id = pages["user"].split("/")[-3]
     for term in ("ann@example.org", user_id):
         text = admin_client.get(pages["messages"], {"q": term}, follow=True).content.decode()
-        assert "That is a user." in text
+        assert "Messages can't be searched by user." in text
         assert f'href="/admin/core/session/?user__id__exact={user_id}"' in text
 
 
@@ -93,7 +94,9 @@ def test_rejects_lookups_on_masked_or_unindexed_columns(
 ) -> None:
     """A prefix filter on a masked column would reveal its value letter by letter, without an audit event."""
     with CaptureQueriesContext(connection) as queries:
-        assert admin_client.get(f"{pages[page]}?{query}").status_code == 400
+        response = admin_client.get(f"{pages[page]}?{query}")
+    refused = (400, None) if "_to_field" in query else (302, f"{pages[page]}?e=1")
+    assert (response.status_code, response.get("Location")) == refused
     assert not [query for query in queries.captured_queries if f'"{page}"."created_at" DESC' in query["sql"]]
 
 
@@ -108,6 +111,11 @@ def test_rejects_lookups_on_masked_or_unindexed_columns(
         "created_at__year=2026&created_at__day=3",
         "created_at__year=2026&created_at__year=2025",
         "created_at__gte=x",
+        "created_at__around=x",
+        "created_at__around=0001-01-01",
+        "role__exact=zzz",
+        "contains_phi__exact=7",
+        "foo=1",
         "created_at__gte=0001-01-01T00:00:00%2B14:00",
         "role__exact=user&role__exact=tool",
         "session__id__exact=x",
@@ -120,7 +128,7 @@ def test_rejects_lookups_on_masked_or_unindexed_columns(
 def test_invalid_filter_is_reported(admin_client: Client, pages: dict[str, str], query: str) -> None:
     response = admin_client.get(f"{pages['messages']}?{query}", follow=True)
     assert response.redirect_chain == [(f"{pages['messages']}?e=1", 302)]
-    assert "The filter in the URL was invalid and has been ignored." in response.content.decode()
+    assert "That link contains an invalid filter, so the full list is shown." in response.content.decode()
 
 
 @pytest.mark.parametrize(

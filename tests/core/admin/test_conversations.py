@@ -19,7 +19,7 @@ def test_sessions_and_messages_are_read_only(admin_client: Client, pages: dict[s
 
 def test_ends_and_archives_sessions(admin_client: Client, message: Message) -> None:
     session = message.session
-    for action, confirmation in (("end", "Sessions ended: 1."), ("archive", "Sessions archived: 1.")):
+    for action, confirmation in (("end", "1 session ended."), ("archive", "1 session archived.")):
         form = {"action": action, "_selected_action": [str(session.pk)]}
         assert confirmation in admin_client.post("/admin/core/session/", form, follow=True).content.decode()
     session.refresh_from_db()

@@ -63,7 +63,7 @@ def page_of(model: type[Model]) -> str:
 def list_parameters(model: type[Model]) -> Iterator[str]:
     """Yield parameters of a list whose values are parsed: lookups that links use, one filter, and Django's own."""
     model_admin: Any = admin.site.get_model_admin(model)
-    yield from ("q", "_to_field", "older_than", "created_at__gte", "created_at__year")
+    yield from ("q", "_to_field", "older_than", "created_at__gte", "created_at__around", "created_at__year")
     yield from getattr(model_admin, "allowed_lookups", ())
     yield from (f"{item if isinstance(item, str) else item[0]}__exact" for item in model_admin.list_filter[:1])
 

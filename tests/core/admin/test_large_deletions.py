@@ -133,15 +133,15 @@ def test_cancels_before_it_begins(staff_client: Callable[..., Client], user: Use
     assert client.get(cancel)["Location"] == user_page(user)
     job.refresh_from_db()
     assert job.status == "queued"
-    assert "The job is cancelled. Nothing was changed." in client.post(cancel, follow=True).content.decode()
+    assert "The job was cancelled. Nothing was changed." in client.post(cancel, follow=True).content.decode()
     execution.run(job.pk)
     job.refresh_from_db()
     assert (job.status, Message.objects.count()) == ("cancelled", 4)
     event = AuditEvent.objects.get(action="job_cancelled")
     assert (event.object_id, event.actor_email) == (str(job.pk), "staff@example.org")
     page = client.get(user_page(user)).content.decode()
-    assert "cancelled before it began" in page and cancel not in page
-    assert "can&#x27;t be cancelled any more" in client.post(cancel, follow=True).content.decode()
+    assert "cancelled before it started" in page and cancel not in page
+    assert "so it can&#x27;t be cancelled" in client.post(cancel, follow=True).content.decode()
     assert AuditEvent.objects.filter(action="job_cancelled").count() == 1
 
 
@@ -153,7 +153,7 @@ def test_does_not_cancel_what_has_begun(admin_client: Client, user: User, change
     Job.objects.filter(pk=job_id).update(**change)
     cancel = f"/admin/core/job/{job_id}/cancel/"
     assert cancel not in admin_client.get(user_page(user)).content.decode()
-    assert "can&#x27;t be cancelled any more" in admin_client.post(cancel, follow=True).content.decode()
+    assert "so it can&#x27;t be cancelled" in admin_client.post(cancel, follow=True).content.decode()
     assert Job.objects.get(pk=job_id).status != "cancelled"
 
 

@@ -16,6 +16,7 @@ from tests.core.admin.conftest import CANARY
 from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import SUPERUSER
+from tests.support.reveal import REASON, RECORDED_REASON, choose_reason
 from tests.support.second_factor import log_in
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +48,7 @@ def page_url(row: Any, view: str = "reveal") -> str:
 
 def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, message: Message) -> None:
     for row, column in ((message, "Content"), (message.session, "Title")):
-        response = client.post(page_url(row), REMOTE_ADDR="192.0.2.7")
+        response = client.post(page_url(row), REASON, REMOTE_ADDR="192.0.2.7")
         assert CANARY in response.content.decode()
         assert column in response.content.decode()
         assert "no-store" in response["Cache-Control"]
@@ -55,7 +56,8 @@ def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, messa
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
-    client.post(page_url(message))
+        assert event.changes == {"reason": [None, RECORDED_REASON]}
+    client.post(page_url(message), REASON)
     assert len(reveal_events()) == 3  # every access, also a repeated one
 
 
@@ -71,25 +73,25 @@ def test_only_post_reveals(client: Client, reviewer: User, message: Message, met
 @pytest.mark.parametrize("missing", ["view_phi", "view_message"])
 def test_requires_both_permissions(client: Client, message: Message, missing: str) -> None:
     client.force_login(create_staff("staff@example.org", *({"view_phi", *OTHER_PERMISSIONS} - {missing})))
-    response = client.post(page_url(message))
+    response = client.post(page_url(message), REASON)
     assert response.status_code == 403
     assert CANARY not in response.content.decode()
     assert not reveal_events()
 
 
 def test_requires_staff_and_a_csrf_token(client: Client, message: Message) -> None:
-    assert client.post(page_url(message))["Location"].startswith("/admin/login/")
+    assert client.post(page_url(message), REASON)["Location"].startswith("/admin/login/")
     client.force_login(message.session.user)  # not staff
-    assert client.post(page_url(message))["Location"].startswith("/admin/login/")
+    assert client.post(page_url(message), REASON)["Location"].startswith("/admin/login/")
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(User.objects.create_superuser("root@example.org", PASSWORD))
-    assert strict.post(page_url(message)).status_code == 403
+    assert strict.post(page_url(message), REASON).status_code == 403
     assert not reveal_events()
 
 
 @pytest.mark.parametrize("key", ["x", "0198c000-0000-7000-8000-000000000000", "%00", "1' OR '1'='1"])
 def test_missing_row_is_not_found(client: Client, reviewer: User, key: str) -> None:
-    assert client.post(f"/admin/core/message/{key}/reveal/").status_code == 404
+    assert client.post(f"/admin/core/message/{key}/reveal/", REASON).status_code == 404
     assert not reveal_events()
 
 
@@ -120,7 +122,7 @@ def test_audit_event_is_committed_before_rendering(
 
     monkeypatch.setattr("django.template.response.SimpleTemplateResponse.render", fail)
     client.raise_request_exception = False
-    response = client.post(page_url(message))
+    response = client.post(page_url(message), REASON)
     assert response.status_code == 500
     assert CANARY not in response.content.decode()
     assert len(reveal_events()) == 1
@@ -132,7 +134,7 @@ def test_reveals_nothing_if_the_audit_event_is_rejected(client: Client, reviewer
         owner.execute("ALTER TABLE audit_events ADD CONSTRAINT full_disk CHECK (action <> 'reveal') NOT VALID")
     try:
         client.raise_request_exception = False
-        response = client.post(page_url(message))
+        response = client.post(page_url(message), REASON)
         assert response.status_code == 500
         assert CANARY not in response.content.decode()
     finally:
@@ -152,6 +154,7 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     Message.objects.update(content=content)
     browser.get(live_server.url + page_url(message, "change"))
     assert CANARY not in browser.page_source
+    choose_reason(browser)
     browser.find_element(By.XPATH, "//button[text()='Reveal PHI']").click()
     assert browser.find_element(By.CSS_SELECTOR, "[data-phi]").text == content
     assert browser.title.startswith("PHI of message")
@@ -164,7 +167,7 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     # A browser that caches the page in spite of `no-store` caches it masked.
     browser.execute_script("dispatchEvent(new Event('pagehide'))")
     assert CANARY not in browser.page_source
-    browser.find_element(By.LINK_TEXT, "Done").click()
+    browser.find_element(By.LINK_TEXT, "Back to the message").click()
     browser.find_element(By.CLASS_NAME, "field-masked_content")
     browser.back()
     assert urlsplit(browser.current_url).path == page_url(message)
@@ -174,9 +177,17 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     assert CANARY not in browser.page_source
     assert len(reveal_events()) == 2
 
+    browser.get(live_server.url + page_url(message.session, "change"))
+    choose_reason(browser)
+    browser.find_element(By.XPATH, "//button[text()='Read conversation']").click()
+    assert browser.find_element(By.CSS_SELECTOR, ".transcript [data-phi]").text == content
+    assert len(reveal_events()) == 3
+    browser.execute_script("dispatchEvent(new Event('pagehide'))")
+    assert CANARY not in browser.page_source
+
     browser.get(f"{live_server.url}/admin/")
     browser.find_element(By.LINK_TEXT, "PHI access").click()
-    row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr").text
+    row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr:last-child").text
     for expected in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
         assert expected in row
     assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from core.models import Message, Session
 from tests.core.admin.conftest import CANARY
 from tests.core.clients.postgresql.connections import separate_connection
 from tests.support.dependency_servers import SUPERUSER
+from tests.support.reveal import REASON
 
 pytestmark = pytest.mark.django_db(transaction=True)  # real commits
 
@@ -34,7 +35,7 @@ def reviewer(admin_client: Client) -> Client:
 
 
 def reveal(client: Client, row: Message | Session, method: str = "post") -> Any:
-    return getattr(client, method)(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
+    return getattr(client, method)(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/", REASON)
 
 
 def count_reveal_events(row: Message | Session) -> int:

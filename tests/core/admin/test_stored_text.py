@@ -8,6 +8,7 @@ from django.test import Client
 
 from core.admin.stored_text import indented
 from core.models import AuditEvent, Message, Session
+from tests.support.reveal import REASON
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +37,7 @@ def assert_pages_open(client: Client, message: Message) -> None:
 
 
 def revealed(client: Client, row: Any) -> str:
-    response = client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
+    response = client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/", REASON)
     assert response.status_code == 200
     return response.content.decode()
 

@@ -304,13 +304,6 @@ def test_csrf_failure(admin_user: Any) -> None:
     response = client.post("/django")
     assert response.status_code == 403
     check_envelope(response.json(), 403)
-    assert client.post("/admin/login/")["Content-Type"].startswith("text/html")
-
-
-def test_admin_shows_its_own_error_page(admin_client: Client) -> None:
-    response = admin_client.get("/admin/nothing/")
-    assert response.status_code == 404
-    assert response["Content-Type"].startswith("text/html")
 
 
 def test_error_codes() -> None:

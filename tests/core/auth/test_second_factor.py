@@ -26,6 +26,7 @@ from core.auth.ended_logins import end_logins
 from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Session, User
 from core.models.second_factor import decrypt, encrypt, new_secret
 from tests.support.browser import needs_chromium
+from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, code_of
 
 pytestmark = pytest.mark.django_db
@@ -76,7 +77,7 @@ def age_verification(client: Client, seconds: int) -> None:
 
 
 def reveal(client: Client, message: Message) -> Any:
-    return client.post(f"/admin/core/message/{message.pk}/reveal/")
+    return client.post(f"/admin/core/message/{message.pk}/reveal/", REASON)
 
 
 # Who needs one

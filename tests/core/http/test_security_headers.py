@@ -11,6 +11,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from core.models import Message, Session, User
 from tests.support.browser import needs_chromium
+from tests.support.reveal import choose_reason
 from tests.support.second_factor import log_in
 
 PASSWORD = "correct horse battery"
@@ -151,6 +152,8 @@ def test_every_page_works_under_its_policy(browser: Chrome, live_server: LiveSer
         visitor.click(".selector-chooseall")
 
     visitor.open(f"/admin/core/message/{message.pk}/change/")
+    visitor.wait_for("[name=reason]")
+    choose_reason(browser)
     visitor.click("button.reveal")
     assert "some content" in visitor.wait_for("[data-phi]").text
     visitor.click("#logout-form button")

@@ -205,7 +205,7 @@ def test_key_of_another_type_is_reported(server: Valkey) -> None:
 
 def test_gauges_keep_the_last_numbers_during_an_outage(use_url: RedisUrl) -> None:
     def values() -> list[float | None]:
-        readiness.observe(None, runner.report())
+        readiness.observe(runner.report())
         names = ("job_workers", "jobs_due", "job_oldest_seconds", "jobs_failed")
         return [REGISTRY.get_sample_value(f"voiceassist_{name}") for name in names]
 

@@ -248,7 +248,7 @@ def test_graph_has_a_bar_for_each_five_seconds() -> None:
     add_worker(1001, report(latency=5.0, age=20))
     graph = context.build(report("timeout"))["dependencies"][1]["graph"]
     assert (graph["bars"].count("M"), graph["failures"].count("M")) == (1, 1)
-    assert graph["label"] == "at most 5.0 ms, failed for about 5 s"
+    assert graph["label"] == "max 5.0 ms, failed for about 5 s"
 
 
 # Failures

@@ -1,0 +1,83 @@
+"""What a list that a link leads to is limited to: the sessions of a user, the events about a message, and so on."""
+
+from typing import Any, NamedTuple
+
+from django.contrib.admin.views import main
+from django.http import HttpRequest
+from django.urls import reverse
+
+from core.admin.named_rows import NamedRow, find_row, name_of
+from core.models import Message, Session, User
+
+_PREPOSITIONS = {
+    "user__id__exact": "of",
+    "session__id__exact": "of",
+    "object_id__exact": "about",
+    "actor_id__exact": "by",
+    "subject_id__exact": "about the data of",
+    "session_id__exact": "about the conversation of",
+}
+
+
+class ListScope(NamedTuple):
+    title: str
+    row: NamedRow | None = None  # the user, session or message that the rows of the list belong to
+
+
+def scope_of(plural: str, lookup: str, value: Any) -> ListScope:
+    """Return the scope of a list of `plural` to which `lookup` limits it."""
+    if lookup == "trace_id__exact":
+        return ListScope(f"{plural} of one request")
+    row = _find(lookup, value)
+    preposition = _PREPOSITIONS.get(lookup, "of")
+    if row is not None:
+        return ListScope(f"{plural} {preposition} {name_of(row)}", row)
+    if lookup == "object_id__exact":  # it may be a row of any table
+        return ListScope(f"{plural} about one object")
+    kind = "session" if lookup.startswith("session") else "user"
+    return ListScope(f"{plural} {preposition} a {kind} that does not exist any more")
+
+
+def _find(lookup: str, value: Any) -> NamedRow | None:
+    if lookup == "object_id__exact":
+        return find_row(User, value) or find_row(Session, value) or find_row(Message, value)
+    if lookup.startswith("session"):
+        return find_row(Session, value)
+    return find_row(User, value)
+
+
+class ScopedChangeList(main.ChangeList):
+    """A change list that says in its title what a link has limited it to."""
+
+    model_admin: Any
+    scope: ListScope | None = None
+
+    def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().__init__(request, *args, **kwargs)
+        self._can_reveal = request.user.has_perms(("core.view_phi", "core.view_session"))
+        for lookup in self.linked_lookups:  # at most one
+            self.scope = scope_of(self.plural, lookup, self.params[lookup])
+            self.title = self.scope.title
+
+    @property
+    def linked_lookups(self) -> list[str]:
+        return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
+
+    # Read by our template.
+
+    @property
+    def plural(self) -> str:
+        return str(self.opts.verbose_name_plural).capitalize()
+
+    @property
+    def unscoped_url(self) -> str:
+        return self.get_query_string({}, self.linked_lookups)
+
+    @property
+    def conversation_url(self) -> str:
+        """Return the URL of the form that shows the messages of this list as a conversation, from the same time."""
+        if not (self.model is Message and self.scope and self.scope.row and self._can_reveal):
+            return ""
+        since = next(filter(None, (getattr(spec, "since", "") for spec in self.filter_specs)), "")
+        url = reverse("admin:core_session_change", args=[self.scope.row.pk], query={"start": since} if since else None)
+        return f"{url}#access"

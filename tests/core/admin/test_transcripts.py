@@ -1,0 +1,215 @@
+"""The page that shows a conversation: its messages, their pages, the audit records, and who may open it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from core.admin import transcripts
+from core.models import AuditEvent, Message, Session
+from tests.core.admin.conftest import CANARY
+from tests.support.reveal import REASON, RECORDED_REASON
+
+pytestmark = pytest.mark.django_db
+
+START = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def session(message: Message) -> Session:
+    """Return the session of `message`, with 12 messages, of which each two share a time, one minute apart."""
+    message.delete()
+    session = message.session
+    for number in range(12):
+        row = Message.objects.create(session=session, role="user", content=f"[text {number}]")
+        Message.objects.filter(pk=row.pk).update(created_at=START + timedelta(minutes=number // 2))
+    other = Session.objects.create(user=session.user)
+    Message.objects.create(session=other, role="user", content="[of another session]")
+    return session
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcripts, "PAGE_SIZE", 5)
+
+
+def read(client: Client, row: Any, **position: str) -> Any:
+    return client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/read/", REASON | position)
+
+
+def numbers(response: Any) -> list[int]:
+    assert response.status_code == 200
+    return [int(entry.content.text[6:-1]) for entry in response.context["entries"]]
+
+
+def events() -> list[AuditEvent]:
+    return list(AuditEvent.objects.filter(action="reveal").order_by("created_at", "id"))
+
+
+def test_pages_show_every_message_once_in_both_directions(admin_client: Client, session: Session) -> None:
+    response = read(admin_client, session)
+    forward = [numbers(response)]
+    while cursor := response.context["later"]:
+        response = read(admin_client, session, after=cursor)
+        forward.append(numbers(response))
+    assert forward == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    backward = []
+    while cursor := response.context["earlier"]:
+        response = read(admin_client, session, before=cursor)
+        backward.append(numbers(response))
+    assert backward == [[5, 6, 7, 8, 9], [0, 1, 2, 3, 4]]
+    assert "[of another session]" not in response.content.decode()
+
+
+def test_each_page_is_recorded_with_its_range_and_the_reason(
+    admin_client: Client, session: Session, admin_user: Any
+) -> None:
+    first = read(admin_client, session)
+    read(admin_client, session, after=first.context["later"])
+    assert [(event.table, event.object_id, event.actor_id) for event in events()] == [
+        ("sessions", str(session.pk), admin_user.pk)
+    ] * 2
+    assert [event.changes for event in events()] == [
+        {
+            "reason": [None, RECORDED_REASON],
+            "from": [None, f"2026-11-25T14:0{begin}:00+00:00"],
+            "until": [None, f"2026-11-25T14:0{end}:00+00:00"],
+        }
+        for begin, end in ((0, 2), (2, 4))
+    ]
+    # The form of the next page repeats the reason. It is not in a URL.
+    text = first.content.decode()
+    assert 'name="reason" value="support"' in text
+    assert 'name="details" value="ticket 4711"' in text
+
+
+def test_begins_at_a_message(admin_client: Client, session: Session) -> None:
+    message = Message.objects.get(content="[text 7]")
+    response = read(admin_client, message)
+    assert numbers(response) == [7, 8, 9, 10, 11]
+    assert numbers(read(admin_client, message, before=response.context["earlier"])) == [2, 3, 4, 5, 6]
+    assert {(event.table, event.object_id) for event in events()} == {("sessions", str(session.pk))}
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("2026-11-25T14:03", [6, 7, 8, 9, 10]),
+        ("2020-01-01T00:00", [0, 1, 2, 3, 4]),
+        ("2030-01-01T00:00", [7, 8, 9, 10, 11]),
+    ],
+    ids=["within", "before", "after"],
+)
+def test_begins_at_a_time(admin_client: Client, session: Session, start: str, expected: list[int]) -> None:
+    """The last page is shown for a time after the last message."""
+    assert numbers(read(admin_client, session, start=start)) == expected
+
+
+def test_message_list_of_a_time_links_to_the_form_for_it(admin_client: Client, session: Session) -> None:
+    filters = f"session__id__exact={session.pk}&created_at__gte=2026-11-25T14%3A03%3A00Z"
+    url = f"/admin/core/session/{session.pk}/change/?start=2026-11-25T14%3A03"
+    assert f'href="{url}#access"' in admin_client.get(f"/admin/core/message/?{filters}").content.decode()
+    assert 'value="2026-11-25T14:03"' in admin_client.get(url).content.decode()
+
+
+@pytest.mark.parametrize("field", ["before", "after"])
+@pytest.mark.parametrize("cursor", ["x", "é" * 32, "f" + "_" * 31], ids=["short", "not ASCII", "year 250,000"])
+def test_invalid_position_reveals_nothing(admin_client: Client, session: Session, field: str, cursor: str) -> None:
+    assert read(admin_client, session, **{field: cursor}).status_code == 400
+    invalid_time = read(admin_client, session, start="yesterday")
+    assert "Enter a valid date/time." in invalid_time.content.decode()
+    assert "[text" not in invalid_time.content.decode()
+    assert events() == []
+
+
+def test_shows_speaker_flag_and_folded_values_and_leaves_out_empty_ones(admin_client: Client, message: Message) -> None:
+    message.session.messages.update(role="assistant", contains_phi=False, model="gpt-x", tokens=0)
+    Message.objects.create(session=message.session, role="tool", content="", tool_results={"a": [1]})
+    response = read(admin_client, message.session)
+    text = response.content.decode()
+    for expected in ("Assistant", "no PHI", "gpt-x", "0 tokens", CANARY, "Tool results"):
+        assert expected in text
+    first, second = response.context["entries"]
+    assert [value.label for value in first.others] == ["audio URL", "tool calls", "tool results", "metadata"]
+    assert second.content is None
+    assert [value.text for value in second.others] == ['{\n  "a": [\n    1\n  ]\n}']
+    assert [value.label for value in response.context["about"]] == ["title", "context"]
+    assert "(empty)" not in text
+    assert "no-store" in response["Cache-Control"]
+    # The link to a message leads back to the messages of this session.
+    assert f"_changelist_filters=session__id__exact%3D{message.session_id}" in text
+
+
+def test_conversation_without_messages_is_recorded_too(admin_client: Client, message: Message) -> None:
+    Message.objects.all().delete()
+    response = read(admin_client, message.session)
+    assert "This conversation has no messages." in response.content.decode()
+    assert CANARY in response.content.decode()  # the title
+    assert [event.changes for event in events()] == [{"reason": [None, RECORDED_REASON]}]
+
+
+def test_long_values_are_cut(admin_client: Client, message: Message) -> None:
+    with connection.cursor() as cursor:
+        deep = "[" * 500 + "1" * 10_000 + "]" * 500
+        content = "é" * 2_000_000
+        cursor.execute("UPDATE messages SET content = %s, metadata = %s::jsonb", [content, deep])
+        cursor.execute("UPDATE sessions SET context = %s::jsonb", [deep])
+    Message.objects.bulk_create(
+        Message(session=message.session, role="tool", tool_calls=[[[]]] * 3_000) for _ in range(4)
+    )
+    response = read(admin_client, message.session)
+    text = response.content.decode()
+    assert text.count("Only the first 10000 characters are shown here.") == 2 + 4 + 1
+    assert "é" * 10_000 in text
+    assert len(text) < 200_000
+    assert read(admin_client, message).status_code == 200
+
+
+def test_indented_json_is_bounded(admin_client: Client, message: Message) -> None:
+    """JSON of many short values at a great depth would become 100 times as long."""
+    deep = "[" * 99 + ",".join(["1"] * 4_000) + "]" * 99
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE messages SET metadata = %s::jsonb", [deep.replace(",", ", ")])
+    with_lines = read(admin_client, message.session).content
+    assert len(with_lines) < 100_000
+
+
+@pytest.mark.parametrize("missing", ["view_phi", "view_session", "view_message"])
+@pytest.mark.parametrize("kind", ["session", "message"])
+def test_requires_all_permissions(
+    staff_client: Callable[..., Client], message: Message, kind: str, missing: str
+) -> None:
+    client = staff_client(*({"view_phi", "view_session", "view_message", "view_user"} - {missing}))
+    response = read(client, message if kind == "message" else message.session)
+    assert response.status_code == 403
+    assert CANARY not in response.content.decode()
+    assert events() == []
+    assert AuditEvent.objects.filter(action="reveal_refused").count() == 1
+    other = {"session": "message", "message": "session"}[kind] if missing == f"view_{kind}" else kind
+    key = message.pk if other == "message" else message.session_id
+    page = client.get(f"/admin/core/{other}/{key}/change/").content.decode()
+    assert "Read conversation" not in page
+
+
+def test_time_does_not_depend_on_the_length_of_the_conversation(admin_client: Client, session: Session) -> None:
+    def statements() -> list[str]:
+        with CaptureQueriesContext(connection) as queries:
+            assert read(admin_client, session, start="2026-11-25T14:02").status_code == 200
+        return [query["sql"] for query in queries.captured_queries]
+
+    few = statements()
+    Message.objects.bulk_create(
+        Message(session=session, role="user", content="[text 99]", created_at=START) for _ in range(300)
+    )
+    assert len(statements()) == len(few) <= 16
+    (page_query,) = (sql for sql in few if "LIMIT 6" in sql)
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+        cursor.execute(f"EXPLAIN {page_query}")
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "messages_session_time" in plan
+    assert "Sort" not in plan
