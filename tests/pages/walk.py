@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from core.auth.login_failures import LIMITS
@@ -81,11 +82,17 @@ class Visitor:
         yield "add user, errors"
 
     def reveal(self) -> Iterator[str]:
-        for model in ("session", "message"):
+        for name, model, reason, button in (
+            ("conversation", "session", "support", "button.read"),
+            ("revealed session", "session", "support", "button.reveal"),
+            ("revealed message", "message", "support", "button.reveal"),
+            ("reason missing", "message", "other", "button.reveal"),
+        ):
             self.open(self.site.change(model))
-            self.click("button.reveal")
-            self.browser.find_element(By.CSS_SELECTOR, "[data-phi]")
-            yield f"reveal {model}"
+            Select(self.browser.find_element(By.NAME, "reason")).select_by_value(reason)
+            self.click(button)
+            self.browser.find_element(By.CSS_SELECTOR, ".errorlist" if reason == "other" else "[data-phi]")
+            yield name
 
     def open_error_pages(self) -> Iterator[str]:
         self.open("/admin/nothing/")
@@ -97,7 +104,7 @@ class Visitor:
         self.open("/admin/")
         self.browser.delete_cookie("csrftoken")
         self.click("#logout-form button")
-        self.wait_for("body", "CSRF")
+        self.wait_for("h1", "The form was not accepted")
         yield "error, CSRF"
         self.site.postgres.mode = "refuse"
         self.open("/admin/core/user/")
@@ -125,8 +132,8 @@ class Visitor:
         self.open("/admin/login/")
         for _ in range(LIMITS["account_at_address"] + 1):
             self.fill_in(username="nobody@example.org", password="wrong")
-        self.wait_for("body", "Too many")
-        yield "error, too many logins"
+        self.wait_for(".errornote", "Too many failed")
+        yield "login, locked"
 
     def log_in_without_permissions(self) -> Iterator[str]:
         self.open("/admin/")
