@@ -19,7 +19,7 @@ from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
 from core.admin.transcripts import TranscriptAdmin, TranscriptForm
-from core.admin.user_search import links_to_sessions
+from core.admin.user_search import add_links
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -90,7 +90,9 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         return sessions.filter(user=user) if user else sessions.none()
 
     def no_results_message(self, request: HttpRequest, term: str) -> str:
-        return links_to_sessions(request, term) or super().no_results_message(request, term)
+        if add_links(request, term, "Sessions of", "session", "user__id__exact"):
+            return "No session matches, but a user does. Choose whose sessions to show."
+        return super().no_results_message(request, term)
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
@@ -182,9 +184,9 @@ class MessageAdmin(TranscriptAdmin):
         return limit_matches(request, messages.filter(client_message_id=term))
 
     def no_results_message(self, request: HttpRequest, term: str) -> str:
-        links = links_to_sessions(request, term)
-        message = format_html("Messages can't be searched by user. {}", links) if links else None
-        return message or super().no_results_message(request, term)
+        if add_links(request, term, "Sessions of", "session", "user__id__exact"):
+            return "Messages can't be searched by user. Choose whose sessions to show."
+        return super().no_results_message(request, term)
 
     def display_name(self, message: Any) -> str:
         return display.message_name(message)

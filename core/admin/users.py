@@ -15,6 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import deletion, tasks
@@ -131,7 +132,11 @@ class UserAdmin(
 
     @admin.display(description="activity")
     def audit_events_link(self, user: Any) -> SafeString:
-        return link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
+        activity = link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
+        disclosures = link(
+            "Who viewed this user's data", "auditevent_changelist", request=user.reader, subject_id__exact=user.pk
+        )
+        return format_html("{} · {}", activity, disclosures)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))

@@ -14,8 +14,7 @@ from django.db.models.functions import Lower, Upper
 from core.models.base import BaseModel
 from core.models.fields import WORDS, LowercaseEmailField
 
-
-# The words of the name and the email, with `search_words` of migration 0015. core.admin.user_search matches them.
+# The words of the name and the email, with `search_words` of migration 0016. core.admin.user_search matches them.
 SEARCH_WORDS = Func(
     Func("full_name", "email", function="search_words"), function="array_to_tsvector", output_field=SearchVectorField()
 )
