@@ -32,6 +32,7 @@ def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
     """Return 503. Neither the web session nor the user is read, because that would wait for the database."""
     since = {row["name"]: datetime.fromtimestamp(row["since"], UTC) for row in context.build(report)["dependencies"]}
     dependencies = readiness.as_dict(report)["dependencies"]
+    causes = {result.name: result.cause for result in report.results}
     return error_page(
         request,
         "outage",
@@ -42,7 +43,9 @@ def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
         explanation="",
         advice="",
         is_outage=False,  # it would link this page
-        dependencies=[{"name": name, "since": since[name], **state} for name, state in dependencies.items()],
+        dependencies=[
+            {"name": name, "since": since[name], "cause": causes[name], **state} for name, state in dependencies.items()
+        ],
         database_down_since=since["postgres"],
         down_for=duration((datetime.now(UTC) - since["postgres"]).total_seconds()),
         url=request.get_full_path(),
