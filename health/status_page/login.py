@@ -4,16 +4,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 
 from core.api.error_codes import ErrorCode
-from core.clients.outages import RETRY_AFTER
+from core.clients.outages import RETRY_AFTER, is_outage
+from core.clients.postgresql.time_limit import request_time_limit
 from core.http.error_pages import error_page
 from health import readiness
 from health.check_runner import Report
+from health.checks import failure_reasons
 from health.status_page import context
 from health.templatetags.times import duration
+
+_MAX_QUERY_TIME = 1.0  # seconds
 
 
 @never_cache
@@ -23,9 +28,23 @@ def page(request: HttpRequest) -> Any:
     The report of the readiness checks is at most HEALTH_MAX_AGE old, and takes at most HEALTH_TIMEOUT.
     """
     report = readiness.runner().report()
-    if all(result.healthy for result in report.results if result.name == "postgres"):
-        return admin.site.login(request)
-    return _unavailable(request, report)
+    return _unavailable(request, report) if _is_database_down(report) else admin.site.login(request)
+
+
+def _is_database_down(report: Report) -> bool:
+    reason = next(result.reason for result in report.results if result.name == "postgres")
+    if reason != failure_reasons.TIMEOUT:
+        return reason is not None
+    # The server may only be slower than HEALTH_TIMEOUT, and a login has more time. If it hangs, the check has opened
+    # the circuit breaker, so that this fails at once.
+    try:
+        with request_time_limit(_MAX_QUERY_TIME), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return True
+    return False
 
 
 def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
