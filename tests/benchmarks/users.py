@@ -27,7 +27,7 @@ SEARCHES = {
     "the same with a title": "Prof. Dr. Schwarzenberg",
     "a name and a rare one": "Friederike Schwarz",
     "two letters": "sc",
-    "part of an email": "777",
+    "part of an email": "77777",
     "an email": "ada.alder.0@demo1.example.org",
     "no match": "nobody",
     "a family name of 4 %": "dunnock",
