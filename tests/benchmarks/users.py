@@ -55,7 +55,7 @@ def rows(count: int) -> Iterator[tuple[Any, ...]]:
         family = "".join(SYLLABLES[int(len(SYLLABLES) * random.random() ** 2)] for _ in range(random.choice((2, 3, 4))))
         family = "Müller" if number % 33 == 0 else family.capitalize()
         given = random.choice(vocabulary.GIVEN_NAMES)
-        email = f"{given}.{family}.{number}@klinikum-{number % 9}.example.org".lower().replace("ü", "ue")
+        email = f"{given}.{family}.{number}@klinikum-{number % 9}.example.org".lower().replace("ü", "u")
         yield _row(number, email, f"{random.choice(TITLES)}{given} {random.choice(vocabulary.INITIALS)}. {family}")
 
 
