@@ -19,11 +19,11 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data drill soak smoke check kubernetes prometheus-rule stop lock \
-	format
+.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
+	smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
-help: ## print this list
+help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
@@ -45,6 +45,12 @@ benchmark: .venv/installed-dev ## compare readiness with other packages, and mea
 
 benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
+
+benchmark-users: .venv/installed-dev ## measure the search for users with USERS=1000000
+	@$(PYTHON) -m tests.benchmarks.users $(USERS:%=--users %)
+
+benchmark-compare: .venv/installed-dev ## compare the admin's pages with those of REVISION=HEAD^ at MESSAGES=10000000
+	@$(PYTHON) -m tests.benchmarks.compare $(or $(REVISION),HEAD^) $(MESSAGES:%=--messages %)
 
 drill: .venv/installed-dev ## back up, destroy, restore and verify a database with MESSAGES=100000
 	@$(PYTHON) -m tests.benchmarks.drill $(MESSAGES:%=--messages %)
@@ -88,7 +94,7 @@ prometheus-rule: ## generate the PrometheusRule for Kubernetes from the alerts i
 stop: ## stop the embedded servers
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m voiceassist.embedded stop; fi
 
-lock: .venv/installed-dev ## update the locks of all requirements, with hashes
+lock: .venv/installed-dev ## update the lock files
 	$(COMPILE) --output-file=requirements/uv.txt requirements/uv.in
 	$(COMPILE) --output-file=requirements/base.txt requirements/base.in
 	$(COMPILE) --output-file=requirements/embedded.txt requirements/embedded.in
@@ -96,7 +102,7 @@ lock: .venv/installed-dev ## update the locks of all requirements, with hashes
 	$(COMPILE) --output-file=tests/benchmarks/peers.txt tests/benchmarks/peers.in
 	$(COMPILE) --output-file=requirements/kubernetes.txt requirements/kubernetes.in
 
-format: .venv/installed-dev ## fix and format the code
+format: .venv/installed-dev ## format the code
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 

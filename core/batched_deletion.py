@@ -25,7 +25,7 @@ MAX_MESSAGES = 2000  # per transaction, which takes less than a second
 def delete_user(user_id: UUID, origin: audit.Origin | None = None) -> Iterator[Job]:
     """Delete a user with all sessions and messages. Yield the progress, in messages, after each transaction.
 
-    A job has the origin of whoever asked for it. A command passes its own. Do nothing if the user does not exist.
+    A job has the origin of the user who asked for it. A command passes its own. Do nothing if the user does not exist.
     """
     job, sessions = current_job(), Session.objects.filter(user=user_id)
     while True:

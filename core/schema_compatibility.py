@@ -3,7 +3,7 @@
 A migration with which older servers can't work declares the oldest version that can, by the operation
 `require_version`. It becomes part of the comment of the table `django_migrations`, in the transaction of the migration.
 So no server sees one without the other, dumps contain it, and only the owner of the tables can change it. Readiness
-reports `schema_too_new` in an older server, and `checkdeps --for VERSION` tells before a rollback.
+reports `schema_too_new` in an older server, and `checkdeps --for VERSION` checks that before a rollback.
 """
 
 import re

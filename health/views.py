@@ -6,11 +6,10 @@ from itertools import chain
 
 import prometheus_client
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -59,7 +58,7 @@ class LivenessView(ProbeView):
 
     @extend_schema(
         operation_id="health",
-        summary="Liveness",
+        summary="Liveness probe",
         tags=["probes"],
         responses={200: success_response(LivenessSerializer, _ALIVE), **COMMON_RESPONSES},
     )
@@ -72,7 +71,7 @@ class ReadinessView(ProbeView):
 
     @extend_schema(
         operation_id="ready",
-        summary="Readiness",
+        summary="Readiness probe",
         tags=["probes"],
         responses={
             200: success_response(ReportSerializer, _example()),
@@ -91,11 +90,11 @@ class ReadinessView(ProbeView):
 
 
 class MetricsView(ProbeView):
-    """Return the metrics of all workers in Prometheus' text format. If METRICS_TOKEN is set, it is required."""
+    """Return metrics in Prometheus' text format, aggregated over all workers. The token is required if one is set."""
 
     @extend_schema(
         operation_id="metrics",
-        summary="Metrics",
+        summary="Prometheus metrics",
         tags=["probes"],
         auth=[{}, {"metricsToken": []}],  # type: ignore[list-item]  # alternatives: no authentication, or the token
         responses={
@@ -107,18 +106,10 @@ class MetricsView(ProbeView):
         },
     )
     def get(self, request: Request) -> HttpResponse:
-        if settings.METRICS_TOKEN:
-            self._authorize(request)
+        authorization = request.headers.get("Authorization", "")
+        if settings.METRICS_TOKEN and not metrics_token.is_valid(authorization):
+            code = ErrorCode.AUTH_FAILED if authorization else ErrorCode.AUTH_REQUIRED
+            message = f"{code.message} Send the metrics token in the header Authorization: Bearer TOKEN."
+            return Response(error(code, message), code.status, headers={"WWW-Authenticate": "Bearer"})
         text = prometheus_client.generate_latest(_AllProcesses() if runtime_folder.path else prometheus_client.REGISTRY)
         return HttpResponse(text, content_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
-
-    @staticmethod
-    def _authorize(request: Request) -> None:
-        authorization = request.headers.get("Authorization", "")
-        if not authorization:
-            raise NotAuthenticated
-        if not metrics_token.is_valid(authorization):
-            raise AuthenticationFailed
-
-    def get_authenticate_header(self, request: HttpRequest) -> str:
-        return "Bearer"

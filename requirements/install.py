@@ -68,7 +68,8 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
         run(python, "-m", "uv", *sync, env=uv_environment(configured, dict(os.environ)))
     except subprocess.CalledProcessError:
         report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
-        run(*pip_install, lock)
+        # The lock is complete. Without --no-deps, pip would miss what pyproject.toml leaves out of it.
+        run(*pip_install, lock, "--no-deps")
     for installed in (lock, *included):
         marker(environment, installed).touch()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.utils.functional import SimpleLazyObject
 
+from core.api.description import API_DESCRIPTION
 from core.clients import transport
 from core.database_roles import OWNER_ROLE
 from voiceassist import __version__, build
@@ -336,6 +337,8 @@ STORAGES = {
 }
 WHITENOISE_ALLOW_ALL_ORIGINS = False  # no other site's page uses our files
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
+# Files that are compressed already, and source maps, which only developer tools load: they take most of the time.
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = ("gif", "jpg", "png", "webp", "woff", "woff2", "map")
 
 # --- API ------------------------------------------------------------------------------------------
 
@@ -352,10 +355,12 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "VoiceAssist",
-    "DESCRIPTION": "Backend of a voice assistant for clinicians. Every response has the same envelope.",
+    "DESCRIPTION": API_DESCRIPTION,
     "VERSION": VERSION,
     "OAS_VERSION": "3.1.1",
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    # Without the default hook, the values of a field stay beside its description, not in a component of their own.
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enum_id_removal"],
     "APPEND_COMPONENTS": {"securitySchemes": {"metricsToken": {"type": "http", "scheme": "bearer"}}},
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SERVE_INCLUDE_SCHEMA": False,

@@ -18,6 +18,7 @@ LINKS = {
     "ready": "/ready",
     "metrics": "/metrics",
     "admin": "/admin/",
+    "status": "/admin/status/",
     "schema": "/api/schema/",
     "docs": "/api/docs/",
 }
@@ -33,9 +34,9 @@ INDEX = {
 class IndexSerializer(serializers.Serializer):
     service = serializers.CharField()
     version = serializers.CharField()
-    commit = serializers.CharField(allow_null=True)
-    built_at = serializers.DateTimeField(allow_null=True)
-    links = serializers.DictField(child=serializers.CharField())
+    commit = serializers.CharField(allow_null=True, help_text="Commit of the build; null if unknown.")
+    built_at = serializers.DateTimeField(allow_null=True, help_text="Time of the build; null if unknown.")
+    links = serializers.DictField(child=serializers.CharField(), help_text="Paths of the other pages by name.")
 
 
 class IndexView(APIView):
@@ -44,7 +45,7 @@ class IndexView(APIView):
 
     @extend_schema(
         operation_id="index",
-        summary="Service name, version, build and links",
+        summary="Service index",
         tags=["index"],
         responses={
             200: success_response(IndexSerializer, INDEX),

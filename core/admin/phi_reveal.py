@@ -34,7 +34,7 @@ def masked(field: str) -> Callable[[Any, Model], str]:
 
     @admin.display(description=label_of(field))
     def column(_admin: Any, row: Model) -> str:
-        return phi.masked(row.phi_lengths[field])  # type: ignore[attr-defined]
+        return phi.masked_html(row.phi_lengths[field])  # type: ignore[attr-defined]
 
     return column
 

@@ -7,7 +7,7 @@ class ErrorCode(Enum):
     """`ErrorCode.NOT_FOUND.status == 404`. Clients rely on the names. Messages never contain request data."""
 
     AUTH_FAILED = 401, "Invalid credentials."
-    AUTH_REQUIRED = 401, "Authentication required. Log in first."
+    AUTH_REQUIRED = 401, "Authentication required."
     FORBIDDEN = 403, "Permission denied."
     NOT_FOUND = 404, "Not found."
     BAD_REQUEST = 400, "Bad request. Check its syntax, headers and content type."

@@ -72,8 +72,8 @@ def _failure_envelope(details: _Serializer | None) -> _Serializer:
     name = _name(details) if details else ""
     error = _build_serializer(
         f"{name}Error",
-        code=serializers.ChoiceField(choices=_CODES),
-        message=serializers.CharField(),
+        code=serializers.ChoiceField(choices=_CODES, help_text="What failed. The introduction lists the codes."),
+        message=serializers.CharField(help_text="What failed and what to do, for a developer. The text may change."),
         details=details() if details else _AnyObject(),
     )
     return _build_envelope(f"{name}FailureEnvelope", success=_False(), data=_Null(), error=error())
@@ -84,7 +84,7 @@ def _build_envelope(name: str, **fields: serializers.Field) -> _Serializer:
         name,
         **fields,
         trace_id=serializers.CharField(help_text="The same value as in the X-Request-ID header."),
-        timestamp=serializers.DateTimeField(),
+        timestamp=serializers.DateTimeField(help_text="When the response was made, in UTC."),
     )
 
 

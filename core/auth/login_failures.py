@@ -76,37 +76,44 @@ def find_user(request: Any, credentials: dict[str, Any] | None) -> User | None:
     return user
 
 
-def count(request: Any, credentials: dict[str, Any] | None) -> dict[str, int]:
-    """Return the number of recent failures that this attempt has in common with others, by the scopes of LIMITS."""
+def recent(request: Any, credentials: dict[str, Any] | None) -> tuple["QuerySet[AccessAttempt]", dict[str, Q]]:
+    """Return the recent failures that share anything with this attempt, and conditions by the scopes of LIMITS."""
     account, user = hashed_username(request, credentials), find_user(request, credentials)
-    recent = AccessAttempt.objects.filter(user_agent=_FAILURES, attempt_time__gt=get_cool_off_threshold(request))
+    rows = AccessAttempt.objects.filter(user_agent=_FAILURES, attempt_time__gt=get_cool_off_threshold(request))
     if device := known_devices.device_of(request, user):
         on_device = Q(username=_on_device(account, device))
-        recent, scopes = recent.filter(on_device), {"account_on_device": on_device}
-    else:
-        of_account = Q(username=account)
-        address = client_network(request) or ANYWHERE
-        within = {prefix: Q(ip_address__range=network_range(address, prefix)) for prefix in (64, 56, 48)}
-        scopes = {
-            "account_at_address": of_account & within[64],
-            "account_in_56": of_account & within[56],
-            "account_in_48": of_account & within[48],
-            "account": of_account,
-            "address": within[64],
-            "network_56": within[56],
-            "network_48": within[48],
-        }
-        recent = recent.filter(of_account | within[48])
+        return rows.filter(on_device), {"account_on_device": on_device}
+    of_account = Q(username=account)
+    address = client_network(request) or ANYWHERE
+    within = {prefix: Q(ip_address__range=network_range(address, prefix)) for prefix in (64, 56, 48)}
+    scopes = {
+        "account_at_address": of_account & within[64],
+        "account_in_56": of_account & within[56],
+        "account_in_48": of_account & within[48],
+        "account": of_account,
+        "address": within[64],
+        "network_56": within[56],
+        "network_48": within[48],
+    }
+    return rows.filter(of_account | within[48]), scopes
+
+
+def count(request: Any, credentials: dict[str, Any] | None) -> dict[str, int]:
+    """Return the number of recent failures that this attempt has in common with others, by the scopes of LIMITS."""
+    rows, scopes = recent(request, credentials)
     sums = {scope: Sum("failures_since_start", filter=which, default=0) for scope, which in scopes.items()}
-    failures: dict[str, int] = recent.aggregate(**sums)
+    failures: dict[str, int] = rows.aggregate(**sums)
     return failures
 
 
-def is_limit_reached(failures: dict[str, int], user: User | None) -> bool:
+def reached_limits(failures: dict[str, int], user: User | None) -> list[str]:
+    """Return the scopes whose limit is reached."""
     is_emergency = user is not None and user.is_emergency
-    return any(
-        number >= LIMITS[scope] for scope, number in failures.items() if not (is_emergency and scope == "account")
-    )
+    return [
+        scope
+        for scope, number in failures.items()
+        if number >= LIMITS[scope] and not (is_emergency and scope == "account")
+    ]
 
 
 def add(request: Any, credentials: dict[str, Any]) -> None:

@@ -6,6 +6,9 @@ bypass the limits (`core.auth.login_failures`). Attempts during a lockout are no
 Other pages that check a password or a second factor use `is_locked` before the check, and `record_failure` after it.
 """
 
+from functools import reduce
+from math import ceil
+from operator import or_
 from typing import Any, cast
 
 import structlog
@@ -17,7 +20,9 @@ from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db import transaction
+from django.db.models import Max
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from prometheus_client import Counter
 
 from core.auth import failed_login_events, login_failures
@@ -41,7 +46,7 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
         """Return 1, the value of AXES_FAILURE_LIMIT, if any limit is reached, otherwise 0."""
         failures = login_failures.count(request, credentials)
-        return int(login_failures.is_limit_reached(failures, login_failures.find_user(request, credentials)))
+        return int(bool(login_failures.reached_limits(failures, login_failures.find_user(request, credentials))))
 
     def clean_expired_user_attempts(self, request: Any = None, credentials: dict[str, Any] | None = None) -> int:
         return login_failures.delete_expired()
@@ -65,7 +70,7 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
         login_failures.add(request, credentials)
         failures = login_failures.count(request, credentials)
         user = login_failures.find_user(request, credentials)
-        request.axes_locked_out = login_failures.is_limit_reached(failures, user)
+        request.axes_locked_out = bool(login_failures.reached_limits(failures, user))
         failed_login_events.record(action, request, credentials, failures, is_lock=request.axes_locked_out)
         self.clean_expired_user_attempts(request)
         if request.axes_locked_out:
@@ -106,24 +111,47 @@ def record_failure(
 
 def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> HttpResponse:
     """Return the page with status 429 and `Retry-After`, another page if the failures have ended the web session."""
-    retry_after = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    retry_after = str(seconds_locked(request))
     if getattr(request, "logged_out_by_failures", False):
-        message = f"You were logged out after too many wrong passwords. Log in again in {lockout_minutes()} minutes."
-        return too_many_requests(request, message, retry_after)
+        return too_many_requests(request, f"You have been logged out. {lockout_message(request)}", retry_after)
     response.status_code = 429
     response["Retry-After"] = retry_after
     return response
 
 
-def lockout_minutes() -> int:
-    return int(settings.AXES_COOLOFF_TIME.total_seconds() // 60)
+def seconds_locked(request: Any) -> int:
+    """Return after how many seconds the account that this request has tried can be tried again.
+
+    By then all failures that count now have expired. None is added, because attempts during a lockout are not counted.
+    """
+    if not hasattr(request, "seconds_locked"):
+        name, user = request.login_user  # set by `login_failures.find_user`
+        rows, scopes = login_failures.recent(request, {"username": name})
+        reached = login_failures.reached_limits(login_failures.count(request, {"username": name}), user)
+        if reached:
+            rows = rows.filter(reduce(or_, (scopes[scope] for scope in reached)))
+        last = rows.aggregate(last=Max("attempt_time"))["last"] or timezone.now()
+        end = last + settings.AXES_COOLOFF_TIME
+        request.seconds_locked = max(1, ceil((end - timezone.now()).total_seconds()))
+    return int(request.seconds_locked)
+
+
+def lockout_message(request: Any) -> str:
+    """Return the words for a locked account. They are the same if there is no such account."""
+    minutes = ceil(seconds_locked(request) / 60)
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"Too many failed attempts. Try again in {minutes} {unit}, or ask an administrator."
 
 
 class LoginForm(AdminAuthenticationForm):
+    error_messages = {
+        **AdminAuthenticationForm.error_messages,
+        "invalid_login": "Wrong email or password, or not a staff account.",
+    }
+
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
-            message = f"Too many failed login attempts. Try again in {lockout_minutes()} minutes."
-            return ValidationError(message, code="locked")
+            return ValidationError(lockout_message(self.request), code="locked")
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:

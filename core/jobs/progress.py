@@ -5,9 +5,9 @@ A task that changes many rows does it in batches:
     with batch() as progress:
         progress.done += delete_some_rows()
 
-Each batch is a transaction that is attributed to whoever asked for the job. It commits together with the progress, and
-only while this worker holds the lease. So whatever kills a worker, a batch is applied once, and the task, which starts
-again from the beginning, finds only what is still to be done.
+Each batch is a transaction that is attributed to the user who asked for the job. It commits together with the progress,
+and only while this worker holds the lease. So whatever kills a worker, a batch is applied once, and the task, which
+starts again from the beginning, finds only what is still to be done.
 """
 
 import threading

@@ -13,18 +13,22 @@ def add(parser: CommandParser) -> None:
     parser.add_argument("--only", action="append", choices=list(CHECKS), metavar="NAME",
                         help=f"check only this dependency ({', '.join(CHECKS)}); can be repeated")  # fmt: skip
     parser.add_argument("--wait", type=seconds, metavar="SECONDS", default=0,
-                        help="retry for up to this time until all critical dependencies are healthy")  # fmt: skip
+                        help="keep retrying for up to SECONDS until every critical dependency is healthy")  # fmt: skip
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", default=settings.HEALTH_TIMEOUT,
-                        help="timeout of all checks together (default: HEALTH_TIMEOUT, %(default)s)")  # fmt: skip
+                        help="time limit for all checks together (default: HEALTH_TIMEOUT, %(default)s)")  # fmt: skip
     parser.add_argument("--for", type=version, metavar="VERSION", dest="for_version",
                         help="check whether this version of the server may run on the database")  # fmt: skip
-    parser.add_argument("--format", choices=["text", "json"], default="text")
+    parser.add_argument("--format", choices=["text", "json"], default="text",
+                        help="table for people, or JSON for programs (default: %(default)s)")  # fmt: skip
 
 
 def seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e6:
-        raise ArgumentTypeError("must be a positive number of seconds below 1,000,000")
+        raise ArgumentTypeError("must be a number of seconds greater than 0 and less than 1,000,000")
     return value
 
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,9 @@ def seeding(table: Table, databases: Databases, folder: Path, messages: int) -> 
         databases.postgres.execute(f"DROP DATABASE {name}")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=10_000_000)
-    parser.add_argument("--seeding", type=int, default=500_000, help="number of messages for the comparison with psql")
-    options = parser.parse_args()
+@contextmanager
+def running_databases() -> Iterator[Databases]:
+    """Start the servers, set up Django for them, and remove everything at the end."""
     folder = Path(tempfile.mkdtemp(prefix="voiceassist-benchmark-"))
     postgres, redis = DurablePostgres(folder / "postgres"), Valkey(folder / "redis")
     try:
@@ -128,22 +127,35 @@ def main() -> int:
         import django
 
         django.setup()
-        from tests.benchmarks import conversations, pages
-
-        table = Table()
-        seeding(table, databases, folder, options.seeding)
-        for name, rows in (("small", SMALL), ("large", row_counts(options.messages))):
-            seed(databases.create(name), rows)
-            # Autovacuum would do this eventually.
-            with psycopg.connect(databases.url(name), autocommit=True) as connection:
-                connection.execute("VACUUM ANALYZE")
-        conversations.reading(table, databases)
-        conversations.appending(table, databases)
-        pages.measure(table, databases)
+        yield databases
     finally:
         redis.kill()
         postgres.kill()
         shutil.rmtree(folder)
+
+
+def fill(databases: Databases, name: str, rows: dict[str, int]) -> None:
+    seed(databases.create(name), rows)
+    with psycopg.connect(databases.url(name), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")  # autovacuum would do this eventually
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=10_000_000)
+    parser.add_argument("--seeding", type=int, default=500_000, help="number of messages for the comparison with psql")
+    options = parser.parse_args()
+    with running_databases() as databases:
+        from tests.benchmarks import conversations, pages
+
+        table = Table()
+        with tempfile.TemporaryDirectory() as folder:
+            seeding(table, databases, Path(folder), options.seeding)
+        fill(databases, "small", SMALL)
+        fill(databases, "large", row_counts(options.messages))
+        conversations.reading(table, databases)
+        conversations.appending(table, databases)
+        pages.measure(table, databases)
     return int(table.missed)
 
 

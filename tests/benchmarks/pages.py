@@ -36,6 +36,10 @@ class Staff:
         return self.databases.on(self.name, get)
 
     def pages(self) -> dict[str, str]:
+        """Return `addresses`, with the results of a search instead of the search."""
+        return {title: self.results_of(path) for title, path in self.addresses().items()}
+
+    def addresses(self) -> dict[str, str]:
         """Return the paths of pages by title, the same titles for each database and objects of about the same size."""
         from django.db.models import Count
 
@@ -84,7 +88,7 @@ class Staff:
             for label in ("Older ›", "Oldest »"):
                 if match := re.search(rf'href="([^"]+)"[^>]*>\s*{label}', text):
                     pages[f"{model}s, {label}"] = root + match[1].replace("&amp;", "&")
-        return {title: self.results_of(path) for title, path in pages.items()}
+        return pages
 
     def results_of(self, path: str) -> str:
         """Return the path of the results, if the path is a search. Otherwise return it unchanged."""

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IS_SMOKE = bool(os.environ.get("BENCHMARK_SMOKE"))
 COMMANDS = (
     ("data", "--messages", "10000", "--seeding", "1000"),
+    ("compare", "HEAD", "--messages", "10000"),
     ("deletion", "--messages", "20000"),
     ("jobs",),
     ("drill", "--messages", "1000"),
@@ -21,6 +22,7 @@ COMMANDS = (
     ("middleware",),
     ("readiness",),
     ("soak", "--seconds", "1"),
+    ("users", "--users", "2000"),
 )
 
 

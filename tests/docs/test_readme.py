@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.docs import markdown
@@ -121,6 +122,17 @@ pytestmark = [
 ]
 
 
+def assert_newcomer_finds_all_pages(clone: Clone) -> None:
+    """The index leads to the admin, the status page and the API documentation, which says what does not exist yet."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{clone.port}", follow_redirects=True) as client:
+        links = client.get("/").json()["data"]["links"]
+        pages = {name: client.get(path) for name, path in links.items()}
+        assert all(page.status_code == 200 for page in pages.values())
+        assert "Log in" in pages["admin"].text and "Log in" in pages["status"].text
+        assert links["schema"] in client.get(f"{links['docs']}?script=").text
+        assert "There is no API for conversations yet." in pages["schema"].text
+
+
 def test_quick_start_and_command_line(tmp_path: Path) -> None:
     serve, requests, stop = blocks("Quick start")
     clone = Clone(tmp_path / "clone")
@@ -128,6 +140,7 @@ def test_quick_start_and_command_line(tmp_path: Path) -> None:
         with clone.serving(serve):
             output = clone.run(requests)
             assert '"status":"ready"' in output or '"status":"degraded"' in output  # the worker may still be starting
+            assert_newcomer_finds_all_pages(clone)
             for block in blocks("Command line"):
                 assert "healthy" in clone.run(block)
     finally:

@@ -28,10 +28,10 @@ def install(environment: Path, lock: Path, wheels: Path, *included: Path) -> "su
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
-    """Return the lock of a package `example`, whose wheel is in the same folder."""
+    """Return the lock of a package `example`, whose wheel is in the same folder. It leaves out a dependency."""
     wheel = tmp_path / "example-1.0-py3-none-any.whl"
     metadata = {
-        "METADATA": "Metadata-Version: 2.1\nName: example\nVersion: 1.0\n",
+        "METADATA": "Metadata-Version: 2.1\nName: example\nVersion: 1.0\nRequires-Dist: left-out\n",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }

@@ -1,6 +1,6 @@
 // Refreshes the jobs on a page, until all of them have ended: fetches the page and replaces the element #jobs.
 //
-// The header tells the server that nobody has asked for the page, so it does not extend the login.
+// The header marks requests that no person made, so that they do not extend the login.
 "use strict";
 {
   const INTERVAL = 3000; // milliseconds

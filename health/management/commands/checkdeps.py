@@ -13,7 +13,7 @@ from health.management import checkdeps_arguments, checkdeps_output
 
 
 class Command(BaseCommand):
-    help = "Checks all dependencies of the server. Exits with 0 if ready or degraded, with 1 if not ready."
+    help = "Checks all dependencies of the server. Exit code 0: ready or degraded; 1: not ready; 2: wrong usage."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -177,6 +177,7 @@ def test_metrics_require_the_token(client: Client) -> None:
         check_envelope(response.json(), 401)
         assert response.json()["error"]["code"] == code
         assert response["WWW-Authenticate"] == "Bearer"
+        assert "Send the metrics token" in response.json()["error"]["message"]
         assert response["Cache-Control"] == "no-store"
     assert client.get("/metrics", headers={"authorization": "Bearer a-token"}).status_code == 200
 

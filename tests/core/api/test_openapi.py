@@ -13,9 +13,10 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from jsonschema import Draft202012Validator, FormatChecker
 
+from core.api.error_codes import ErrorCode
 from health.checks.failure_reasons import HINTS
 from health.multiprocess import draining
-from tests.support.voiceassist_server import VoiceAssistServer
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 pytestmark = pytest.mark.django_db
 
@@ -47,7 +48,20 @@ def validate(schema: dict[str, Any], path: str, status: int, body: Any) -> None:
 def test_documents_every_path(schema: dict[str, Any]) -> None:
     assert schema["openapi"].startswith("3.1")
     assert set(schema["paths"]) == PATHS
-    assert set(schema["components"]["schemas"]["ReasonEnum"]["enum"]) == set(HINTS)
+    reason = schema["components"]["schemas"]["Dependency"]["properties"]["reason"]
+    assert set(reason["enum"]) == {*HINTS, None}
+
+
+def test_describes_every_error_code_and_field(schema: dict[str, Any]) -> None:
+    service_catalog = (ROOT / "docs" / "SERVICE_CATALOG.md").read_text()
+    for code in ErrorCode:
+        row = f"| `{code.name}` | {code.status} | {code.message} |"
+        assert row in schema["info"]["description"]
+        assert row in service_catalog
+    for name, component in schema["components"]["schemas"].items():
+        for field, value in component["properties"].items():
+            if "enum" in value or "additionalProperties" in value:
+                assert "description" in value, (name, field)
 
 
 @pytest.mark.parametrize(

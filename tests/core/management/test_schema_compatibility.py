@@ -1,4 +1,4 @@
-"""Migrations that older code can't run on: the old servers report it, and `checkdeps --for` tells before a rollback."""
+"""Migrations that older code can't run on: old servers report it, and `checkdeps --for` checks it before a rollback."""
 
 import json
 import os

@@ -177,6 +177,8 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert completed.returncode == 2
     assert completed.stdout == ""
     assert "Traceback" not in completed.stderr
+    if arguments[0] in ("--timeout", "--wait"):
+        assert "must be a number of seconds greater than 0" in completed.stderr
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""All pages of the product in a browser: walk.py opens them, test_accessibility.py and gallery.py look at them."""

@@ -1,0 +1,53 @@
+"""axe-core finds no violation on any page, light and dark, on a desktop and on a phone, except those listed here."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome
+
+from tests.pages.site import running_site
+from tests.pages.walk import walk
+from tests.support.axe import COLOUR_RULES, Violation, find_violations, is_inside
+from tests.support.browser import needs_chromium, start_browser
+from tests.support.plugin import Servers
+from tests.support.screen import DARK, DESKTOP, LIGHT, PHONE, show_on
+
+pytestmark = [needs_chromium, pytest.mark.timeout(300)]
+
+# What others wrote: the rule, and a selector of the element or of an element around it.
+ACCEPTED: dict[tuple[str, str], str] = {}
+
+
+def violations_of(browser: Chrome) -> list[tuple[str, Violation]]:
+    """Return the violations of the open page, each with the screen. Rules without colours ignore the theme."""
+    found = []
+    for width in (DESKTOP, PHONE):
+        for theme, rules in ((DARK, COLOUR_RULES), (LIGHT, ())):
+            show_on(browser, width, theme)
+            found += [(f"{theme}, {width} px", violation) for violation in find_violations(browser, *rules)]
+    return found
+
+
+def describe(failures: dict[tuple[str, str, str], list[Violation]]) -> str:
+    """Return a line for each page, screen and rule, with the first of the elements."""
+    return "\n".join(
+        f"{page} ({screen}), {len(violations)} elements: {violations[0]}"
+        for (page, screen, _), violations in failures.items()
+    )
+
+
+def test_no_page_violates_accessibility_rules(tmp_path: Path, servers: Servers) -> None:
+    failures: dict[tuple[str, str, str], list[Violation]] = defaultdict(list)  # by page, screen and rule
+    occurred = set()
+    with running_site(servers, tmp_path, "accessibility") as site, start_browser(tmp_path) as browser:
+        for page in walk(browser, site):
+            for screen, violation in violations_of(browser):
+                accepted = [
+                    key for key in ACCEPTED if key[0] == violation.rule and is_inside(browser, violation, key[1])
+                ]
+                occurred |= set(accepted)
+                if not accepted and violation.impact in ("serious", "critical"):
+                    failures[page, screen, violation.rule].append(violation)
+    assert not failures, describe(failures)
+    assert occurred == set(ACCEPTED), "These no longer occur. Remove them from the list."
