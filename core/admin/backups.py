@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 
 from core.admin.base import AuditedModelAdmin
-from core.admin.display import time_column, utc_text
+from core.admin.display import time_column
 from core.admin.job_display import format_duration
 from core.models import Backup
 
@@ -39,9 +39,6 @@ class BackupAdmin(AuditedModelAdmin):
     @admin.display(description="age of the latest data")
     def data_age(self, backup: Backup) -> str:
         return _duration(backup.data_age_seconds)
-
-    def display_name(self, backup: Any) -> str:
-        return f"{backup.get_kind_display()}, {utc_text(backup.started_at)}"
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup == "kind__exact" and value in Backup.Kind.values

@@ -15,7 +15,7 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
-from core.admin.display import time_column, time_element, utc_text
+from core.admin.display import time_column, time_element
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
@@ -26,6 +26,7 @@ from core.admin.job_display import (
     jobs_of,
     object_of,
 )
+from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
 from core.jobs import execution
 from core.jobs.schedule import SCHEDULE, VERIFY_BACKUP
@@ -82,7 +83,7 @@ class JobAdmin(ReadOnlyAdmin):
         model_admin: Any = self.admin_site.get_model_admin(type(row))
         if not model_admin.has_view_permission(job.reader, row):
             return f"a {name}"
-        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
+        return link(name_of(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
 
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
@@ -98,9 +99,6 @@ class JobAdmin(ReadOnlyAdmin):
             return "–"
         text = "Events of the request and of the job"
         return link(text, "auditevent_changelist", request=job.reader, trace_id__exact=job.trace_id)
-
-    def display_name(self, job: Any) -> str:
-        return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
 
     def search(self, request: HttpRequest, jobs: QuerySet, term: str) -> QuerySet:
         key = parse_uuid(term)

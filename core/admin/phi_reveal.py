@@ -17,7 +17,8 @@ from django.urls import path, reverse
 from core import audit, phi
 from core.admin.access_reason import ReasonForm
 from core.admin.base import ReadOnlyAdmin
-from core.admin.conversation_rows import find_row, name_of
+from core.admin.conversation_rows import find_row
+from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.auth import second_factor

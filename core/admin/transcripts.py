@@ -16,9 +16,9 @@ from django.urls import path
 
 from core import audit
 from core.admin.access_reason import ReasonForm
-from core.admin.conversation_rows import name_of
 from core.admin.list_scope import INPUT_FORMAT
 from core.admin.phi_reveal import RevealPHIAdmin, Value, record_outcomes, value_of
+from core.admin.row_names import name_of
 from core.admin.stored_text import excerpts_of, with_excerpts
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 from core.models import AuditEvent, Message, Session
