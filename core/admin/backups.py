@@ -1,6 +1,5 @@
 """The list of backups, which staff can only view."""
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -9,12 +8,12 @@ from django.template.defaultfilters import filesizeformat
 
 from core.admin.base import AuditedModelAdmin
 from core.admin.display import time_column
-from core.admin.job_display import format_duration
+from core.durations import format_duration
 from core.models import Backup
 
 
 def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else format_duration(timedelta(seconds=seconds))
+    return "" if seconds is None else format_duration(seconds)
 
 
 @admin.register(Backup)

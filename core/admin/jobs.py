@@ -21,13 +21,13 @@ from core.admin.job_display import (
     JobDisplay,
     describe_task,
     display,
-    format_duration,
     is_permitted,
     jobs_of,
     object_of,
 )
 from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
+from core.durations import format_duration
 from core.jobs import execution
 from core.jobs.schedule import SCHEDULE, VERIFY_BACKUP
 from core.models import AuditEvent, Job
@@ -60,7 +60,7 @@ def _shown(name: str, description: str) -> Any:
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("created", "what", "requested_by", "state", "progress", "duration")
     list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
-    search_help_text = "job id, or the id of the user or session that the job is about"
+    search_help_text = "ID of a job, or of the user or session that it is about"
     change_list_template = "admin/core/job/change_list.html"
     fields = ("object", "requested_by", "reason", ("created", "started", "finished", "next_run"), "errors", "events")
     readonly_fields = ("object", "requested_by", "created", "started", "finished", "next_run", "errors", "events")
@@ -122,7 +122,7 @@ class JobAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         scheduled = {job.task: job for job in Job.objects.filter(is_scheduled=True)}
         rows = [
-            (display(request, scheduled[entry.task]), format_duration(entry.interval))
+            (display(request, scheduled[entry.task]), format_duration(entry.interval.total_seconds()))
             for entry in (*SCHEDULE, VERIFY_BACKUP)
             if entry.task in scheduled
         ]
