@@ -213,7 +213,7 @@ def test_jobs_page_shows_the_schedule_and_filters(admin_client: Client, user: Us
     schedule.store_schedule()
     tasks.delete_user.enqueue(str(user.pk))
     page = admin_client.get("/admin/core/job/").content.decode()
-    assert "Clear web sessions" in page and "<td>24 h</td>" in page
+    assert "Clear web sessions" in page and "<td>1 d</td>" in page
     for query, count in (
         ("status__exact=queued", 1 + len(schedule.SCHEDULE)),
         ("task__exact=core.tasks.delete_user", 1),
