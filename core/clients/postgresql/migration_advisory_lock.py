@@ -24,7 +24,8 @@ def migration_advisory_lock(alias: str, write: Callable[[str], object]) -> "Iter
 
     PostgreSQL releases the lock when its holder disconnects, even if the holder was killed. We poll for the lock,
     because a session that waits inside PostgreSQL holds a snapshot, and `CREATE INDEX CONCURRENTLY` in the holder's
-    migration would wait for that snapshot: a deadlock. The lock belongs to a transaction, because PgBouncer in
+    migration would wait for that snapshot: a deadlock. For the same reason, nothing may query on this connection while
+    migrations run. The lock belongs to a transaction, because PgBouncer in
     transaction mode would leave a session's lock on a connection that it then gives to another client.
     """
     connection = connections[alias].copy()

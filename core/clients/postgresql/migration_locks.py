@@ -111,11 +111,15 @@ def _drop_invalid_index(execute: Any, sql: str, context: dict[str, Any], write: 
 
 
 @contextmanager
-def reported_blockers(connection: "psycopg.Connection[Any]", write: Write) -> Iterator[list[str]]:
+def reported_blockers(alias: str, write: Write) -> Iterator[list[str]]:
     """Report the transactions that block the migration, whenever they change. Yield the lines of the last report.
 
-    `connection` must be a second connection to the same database that nothing else uses during the block.
+    It has a connection of its own, in autocommit mode. `CREATE INDEX CONCURRENTLY` waits for the end of each transaction
+    that has a snapshot when it looks, so a query in the transaction of the advisory lock could block it for ever.
     """
+    watcher = connections[alias].copy()
+    watcher.ensure_connection()
+    connection = watcher.connection
     stop = threading.Event()
     last_reported: list[str] = []
 
@@ -133,11 +137,10 @@ def reported_blockers(connection: "psycopg.Connection[Any]", write: Write) -> It
     finally:
         stop.set()
         thread.join()
+        watcher.close()
 
 
 def _blockers(connection: "psycopg.Connection[Any]") -> list[str]:
-    # Otherwise the transaction would see the same sessions until its end.
-    connection.execute("SELECT pg_stat_clear_snapshot()")
     return [_describe(*row) for row in connection.execute(_BLOCKERS)]
 
 

@@ -37,7 +37,7 @@ class Command(migrate.Command):
         with migration_advisory_lock(alias, write) as connection:
             if problem := find_migration_problem(connection):
                 raise CommandError(f"Nothing was changed, because this database is unsuitable. {problem}")
-            with bounded_connection(alias, write), reported_blockers(connection, write) as blockers:
+            with bounded_connection(alias, write), reported_blockers(alias, write) as blockers:
                 for attempt in range(1, MAX_TRIES + 1):
                     try:
                         super().handle(*args, **options)

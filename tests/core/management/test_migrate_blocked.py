@@ -24,6 +24,11 @@ from tests.support.polling import succeeds_within
 __all__ = ["empty_database"]
 
 CANARY = "canary-of-a-patient"
+# Looks for blockers all the time, so that a snapshot of that query always exists.
+POLLS_ALWAYS = (
+    "from core.clients.postgresql import migration_locks; migration_locks._POLL_INTERVAL = 0; "
+    "from manage import main; main()"
+)
 TWO_TRIES = "from core.management.commands import migrate; migrate.MAX_TRIES = 2; from manage import main; main()"
 
 
@@ -242,3 +247,10 @@ def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_pa
         pooler.kill()
     assert fetch_all(migrated_database, COLUMN_COUNT) == [(1,)]
     assert fetch_all(migrated_database, INDEX_IS_VALID) == [(True,)]
+
+
+def test_index_does_not_wait_for_the_search_for_blockers(migrated_database: str, tmp_path: Path) -> None:
+    """CREATE INDEX CONCURRENTLY waits for the end of every transaction that has a snapshot when it looks."""
+    indexes = [ADD_INDEX.replace("messages_model", f"messages_model_{number}") for number in range(10)]
+    with Migrate(tmp_path, *indexes, url=migrated_database, program=POLLS_ALWAYS) as migrate:
+        assert migrate.wait() == 0, migrate.stderr.read_text()
