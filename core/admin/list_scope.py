@@ -3,14 +3,16 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from django.contrib import admin
 from django.contrib.admin.views import main
+from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
 
 from core.admin.conversation_rows import ConversationRow, find_row
 from core.admin.filters import TimeFilter
 from core.admin.row_names import name_of
-from core.models import Message, Session, User
+from core.models import AuditEvent, Message, Session, User
 
 INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">
 _PREPOSITIONS = {
@@ -28,18 +30,21 @@ class ListScope(NamedTuple):
     row: ConversationRow | None = None  # the user, session or message that the rows of the list belong to
 
 
-def scope_of(plural: str, lookup: str, value: Any) -> ListScope:
-    """Return the scope of a list of `plural` to which `lookup` limits it."""
+def scope_of(request: HttpRequest, model: type[Model], lookup: str, value: Any) -> ListScope:
+    """Return the scope to which `lookup` limits a list of `model`. It names only what the reader may know."""
+    plural = str(model._meta.verbose_name_plural).capitalize()
     if lookup == "trace_id__exact":
         return ListScope(f"{plural} of one request")
     row = _find(lookup, value)
     preposition = _PREPOSITIONS.get(lookup, "of")
-    if row is not None:
+    # Lists of sessions and messages contain the emails of users anyway.
+    can_name = model is not AuditEvent or (row and admin.site.get_model_admin(type(row)).has_view_permission(request))
+    if row is not None and can_name:
         return ListScope(f"{plural} {preposition} {name_of(row)}", row)
     if lookup == "object_id__exact":  # it may be a row of any table
         return ListScope(f"{plural} about one object")
     kind = "session" if lookup.startswith("session") else "user"
-    return ListScope(f"{plural} {preposition} a {kind} that does not exist any more")
+    return ListScope(f"{plural} {preposition} a {kind}{'' if row else ' that does not exist any more'}")
 
 
 def _find(lookup: str, value: Any) -> ConversationRow | None:
@@ -60,7 +65,7 @@ class ScopedChangeList(main.ChangeList):
         super().__init__(request, *args, **kwargs)
         self._can_reveal = request.user.has_perms(("core.view_phi", "core.view_session"))
         for lookup in self.linked_lookups:  # at most one
-            self.scope = scope_of(self.plural, lookup, self.params[lookup])
+            self.scope = scope_of(request, self.model, lookup, self.params[lookup])
             self.title = self.scope.title
 
     @property
@@ -68,10 +73,6 @@ class ScopedChangeList(main.ChangeList):
         return [lookup for lookup in self.model_admin.allowed_lookups if lookup in self.params]
 
     # Read by our template.
-
-    @property
-    def plural(self) -> str:
-        return str(self.opts.verbose_name_plural).capitalize()
 
     @property
     def unscoped_url(self) -> str:

@@ -64,7 +64,7 @@ def add_links(request: HttpRequest, term: str, label: str, model: str, lookup: s
 
     change_list.html shows them. A message of Django's would be stored with the emails if the response is a redirect.
     """
-    if not request.user.has_perm(f"core.view_{model}"):
+    if not request.user.has_perms((f"core.view_{model}", "core.view_user")):
         return False
     users = list(find_users(term).only("email")[: MAX_LINKS + 1])
     links = (

@@ -26,11 +26,12 @@ _PAGE = re.compile(r"(https?://|#|[A-Z_]+\.md(#|$))")
 
 
 def render(name: str) -> dict[str, Any]:
-    """Return the title and the HTML of a page. Raises FileNotFoundError if there is none of this name."""
+    """Return the title and the HTML of a page. Raises KeyError if there is none of this name."""
     from markdown_it import MarkdownIt  # here, because a server rarely needs it
 
+    pages = {page.stem: page for page in DOCS.glob("*.md")}
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse((DOCS / f"{name}.md").read_text())
+    tokens = markdown.parse(pages[name].read_text())
     title = next((after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.tag == "h1"), name)
     for token, after in zip(tokens, tokens[1:], strict=False):
         if token.type == "heading_open":

@@ -98,6 +98,6 @@ def documentation(request: HttpRequest, name: str) -> HttpResponse:
         return _login(request)
     try:
         page = runbook.render(name)
-    except FileNotFoundError:
+    except KeyError:  # not FileNotFoundError, because a name may be longer than the file system allows
         raise Http404 from None
     return render(request, "health/documentation.html", {**page, **_site(request)})

@@ -57,6 +57,24 @@ def test_title_says_whose_list_it_is(admin_client: Client, message: Message) -> 
         assert heading(text_of(admin_client, f"/admin/core/{url}")) == title
 
 
+def test_reader_of_audit_events_who_may_not_view_users_learns_no_email(
+    staff_client: Callable[..., Client], message: Message
+) -> None:
+    client, user = staff_client("view_auditevent"), message.session.user
+    titles = {
+        f"object_id__exact={user.pk}": "Audit events about one object",
+        f"object_id__exact={message.pk}": "Audit events about one object",
+        f"subject_id__exact={user.pk}": "Audit events about the data of a user",
+        f"session_id__exact={message.session_id}": "Audit events about the conversation of a session",
+    }
+    for query, title in titles.items():
+        text = text_of(client, f"/admin/core/auditevent/?{query}")
+        assert heading(text) == title
+        assert user.email not in text
+    found = client.post("/admin/core/auditevent/", {"q": "ann"}, follow=True).content.decode()
+    assert user.email not in found
+
+
 def test_list_can_be_widened_and_keeps_its_other_filters(admin_client: Client, message: Message) -> None:
     text = text_of(admin_client, f"/admin/core/message/?session__id__exact={message.session_id}&role__exact=user")
     assert '<a href="?role__exact=user">Show all messages</a>' in text
