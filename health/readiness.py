@@ -83,7 +83,7 @@ def observe(report: Report) -> None:
     with _logging_failures("measuring jobs"):
         job_counts.observe()
     for result in report.results:
-        if result.cause:  # its line is the one of the cause
+        if result.cause:  # the line of the cause suffices
             continue
         last, _last_checked[result.name] = _last_checked.get(result.name), result
         if result.reason == (last.reason if last else None):

@@ -8,14 +8,14 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from core import phi
 from core.admin.audit_event_rows import describe, object_model, table_name
 from core.admin.base import ReadOnlyAdmin, link, table
 from core.admin.changelist import ChangeList
-from core.admin.display import short_id, time_element
+from core.admin.display import short_id, time_column
 from core.admin.filters import IndexedFilter, TimeFilter
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import stored_texts
@@ -61,20 +61,15 @@ class AuditEventAdmin(ReadOnlyAdmin):
         "related_events",
     )
     readonly_fields = ("time", "actor", "object_name", "subject", "conversation", "changes_table", "related_events")
+    time = time_column("created_at", "time")
     actor = _described("actor", "who")
     changed = _described("changed", "changes")
     subject = _described("subject", "whose data")
     conversation = _described("conversation", "conversation")
 
-    @admin.display(description="time")
-    def time(self, event: AuditEvent) -> str:
-        return time_element(event.created_at)
-
     @admin.display(description="object")
-    def object_name(self, event: AuditEvent) -> str:
-        if not event.table:
-            return "–"
-        return format_html_join(" ", "{}", ((part,) for part in (table_name(event.table), event.object)))  # type: ignore[attr-defined]
+    def object_name(self, event: Any) -> str:
+        return format_html("{} {}", table_name(event.table), event.object) if event.table else "–"
 
     @admin.display(description="trace ID")
     def short_trace_id(self, event: AuditEvent) -> str:

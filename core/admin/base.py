@@ -58,7 +58,7 @@ def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "Narrow y
 
 
 class _HasKey(Func):
-    """Match the rows with these keys by the primary key.
+    """Match the rows with these keys by the primary key: `id = ANY(ARRAY(SELECT unnest(keys)))`.
 
     For `pk__in` with 1,000 keys PostgreSQL may scan the index on time instead, and the whole table if the rows are old.
     """

@@ -55,6 +55,16 @@ def time_column(field: str, description: str) -> Callable[[Any, Any], str]:
     return column
 
 
+def shortened_column(field: str, description: str) -> Callable[[Any, Any], str]:
+    """Return an admin column that shows a text with a limited width."""
+
+    @admin.display(description=description)
+    def column(_admin: Any, row: Any) -> str:
+        return shortened(getattr(row, field))
+
+    return column
+
+
 @admin.display(description="ID")
 def id_column(_admin: Any, row: Any) -> str:
     """Show the key of a row in a list."""

@@ -42,6 +42,8 @@ def find_users(term: str) -> QuerySet[User]:
 
 
 class _Match(Func):
+    """The operator `words @@ query`. Django's lookup would parse the query as text of a language."""
+
     template, arg_joiner = "%(expressions)s", " @@ "
     output_field = BooleanField()
 

@@ -22,7 +22,7 @@ from core import deletion, tasks
 from core.admin import user_search
 from core.admin.account_security import AccountSecurityAdmin, withdraw_passwords_of_others
 from core.admin.base import AuditedModelAdmin, LargeTableAdmin, link
-from core.admin.display import id_field, shortened, time_column
+from core.admin.display import id_field, shortened_column, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
@@ -81,21 +81,12 @@ class UserAdmin(
     actions = ("end_logins_of_selected", "delete_selected")
     delete_task = tasks.delete_user
     full_key = id_field
+    short_email = shortened_column("email", "email")
+    short_name = shortened_column("full_name", "name")
+    short_specialty = shortened_column("specialty", "specialty")
     created = time_column("created_at", "created")
     updated = time_column("updated_at", "updated")
     last_login_time = time_column("last_login", "last login")
-
-    @admin.display(description="email")
-    def short_email(self, user: User) -> str:
-        return shortened(user.email)
-
-    @admin.display(description="name")
-    def short_name(self, user: User) -> str:
-        return shortened(user.full_name)
-
-    @admin.display(description="specialty")
-    def short_specialty(self, user: User) -> str:
-        return shortened(user.specialty)
 
     @admin.display(description="account")
     def account(self, user: User) -> str:

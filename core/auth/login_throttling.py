@@ -26,7 +26,7 @@ from django.utils import timezone
 from prometheus_client import Counter
 
 from core.auth import failed_login_events, login_failures
-from core.auth.error_pages import too_many_requests
+from core.http.error_handlers import too_many_requests
 from core.models import AuditEvent, User
 
 LOGINS = Counter("voiceassist_logins", "Login attempts. Outcome locked: rejected with 429.", ["outcome"])

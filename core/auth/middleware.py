@@ -5,8 +5,8 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 
 from core.auth import known_devices
-from core.auth.error_pages import too_many_requests
 from core.auth.password_hashing import RETRY_AFTER, TooManyHashesError
+from core.http.error_handlers import too_many_requests
 
 
 class LoginMiddleware:

@@ -13,8 +13,7 @@ from core import metrics
 from core.api.envelope import failure_response
 from core.api.error_codes import ErrorCode
 from core.clients.postgresql.time_limit import request_time_limit
-from core.http.error_handlers import in_admin
-from core.http.error_pages import error_page
+from core.http.error_handlers import page_or_envelope
 
 _CONTENT_TOO_LARGE = 413
 
@@ -27,26 +26,19 @@ class RequestLimitsMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in metrics.METHODS:
-            return _method_not_allowed(", ".join(sorted(metrics.METHODS)))
+            headers = {"Allow": ", ".join(sorted(metrics.METHODS))}
+            return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers=headers)
         if _is_too_large(request):
-            if in_admin(request):
-                return error_page(request, "too_large", _CONTENT_TOO_LARGE)
             message = "The request body is too large. Send at most 100 kB."
-            return failure_response(ErrorCode.BAD_REQUEST, message, status=_CONTENT_TOO_LARGE)
+            return page_or_envelope(request, "too_large", ErrorCode.BAD_REQUEST, message, status=_CONTENT_TOO_LARGE)
         with request_time_limit(settings.DATABASE_TIMEOUT):
             response = self.get_response(request)
         if isinstance(response, HttpResponseNotAllowed):
-            if in_admin(request):
-                headers = {"Allow": response["Allow"]}
-                return error_page(request, "method_not_allowed", response.status_code, headers=headers)
-            return _method_not_allowed(response["Allow"])
+            headers = {"Allow": response["Allow"]}
+            return page_or_envelope(request, "method_not_allowed", ErrorCode.METHOD_NOT_ALLOWED, headers=headers)
         return response
 
 
 def _is_too_large(request: HttpRequest) -> bool:
     # The server refuses values that are not numbers.
     return int(request.META.get("CONTENT_LENGTH") or 0) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-
-
-def _method_not_allowed(allow: str) -> HttpResponse:
-    return failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": allow})

@@ -7,7 +7,7 @@ DESKTOP, PHONE = 1440, 375  # pixels
 HEIGHTS = {DESKTOP: 1000, PHONE: 800}
 
 
-def show_on(browser: Chrome, width: int, theme: str) -> None:
+def show_on(browser: Chrome, width: int, theme: str = LIGHT) -> None:
     """Change the width and the theme of the open page and of those that are opened later."""
     metrics = {"width": width, "height": HEIGHTS.get(width, 1000), "deviceScaleFactor": 1, "mobile": width == PHONE}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -14,6 +14,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from core import tasks
 from core.models import Backup, Message, Session, User
 from tests.support.browser import needs_chromium
+from tests.support.screen import PHONE, show_on
 from tests.support.second_factor import log_in
 
 PASSWORD = "correct horse battery"
@@ -65,11 +66,6 @@ def staff_browser(browser: Chrome, live_server: Any, message: Message) -> Iterat
     yield browser
 
 
-def resize(browser: Chrome, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
 @needs_chromium
 @pytest.mark.django_db(transaction=True)
 def test_no_list_hides_a_column(staff_browser: Chrome, live_server: Any, message: Message) -> None:
@@ -85,11 +81,11 @@ def test_no_list_hides_a_column(staff_browser: Chrome, live_server: Any, message
         "/admin/access-review/",
     ):
         for width in (1440, 1280, 375):
-            resize(staff_browser, width)
+            show_on(staff_browser, width)
             staff_browser.get(f"{live_server.url}{page}")
             assert staff_browser.execute_script(HIDDEN) == [], (page, width)
             assert staff_browser.execute_script("return document.documentElement.scrollWidth") <= width, page
-    resize(staff_browser, 375)
+    show_on(staff_browser, PHONE)
     for page in (
         f"/admin/core/session/{message.session_id}/change/",
         f"/admin/core/message/{message.pk}/change/",

@@ -11,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from core.models import Message, User
 from tests.support.browser import needs_chromium
+from tests.support.screen import PHONE, show_on
 
 pytestmark = [pytest.mark.django_db(transaction=True), needs_chromium]
 
@@ -48,8 +49,7 @@ def test_skip_links(browser: Chrome, url: str, number: int, text: str, target: s
 
 
 def test_touch_targets_on_a_phone(browser: Chrome, url: str) -> None:
-    phone = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    show_on(browser, PHONE)
     browser.get(url + LIST)
     targets = browser.find_elements(
         By.CSS_SELECTOR, "#header :is(a, button):not(.skip-to-content-link), .breadcrumbs a"

@@ -27,6 +27,7 @@ from core.models import AuditEvent, Authenticator, Message, RecoveryCodes, Sessi
 from core.models.second_factor import decrypt, encrypt, new_secret
 from tests.support.browser import needs_chromium
 from tests.support.reveal import REASON
+from tests.support.screen import PHONE, show_on
 from tests.support.second_factor import CONTINUE, code_of
 
 pytestmark = pytest.mark.django_db
@@ -358,8 +359,7 @@ def test_pages_work_in_a_browser(browser: Chrome, live_server: LiveServer) -> No
     def fits_a_phone() -> bool:
         return bool(browser.execute_script("return document.documentElement.scrollWidth <= 375"))
 
-    phone = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    show_on(browser, PHONE)
     browser.implicitly_wait(20)
     browser.get(f"{live_server.url}/admin/core/message/{message.pk}/change/")
     type_into("username", EMAIL)

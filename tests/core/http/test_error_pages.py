@@ -12,9 +12,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import include, path
 
-from core.auth.error_pages import too_many_requests
 from core.auth.password_hashing import TooManyHashesError
 from core.http import error_handlers
+from core.http.error_handlers import too_many_requests
 from core.http.error_pages import ERRORS, error_page
 from core.models import User
 from health.status_page import access

@@ -18,6 +18,7 @@ from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
+from tests.support.screen import PHONE, show_on
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "admin@example.org", "a long password"
@@ -85,8 +86,7 @@ def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis
         assert browser.execute_script("return document.contains(window.row)")
         assert browser.execute_script("return document.activeElement.id") == "status-pause"
 
-        phone = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        show_on(browser, PHONE)
         assert browser.execute_script("return document.documentElement.scrollWidth") == 375
         cell = browser.find_element(By.CSS_SELECTOR, "#dependency-redis td:nth-child(4)")
         assert (cell.get_attribute("role"), cell.get_attribute("data-label")) == ("cell", "Latency")
