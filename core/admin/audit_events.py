@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from core.admin.audit_event_rows import describe, object_model, table_name
 from core.admin.base import ReadOnlyAdmin, link, table
 from core.admin.changelist import ChangeList
-from core.admin.display import short_id, time_element
+from core.admin.display import short_id, time_element, utc_text
 from core.admin.filters import IndexedFilter, TimeFilter
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import stored_texts
@@ -77,7 +77,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="trace ID")
     def short_trace_id(self, event: AuditEvent) -> str:
-        return short_id(event.trace_id)
+        return short_id(event.trace_id) if event.trace_id else "–"
 
     @admin.display(description="changes")
     def changes_table(self, event: AuditEvent) -> str:
@@ -117,6 +117,9 @@ class AuditEventAdmin(ReadOnlyAdmin):
             if value
         )
         return format_html_join(" · ", "{}", ((item,) for item in links))
+
+    def display_name(self, event: Any) -> str:
+        return f"{event.get_action_display()}, {utc_text(event.created_at)}"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return AuditEventChangeList
