@@ -38,8 +38,11 @@ def masked(length: int) -> str:
 
 
 def masked_html(length: int) -> str:
-    """Return the mask, and for screen readers "hidden" instead of the symbols."""
-    text = masked(length)
+    return with_text_alternative(masked(length))
+
+
+def with_text_alternative(text: str) -> str:
+    """Return a text that may have a mask, as HTML in which screen readers read "hidden" instead of its symbols."""
     html = '<span aria-hidden="true">{}</span><span class="visually-hidden">{}</span>'
     return format_html(html, text, text.replace(MASK, "hidden")) if MASK in text else text
 

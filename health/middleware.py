@@ -38,7 +38,7 @@ class ProbeMiddleware:
 class StatusAccessMiddleware:
     """Set the access cookie of the status page on every other admin response to staff.
 
-    `request.can_view_status` tells error pages whether it would open the page during an outage.
+    Error pages call `request.can_view_status`, which returns whether the cookie would open the page during an outage.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

@@ -15,7 +15,7 @@ REASONS = {
 MAX_DETAILS_LENGTH = 200  # characters
 
 
-class ReasonForm(forms.Form):
+class AccessReasonForm(forms.Form):
     reason = forms.ChoiceField(
         label="Reason for access",
         choices={"": "Choose a reason", **REASONS},

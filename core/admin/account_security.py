@@ -112,8 +112,7 @@ class AccountSecurityAdmin(DjangoUserAdmin):
         page.change_password_form = type("UserPasswordForm", (UserPasswordForm,), {"request": request})
         response = super(AccountSecurityAdmin, page).user_change_password(request, id, form_url)
         if isinstance(response, TemplateResponse) and response.context_data:
-            user = response.context_data["original"]
-            response.context_data["original"] = LabelledRow(user, user.email)
+            response.context_data["original"] = LabelledRow(response.context_data["original"])
         return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

@@ -3,7 +3,7 @@
 A name is a link if the reader may open the page. A row that no longer exists has only its id.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from django.apps import apps
@@ -16,8 +16,9 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from core.admin.display import message_name, session_name, short_id
-from core.admin.job_display import describe_task
+from core.admin.base import is_key
+from core.admin.display import short_id
+from core.admin.row_names import name_of
 from core.audit_policy import AUDITED
 from core.models import AuditEvent, Job, Message, Session, User
 
@@ -43,20 +44,19 @@ _CHANGED = """
 """
 
 
-class Named(NamedTuple):
-    """How to name a row of a model, and what that reads."""
+class Needed(NamedTuple):
+    """What `name_of` reads of a row."""
 
     columns: tuple[str, ...]
-    related: tuple[str, ...]
-    name: Callable[[Any], str]
+    related: tuple[str, ...] = ()
 
 
-_NAMED: dict[type[Model], Named] = {
-    User: Named(("email",), (), lambda user: str(user.email)),
-    Session: Named(("created_at", "user__email"), ("user",), session_name),
-    Message: Named(("created_at", "session__user__email"), ("session__user",), message_name),
-    Group: Named(("name",), (), lambda group: str(group.name)),
-    Job: Named(("task",), (), lambda job: describe_task(job.task)),
+_NEEDED: dict[type[Model], Needed] = {
+    User: Needed(("email",)),
+    Session: Needed(("created_at", "user__email"), ("user",)),
+    Message: Needed(("created_at", "session__user__email"), ("session__user",)),
+    Group: Needed(("name",)),
+    Job: Needed(("task", "created_at")),
 }
 
 
@@ -70,7 +70,7 @@ def object_model(table: str) -> type[Model] | None:
     """Return the model whose key is the `object_id` of the events of a table, None if it has no page."""
     if table in AUDITED and AUDITED[table].row_id in _KEYS:
         return _KEYS[AUDITED[table].row_id]
-    return next((model for model in _NAMED if model._meta.db_table == table), None)
+    return next((model for model in _NEEDED if model._meta.db_table == table), None)
 
 
 def describe(request: HttpRequest, events: Iterable[AuditEvent]) -> None:
@@ -106,23 +106,14 @@ def _links(request: HttpRequest, model: type[Model], keys: set[str]) -> dict[str
     """Return links by key to the rows that exist, none if the reader may not open them."""
     if not admin.site.get_model_admin(model).has_view_permission(request):
         return {}
-    valid = [key for key in keys if _is_key(model, key)]
-    columns, related, name = _NAMED[model]
+    valid = [key for key in keys if is_key(model, key)]
+    columns, related = _NEEDED[model]
     rows = model._default_manager.filter(pk__in=valid).only(*columns)
     page = f"admin:{model._meta.app_label}_{model._meta.model_name}_change"
     return {
-        str(row.pk): format_html('<a href="{}">{}</a>', reverse(page, args=[row.pk]), name(row))
+        str(row.pk): format_html('<a href="{}">{}</a>', reverse(page, args=[row.pk]), name_of(row))
         for row in (rows.select_related(*related) if related else rows)
     }
-
-
-def _is_key(model: type[Model], key: str) -> bool:
-    field: Any = model._meta.pk
-    try:
-        field.get_db_prep_value(field.to_python(key), connection)
-        return len(key) < 40
-    except Exception:  # noqa: BLE001
-        return False
 
 
 def _changed_columns(events: list[AuditEvent]) -> dict[Any, str]:

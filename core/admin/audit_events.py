@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
+from core import phi
 from core.admin.audit_event_rows import describe, object_model, table_name
 from core.admin.base import ReadOnlyAdmin, link, table
 from core.admin.changelist import ChangeList
@@ -86,7 +87,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
                 return "–"
             model = _RELATED_MODELS.get(column) if isinstance(value, int) else None
             related = model and model._default_manager.filter(pk=value).first()
-            return f"{value}: {related}" if related else str(value)
+            return f"{value}: {related}" if related else phi.with_text_alternative(str(value))
 
         text = stored_texts(event, ["changes"])["changes"]
         try:

@@ -1,6 +1,5 @@
 """The list of backups, which staff can only view."""
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -8,13 +7,13 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 
 from core.admin.base import AuditedModelAdmin
-from core.admin.display import time_column, utc_text
-from core.admin.job_display import format_duration
+from core.admin.display import time_column
+from core.durations import format_duration
 from core.models import Backup
 
 
 def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else format_duration(timedelta(seconds=seconds))
+    return "" if seconds is None else format_duration(seconds)
 
 
 @admin.register(Backup)
@@ -39,9 +38,6 @@ class BackupAdmin(AuditedModelAdmin):
     @admin.display(description="age of the latest data")
     def data_age(self, backup: Backup) -> str:
         return _duration(backup.data_age_seconds)
-
-    def display_name(self, backup: Any) -> str:
-        return f"{backup.get_kind_display()}, {utc_text(backup.started_at)}"
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup == "kind__exact" and value in Backup.Kind.values

@@ -67,6 +67,16 @@ class _HasKey(Func):
     output_field = BooleanField()
 
 
+def is_key(model: type[Model], value: str) -> bool:
+    """Return whether a text can be the key of a row."""
+    field: Any = model._meta.pk
+    try:
+        field.to_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 class AuditedModelAdmin(NamingModelAdmin, NeededScriptsAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
@@ -104,16 +114,11 @@ class AuditedModelAdmin(NamingModelAdmin, NeededScriptsAdmin):
         form = request.POST.copy()
         form["select_across"] = "0"
         # Django would raise an exception (500) for a value that can't be a key.
-        form.setlist(ACTION_CHECKBOX_NAME, [key for key in form.getlist(ACTION_CHECKBOX_NAME) if self._is_key(key)])
+        form.setlist(
+            ACTION_CHECKBOX_NAME, [key for key in form.getlist(ACTION_CHECKBOX_NAME) if is_key(self.model, key)]
+        )
         request.POST = form  # type: ignore[assignment]
         return super().response_action(request, queryset, *args)
-
-    def _is_key(self, value: str) -> bool:
-        try:
-            self.opts.pk.to_python(value)
-        except ValidationError:
-            return False
-        return True
 
     # Django's confirmation page loads and lists every related row. Ours counts them, one query per table.
 

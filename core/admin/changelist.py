@@ -63,9 +63,6 @@ class ChangeList(ScopedChangeList):
         self.uses_time_index = not index_lookups and not any(isinstance(spec, IndexedFilter) for spec in active)
         return [spec for spec in self.all_filters if spec not in self.unindexed_filters], *rest
 
-    def _is_choice(self, spec: Any) -> bool:
-        return any(choice["selected"] for choice in spec.choices(self))
-
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
         self.query = search_terms.read(request, self.query)
         for key in (OLDER_THAN, NEWER_THAN):  # Django would filter by them, and every link would repeat them

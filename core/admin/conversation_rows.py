@@ -1,15 +1,13 @@
-"""Load users, sessions and messages with what their names consist of, and without PHI.
+"""Load users, sessions and messages with what `row_names.name_of` needs, and without PHI.
 
 Following the foreign key of a message would load its session with the context, which may be long.
 """
 
-from functools import singledispatch
 from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from core.admin.display import message_name, session_name
 from core.models import Message, Session, User
 
 ConversationRow = User | Session | Message
@@ -29,18 +27,3 @@ def find_row(model: type[_Row], key: Any) -> _Row | None:
     except ValidationError:
         return None
     return row
-
-
-@singledispatch
-def name_of(row: ConversationRow) -> str:
-    """Return a name for staff. It contains the user's email, so it must not be logged."""
-    raise TypeError(type(row))
-
-
-@name_of.register
-def _(row: User) -> str:
-    return row.email
-
-
-name_of.register(Session, session_name)
-name_of.register(Message, message_name)

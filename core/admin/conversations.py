@@ -120,9 +120,6 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
     def count_deletions(self, sessions: QuerySet) -> dict[type[Model], int]:
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
 
-    def display_name(self, session: Any) -> str:
-        return display.session_name(session)
-
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(pk__in=keys)
 
@@ -189,9 +186,6 @@ class MessageAdmin(TranscriptAdmin):
         if add_links(request, term, "Sessions of", "session", "user__id__exact"):
             return "Messages can't be searched by user. Choose whose sessions to show."
         return super().no_results_message(request, term)
-
-    def display_name(self, message: Any) -> str:
-        return display.message_name(message)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

@@ -1,4 +1,4 @@
-"""How the admin shows times, identifiers and the names of rows."""
+"""How the admin shows times, identifiers and flags."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from core.models import Message, Session
+from core.models import Message
 
 
 def utc_text(time: datetime) -> str:
@@ -23,15 +23,6 @@ def time_element(time: datetime | None) -> str:
         return "–"
     element: SafeString = format_html('<time datetime="{}">{}</time>', time.isoformat(), utc_text(time))
     return element
-
-
-def session_name(session: Session) -> str:
-    """Return the user and the start of a conversation. `str()` names neither, because logs may contain it."""
-    return f"{session.user.email}, {timezone.localtime(session.created_at):%Y-%m-%d %H:%M} UTC"
-
-
-def message_name(message: Message) -> str:
-    return f"{message.session.user.email}, {utc_text(message.created_at)}"
 
 
 def shortened(text: str) -> str:

@@ -1,7 +1,6 @@
 """Jobs in words, for the page of jobs and for the pages of the users and sessions that they are about."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -12,18 +11,13 @@ from django.utils.html import format_html
 from core import exports
 from core.admin.display import time_element
 from core.admin.search_terms import parse_uuid
+from core.durations import format_duration
 from core.models import Export, Job, Session, User
 from core.models.jobs import OBJECT_ID
 
 MAX_JOBS_OF_OBJECT = 3
 UNFINISHED = (Job.Status.QUEUED, Job.Status.RUNNING)
 _MODELS: dict[str, Any] = {"user_id": User, "session_id": Session}
-
-
-def format_duration(duration: timedelta) -> str:
-    seconds = max(int(duration.total_seconds()), 0)
-    parts = ((seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
 
 
 def describe_task(path: str) -> str:
@@ -82,7 +76,7 @@ class JobDisplay:
             return "–"
         # Between two attempts or two runs of the schedule a job takes no time.
         end = timezone.now() if job.status == Job.Status.RUNNING else job.finished_at or job.updated_at
-        return format_duration(end - job.started_at)
+        return format_duration((end - job.started_at).total_seconds())
 
     @property
     def requested_by(self) -> str:

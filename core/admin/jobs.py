@@ -15,18 +15,19 @@ from django_tasks.base import Task
 from core import audit, tasks
 from core.admin import exports
 from core.admin.base import ReadOnlyAdmin, link
-from core.admin.display import time_column, time_element, utc_text
+from core.admin.display import time_column, time_element
 from core.admin.filters import TimeFilter
 from core.admin.job_display import (
     JobDisplay,
     describe_task,
     display,
-    format_duration,
     is_permitted,
     jobs_of,
     object_of,
 )
+from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
+from core.durations import format_duration
 from core.jobs import execution
 from core.jobs.schedule import SCHEDULE, VERIFY_BACKUP
 from core.models import AuditEvent, Job
@@ -59,7 +60,7 @@ def _shown(name: str, description: str) -> Any:
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("created", "what", "requested_by", "state", "progress", "duration")
     list_filter = ("status", ("task", TaskFilter), "is_scheduled", ("created_at", TimeFilter))
-    search_help_text = "job id, or the id of the user or session that the job is about"
+    search_help_text = "ID of a job, or of the user or session that it is about"
     change_list_template = "admin/core/job/change_list.html"
     fields = ("object", "requested_by", "reason", ("created", "started", "finished", "next_run"), "errors", "events")
     readonly_fields = ("object", "requested_by", "created", "started", "finished", "next_run", "errors", "events")
@@ -82,7 +83,7 @@ class JobAdmin(ReadOnlyAdmin):
         model_admin: Any = self.admin_site.get_model_admin(type(row))
         if not model_admin.has_view_permission(job.reader, row):
             return f"a {name}"
-        return link(model_admin.display_name(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
+        return link(name_of(row), f"{row._meta.model_name}_change", row.pk, request=job.reader)
 
     @admin.display(description="next run")
     def next_run(self, job: Job) -> str:
@@ -98,9 +99,6 @@ class JobAdmin(ReadOnlyAdmin):
             return "–"
         text = "Events of the request and of the job"
         return link(text, "auditevent_changelist", request=job.reader, trace_id__exact=job.trace_id)
-
-    def display_name(self, job: Any) -> str:
-        return f"{describe_task(job.task)}, {utc_text(job.created_at)}"
 
     def search(self, request: HttpRequest, jobs: QuerySet, term: str) -> QuerySet:
         key = parse_uuid(term)
@@ -124,7 +122,7 @@ class JobAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         scheduled = {job.task: job for job in Job.objects.filter(is_scheduled=True)}
         rows = [
-            (display(request, scheduled[entry.task]), format_duration(entry.interval))
+            (display(request, scheduled[entry.task]), format_duration(entry.interval.total_seconds()))
             for entry in (*SCHEDULE, VERIFY_BACKUP)
             if entry.task in scheduled
         ]

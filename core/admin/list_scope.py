@@ -9,8 +9,9 @@ from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
 
-from core.admin.conversation_rows import ConversationRow, find_row, name_of
+from core.admin.conversation_rows import ConversationRow, find_row
 from core.admin.filters import TimeFilter
+from core.admin.row_names import name_of
 from core.models import AuditEvent, Message, Session, User
 
 INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">

@@ -15,9 +15,10 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from core import audit, phi
-from core.admin.access_reason import ReasonForm
+from core.admin.access_reason import AccessReasonForm
 from core.admin.base import ReadOnlyAdmin
-from core.admin.conversation_rows import find_row, name_of
+from core.admin.conversation_rows import find_row
+from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.auth import second_factor
@@ -94,7 +95,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
     """Adds a page that shows the PHI of one row, in response to a POST by a user with `core.view_phi`."""
 
     change_form_template = "admin/core/masked_form.html"
-    reason_form_class: type[ReasonForm] = ReasonForm
+    reason_form_class: type[AccessReasonForm] = AccessReasonForm
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).defer(*self.model.PHI)  # may be long, and only `reveal_view` shows it
@@ -159,7 +160,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         request.disclosed = "revealed"  # type: ignore[attr-defined]  # read by `record_outcomes`
         return show(request, row, form)
 
-    def _reveal(self, request: HttpRequest, row: Any, form: ReasonForm) -> HttpResponse:
+    def _reveal(self, request: HttpRequest, row: Any, form: AccessReasonForm) -> HttpResponse:
         action = AuditEvent.Action.REVEAL
         audit.record(action, request, user=request.user, target=row, changes=form.changes())
         texts = stored_texts(row, self.model.PHI).items()

@@ -15,10 +15,10 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path
 
 from core import audit
-from core.admin.access_reason import ReasonForm
-from core.admin.conversation_rows import name_of
+from core.admin.access_reason import AccessReasonForm
 from core.admin.list_scope import INPUT_FORMAT
 from core.admin.phi_reveal import RevealPHIAdmin, Value, record_outcomes, value_of
+from core.admin.row_names import name_of
 from core.admin.stored_text import excerpts_of, with_excerpts
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 from core.models import AuditEvent, Message, Session
@@ -28,7 +28,7 @@ MAX_CHARACTERS = 10_000  # of one value; the page of the message reveals longer 
 _PERMISSIONS = ("core.view_session", "core.view_message")
 
 
-class TranscriptForm(ReasonForm):
+class TranscriptForm(AccessReasonForm):
     start = forms.DateTimeField(
         label="Read from (UTC)",
         required=False,
@@ -100,7 +100,7 @@ class TranscriptAdmin(RevealPHIAdmin):
     def read_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self.disclose(request, object_id, self._read_page, "Read conversation", _PERMISSIONS)
 
-    def _read_page(self, request: HttpRequest, row: Any, form: ReasonForm) -> HttpResponse:
+    def _read_page(self, request: HttpRequest, row: Any, form: AccessReasonForm) -> HttpResponse:
         session = row if isinstance(row, Session) else row.session
         cursor, backwards = self._position(request, row, form)
         try:
@@ -127,7 +127,7 @@ class TranscriptAdmin(RevealPHIAdmin):
         }
         return self.page_of(request, row, "transcript.html", f"Conversation of {name_of(session)}", **context)
 
-    def _position(self, request: HttpRequest, row: Any, form: ReasonForm) -> tuple[str | None, bool]:
+    def _position(self, request: HttpRequest, row: Any, form: AccessReasonForm) -> tuple[str | None, bool]:
         """Return the cursor to read from, and whether to read backwards."""
         if cursor := request.POST.get("before"):
             return cursor, True

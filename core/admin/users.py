@@ -161,9 +161,6 @@ class UserAdmin(
             Message: Message.objects.filter(session__user__in=users).count(),
         }
 
-    def display_name(self, user: Any) -> str:
-        return str(user.email)
-
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(user__in=keys)
 

@@ -37,7 +37,7 @@ ERRORS = {
     ),
     "method_not_allowed": (
         "Not a page",
-        "This address only accepts forms of other pages, so it can't be opened by itself.",
+        "This address only accepts forms of other pages, so it can't be opened directly.",
         "Go back, or start again from the home page.",
     ),
     "too_large": (

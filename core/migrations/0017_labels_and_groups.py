@@ -10,6 +10,8 @@ from typing import Any
 import django.core.validators
 from django.db import migrations, models
 
+import core.models.fields
+
 # Permissions by model, with the names that Django gives them.
 VIEW_USER = ("user", "view_user", "Can view user")
 VIEW_SESSION = ("session", "view_session", "Can view session")
@@ -82,6 +84,13 @@ class Migration(migrations.Migration):
             model_name="session",
             name="is_archived",
             field=models.BooleanField(default=False, verbose_name="archived"),
+        ),
+        migrations.AlterField(
+            model_name="user",
+            name="email",
+            field=core.models.fields.LowercaseEmailField(
+                error_messages={"unique": "A user with this email already exists."}, max_length=254, unique=True
+            ),
         ),
         migrations.AlterField(
             model_name="user",

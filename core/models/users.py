@@ -51,7 +51,7 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
         "last_login",
     )
 
-    email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
+    email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email already exists."})
     full_name = models.CharField(max_length=200, blank=True)
     specialty = models.CharField(max_length=100, blank=True, validators=[WORDS])
     is_active = models.BooleanField(

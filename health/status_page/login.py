@@ -11,12 +11,12 @@ from django.views.decorators.cache import never_cache
 from core.api.error_codes import ErrorCode
 from core.clients.outages import RETRY_AFTER, is_outage
 from core.clients.postgresql.time_limit import request_time_limit
+from core.durations import format_duration
 from core.http.error_pages import error_page
 from health import readiness
 from health.check_runner import Report
 from health.checks import failure_reasons
 from health.status_page import context
-from health.templatetags.times import duration
 
 _MAX_QUERY_TIME = 1.0  # seconds
 
@@ -66,6 +66,6 @@ def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
             {"name": name, "since": since[name], "cause": causes[name], **state} for name, state in dependencies.items()
         ],
         database_down_since=since["postgres"],
-        down_for=duration((datetime.now(UTC) - since["postgres"]).total_seconds()),
+        down_for=format_duration((datetime.now(UTC) - since["postgres"]).total_seconds()),
         url=request.get_full_path(),
     )

@@ -6,8 +6,9 @@ The height of a bar is the slowest check of its five seconds. If a check failed,
 import time
 from collections.abc import Iterable, Sequence
 
+from core.durations import format_duration
 from health.multiprocess.worker_states import BUCKET_SECONDS, MAX_BUCKETS, Bucket
-from health.templatetags.times import duration, latency
+from health.templatetags.times import latency
 
 _WIDTH, _HEIGHT = 240, 36  # the viewBox in status_fragment.html has the same size
 _MAX_BAR_HEIGHT = 30  # of successful checks
@@ -31,7 +32,7 @@ def draw(workers: Iterable[Sequence[Bucket]]) -> dict[str, str]:
     scale = max([_MIN_SCALE, *successes.values()])
     label = f"max {latency(max(successes.values()))}" if successes else "no successful check"
     if failed:
-        label += f", failed for about {duration(len(failed) * BUCKET_SECONDS)}"
+        label += f", failed for about {format_duration(len(failed) * BUCKET_SECONDS)}"
     return {
         "bars": "".join(_bar(position, _MAX_BAR_HEIGHT * value / scale) for position, value in successes.items()),
         "failures": "".join(_bar(position, _HEIGHT) for position in failed),

@@ -6,43 +6,32 @@ from datetime import UTC, datetime
 from django import template
 from django.utils.html import format_html
 
+from core.durations import format_duration
+
 register = template.Library()
 
 
 @register.simple_tag
 def utc_time(timestamp: float) -> str:
-    """Return a `<time>` element: 12:14:36 UTC, with the date if it is not today's, and the year if it is another one.
+    """Return a `<time>` element: 12:14:36 UTC, with the date if it is not today's.
 
     The text names its zone, because a script may show the times of a page in the zone of the browser.
     """
-    moment, now = datetime.fromtimestamp(timestamp, UTC), datetime.now(UTC)
-    form = "%H:%M:%S UTC"
-    if moment.date() != now.date():
-        form = f"%d %b {form}" if moment.year == now.year else f"%d %b %Y {form}"
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    form = "%H:%M:%S UTC" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S UTC"
     return format_html('<time datetime="{}">{}</time>', moment.isoformat(timespec="seconds"), moment.strftime(form))
 
 
 @register.filter
 def elapsed(start: float, end: float) -> str:
-    return duration(end - start)
+    return format_duration(end - start)
 
 
 @register.filter
 def age(start: float, now: float) -> str:
     """Return the duration in whole minutes from one minute on, because an open page is not refreshed every second."""
     seconds = now - start
-    return f"{int(seconds // 60)} min" if 60 <= seconds < 3600 else duration(seconds)
-
-
-def duration(seconds: float) -> str:
-    """Return 4 s, 3 min 10 s, 2 h 5 min or 3 d 4 h."""
-    whole = max(0, int(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    return f"{int(seconds // 60)} min" if 60 <= seconds < 3600 else format_duration(seconds)
 
 
 @register.filter

@@ -113,7 +113,7 @@ def test_user_is_logged_out_and_cannot_append_once_it_begins(user: User) -> None
     cache.clear()
     assert client.get("/admin/").status_code == 302
     form = {"username": user.email, "password": "a long password"}
-    assert "Please enter the correct" in client.post("/admin/login/", form).content.decode()
+    assert "Wrong email or password" in client.post("/admin/login/", form).content.decode()
     for session in Session.objects.all():
         with pytest.raises(ApiError, match="deactivated"):
             append_message(session.pk, role="user", content="late")

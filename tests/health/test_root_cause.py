@@ -1,11 +1,7 @@
 """An outage of PostgreSQL or Redis is reported once, although other checks need it too."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
-
-import pytest
 
 from health.check_runner import Result
 from health.checks import root_cause
@@ -40,15 +36,6 @@ def test_fault_of_its_own_is_kept() -> None:
     # PostgreSQL responded, although it can't commit.
     assert attributed(postgres="not_ready", migrations="schema_too_new")["migrations"] == ("schema_too_new", None)
     assert attributed(postgres="not_ready") == {"postgres": ("not_ready", None)}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
-    server.start()
-    server.add_worker()
-    yield server
-    server.kill()
 
 
 def test_outage_of_postgres_is_reported_once(servers: Servers, redis: Valkey) -> None:

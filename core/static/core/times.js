@@ -5,7 +5,6 @@
 {
   const isSecure = location.protocol === "https:";
   const COOKIE = `${isSecure ? "__Secure-" : ""}browser_time_zone`, MAX_AGE = 365 * 24 * 3600; // seconds
-  const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
   const button = document.querySelector("#time-zone button");
   const zones = new Intl.DateTimeFormat("en-US", { timeZoneName: "short" });
   const shown = new WeakMap(); // by <time> element: its text in UTC, and the text that replaced it
@@ -14,14 +13,13 @@
   const zoneOf = (time) => zones.formatToParts(time).find((part) => part.type === "timeZoneName").value;
   const two = (number) => String(number).padStart(2, "0");
 
-  // Replaces the parts that the text has: "2026-11-25 14:00:40 UTC", "25 Nov 14:00", "14:00:40".
+  // Replaces what the text has of a date, a time and a zone: "2026-11-25 14:00:40 UTC", "14:00:40 UTC".
   function inBrowserZone(text, time) {
-    const [year, month, day] = [time.getFullYear(), time.getMonth(), two(time.getDate())];
+    const date = [time.getFullYear(), time.getMonth() + 1, time.getDate()].map(two);
     const clock = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two);
     return text
-      .replace(/\d{4}-\d{2}-\d{2}/, `${year}-${two(month + 1)}-${day}`)
-      .replace(/\d{1,2} [A-Z][a-z]{2}( \d{4})?/, (_, withYear) => `${day} ${MONTHS[month]}${withYear ? ` ${year}` : ""}`)
-      .replace(/\d{2}:\d{2}(:\d{2})?/, (_, withSeconds) => clock.slice(0, withSeconds ? 3 : 2).join(":"))
+      .replace(/\d{4}-\d{2}-\d{2}/, date.join("-"))
+      .replace(/\d{2}:\d{2}:\d{2}/, clock.join(":"))
       .replace("UTC", zoneOf(time));
   }
 

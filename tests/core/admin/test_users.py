@@ -34,7 +34,7 @@ def test_creates_and_changes_a_user(admin_client: Client) -> None:
     user.refresh_from_db()
     assert (user.full_name, user.is_active) == ("N", False)
     response = admin_client.post("/admin/core/user/add/", {**form, "email": "NEW@example.org"})
-    assert "A user with this email exists." in response.content.decode()
+    assert "A user with this email already exists." in response.content.decode()
 
 
 def test_staff_cannot_escalate_privileges(message: Message, staff_client: Callable[..., Client]) -> None:

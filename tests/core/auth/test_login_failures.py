@@ -138,7 +138,7 @@ def test_command_creates_an_emergency_account(
     user = User.objects.get(email="sealed-4711@example.org")
     assert user.is_emergency and user.is_staff and user.is_superuser
     assert user.check_password(password)
-    with pytest.raises(CommandError, match="A user with this email exists."):
+    with pytest.raises(CommandError, match="A user with this email already exists."):
         call_command("create_admin", "--emergency", "sealed-4711@example.org")
     with pytest.raises(CommandError, match="valid email"):
         call_command("create_admin", "--emergency", "sealed")

@@ -100,7 +100,8 @@ def test_exports_an_encrypted_file(user: User, tmp_path: Path) -> None:
     data = json.loads(pyrage.decrypt(target.read_bytes(), [KEY]))
     assert [message["content"] for message in data["sessions"][0]["messages"]] == [CANARY] * 5
     event = AuditEvent.objects.get(action="export")
-    assert (event.object_id, event.changes) == (str(user.pk), {"recipient": [None, RECIPIENT]})
+    assert event.object_id == str(user.pk)
+    assert event.changes == {"recipient": [None, RECIPIENT], "subject": [None, str(user.pk)]}
 
 
 def test_a_failed_export_is_recorded_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,8 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import pytest
@@ -25,15 +24,6 @@ ROW = r'<th scope="row">(\w+).*?<td>(\w+)(?:: <code>(\w+))?.*?datetime="(.*?)"'
 @pytest.fixture(scope="module")
 def database(servers: Servers) -> str:
     return database_with_staff(servers.postgres, "login", EMAIL, PASSWORD)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
-    server.start()
-    server.add_worker()
-    yield server
-    server.kill()
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("silent", "timeout"), ("refuse", "connection_refused")])

@@ -3,9 +3,7 @@
 import http.client
 import re
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,15 +31,6 @@ MAX_SIZE_PER_HOUR = 2e6  # bytes
 def database(servers: Servers) -> str:
     """Return the URL of a migrated database with a superuser."""
     return database_with_staff(servers.postgres, "open_page", EMAIL, PASSWORD)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
-    server.start()
-    server.add_worker()
-    yield server
-    server.kill()
 
 
 def log_in(browser: Chrome, app: VoiceAssistServer) -> None:

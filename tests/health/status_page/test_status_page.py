@@ -3,10 +3,8 @@
 import math
 import re
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -270,15 +268,6 @@ def test_every_admin_page_links_to_status_and_complies_with_csp(staff_client: Cl
 def database(servers: Servers) -> str:
     """Return the URL of a migrated database with a superuser."""
     return database_with_staff(servers.postgres, "status", EMAIL, PASSWORD)
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
-    server.start()
-    server.add_worker()
-    yield server
-    server.kill()
 
 
 @pytest.mark.parametrize(
