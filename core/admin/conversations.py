@@ -63,7 +63,7 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
 
     @admin.display(description="messages")
     def messages_link(self, session: Any) -> SafeString:
-        text = f"{session.message_count:,} {model_ngettext(Message, session.message_count)}"
+        text = f"{session.message_count:,} {model_ngettext(Message._meta, session.message_count)}"
         return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
