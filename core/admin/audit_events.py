@@ -73,7 +73,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="trace ID")
     def short_trace_id(self, event: AuditEvent) -> str:
-        return short_id(event.trace_id)
+        return short_id(event.trace_id) if event.trace_id else "–"
 
     @admin.display(description="changes")
     def changes_table(self, event: AuditEvent) -> str:

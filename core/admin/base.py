@@ -80,6 +80,8 @@ def is_key(model: type[Model], value: str) -> bool:
 class AuditedModelAdmin(NamingModelAdmin, NeededScriptsAdmin):
     """A ModelAdmin whose History page is the audit trail. Django's admin log is off, because it can be changed."""
 
+    show_facets = admin.ShowFacets.NEVER  # each facet is a count
+
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         query = {"object_id__exact": object_id}
         return HttpResponseRedirect(reverse("admin:core_auditevent_changelist", query=query))
@@ -139,7 +141,6 @@ class LargeTableAdmin(AuditedModelAdmin):
 
     list_per_page = 50
     show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER  # each facet is a count
     date_hierarchy = "created_at"
     sortable_by = ()  # only the order by time has an index
     search_fields = ("id",)  # makes Django show the search box; `search` does the searching

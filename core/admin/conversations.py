@@ -63,7 +63,7 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
 
     @admin.display(description="messages")
     def messages_link(self, session: Any) -> SafeString:
-        text = f"{session.message_count:,} messages"
+        text = f"{session.message_count:,} {model_ngettext(Message._meta, session.message_count)}"
         return link(text, "message_changelist", request=session.reader, session__id__exact=session.pk)
 
     @admin.display(description="latest messages")
@@ -76,7 +76,7 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
             (
                 link(display.time_element(m.created_at), "message_change", m.pk, request=session.reader, **query),
                 display.phi_flag(m),
-                m.role,
+                m.get_role_display(),
                 m.model or "–",
             )
             for m in messages[:MAX_LATEST_MESSAGES]

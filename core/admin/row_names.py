@@ -13,7 +13,7 @@ from django.utils.timezone import localtime
 
 from core.admin.display import utc_text
 from core.admin.job_display import describe_task
-from core.models import Backup, Job, Message, Session, User
+from core.models import AuditEvent, Backup, Job, Message, Session, User
 
 
 @singledispatch
@@ -45,6 +45,11 @@ def _(job: Job) -> str:
 @name_of.register
 def _(backup: Backup) -> str:
     return f"{backup.get_kind_display()}, {utc_text(backup.started_at)}"
+
+
+@name_of.register
+def _(event: AuditEvent) -> str:
+    return f"{event.get_action_display()}, {utc_text(event.created_at)}"
 
 
 class LabelledRow:

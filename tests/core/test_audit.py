@@ -479,3 +479,5 @@ def test_events_of_commands_have_no_actor_and_are_listed(admin_client: Client) -
     assert (event.action, event.actor_id, event.actor_email, event.address) == ("create", None, "", None)
     assert event.changes["is_superuser"] == [None, True]
     assert ("create", "users") in listed_events(admin_client, q=str(user.pk))
+    assert event.trace_id == ""
+    assert 'data-copy=""' not in admin_client.get("/admin/core/auditevent/").content.decode()  # nothing to copy

@@ -4,8 +4,9 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from core.models import Message
+from core.models import Backup, Message
 from tests.core.admin.conftest import CANARY
 
 pytestmark = pytest.mark.django_db
@@ -137,3 +138,13 @@ def test_invalid_filter_is_reported(admin_client: Client, pages: dict[str, str],
 def test_unsupported_django_parameters_are_ignored(admin_client: Client, pages: dict[str, str], query: str) -> None:
     response = admin_client.get(f"{pages['messages']}?{query}")
     assert response.context["cl"].result_count == 1
+
+
+def test_short_lists_have_numbered_pages_and_offer_no_counts(admin_client: Client) -> None:
+    times = {"started_at": timezone.now(), "finished_at": timezone.now()}
+    for number in range(101):  # Django shows 100 rows on a page
+        Backup.objects.create(kind="base", name=str(number), size=1, product_version="1.0", **times)
+    text = admin_client.get("/admin/core/backup/").content.decode()
+    assert 'href="?p=2"' in text
+    assert "101 backups" in text and "on this page" not in text
+    assert "Show counts" not in text  # display.js takes this link for an active filter

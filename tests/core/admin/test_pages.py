@@ -59,6 +59,13 @@ def test_pages_link_users_sessions_and_messages(admin_client: Client, pages: dic
     assert_links(pages["message"], pages["session"])
 
 
+def test_page_of_a_session_counts_and_lists_its_messages_in_words(admin_client: Client, message: Message) -> None:
+    Session.objects.update(message_count=1)
+    text = admin_client.get(f"/admin/core/session/{message.session_id}/change/").content.decode()
+    assert ">1 message</a>" in text
+    assert "<td>User</td>" in text
+
+
 @pytest.mark.parametrize("key", ["typed-text", "0198c000-0000-7000-8000-000000000000"])
 def test_missing_object_is_reported_without_quoting_the_url(admin_client: Client, key: str) -> None:
     """Fails if Django renames `_get_obj_does_not_exist_redirect`, because its own message quotes the id."""
