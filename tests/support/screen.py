@@ -4,6 +4,10 @@ from selenium.webdriver import Chrome
 
 LIGHT, DARK = "light", "dark"
 DESKTOP, PHONE = 1440, 375  # pixels
+# Otherwise links and buttons keep the colours of the other theme for a moment.
+_FINISH_TRANSITIONS = """
+for (const animation of document.getAnimations()) if (animation instanceof CSSTransition) animation.finish();
+"""
 HEIGHTS = {DESKTOP: 1000, PHONE: 800}
 
 
@@ -13,3 +17,4 @@ def show_on(browser: Chrome, width: int, theme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": theme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.execute_script(_FINISH_TRANSITIONS)
