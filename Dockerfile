@@ -13,6 +13,7 @@ COPY manage.py ./
 COPY voiceassist voiceassist
 COPY core core
 COPY health health
+COPY docs docs
 
 # collectstatic needs the production settings, which name static files by their hash. The required variables get dummy
 # values for this command only; it connects to no server.

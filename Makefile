@@ -19,8 +19,8 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-compare drill soak smoke check \
-	kubernetes prometheus-rule stop lock format
+.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
+	smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -45,6 +45,9 @@ benchmark: .venv/installed-dev ## compare readiness with other packages, and mea
 
 benchmark-data: .venv/installed-dev ## measure conversations and the admin with MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.data $(MESSAGES:%=--messages %)
+
+benchmark-users: .venv/installed-dev ## measure the search for users with USERS=1000000
+	@$(PYTHON) -m tests.benchmarks.users $(USERS:%=--users %)
 
 benchmark-compare: .venv/installed-dev ## compare the admin's pages with those of REVISION=HEAD^ at MESSAGES=10000000
 	@$(PYTHON) -m tests.benchmarks.compare $(or $(REVISION),HEAD^) $(MESSAGES:%=--messages %)

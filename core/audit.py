@@ -19,7 +19,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 from core.http.client_ip import client_address
-from core.models import AuditEvent, User
+from core.models import AuditEvent, Message, Session, User
 from core.trace_id import get_or_create_trace_id
 
 
@@ -88,20 +88,37 @@ def record(
     target: Model | None = None,
     changes: dict[str, list[Any]] | None = None,
 ) -> None:
-    """Record that `user` did `action` to the row `target`.
+    """Record that `user` did `action` to the row `target`, and of a disclosure whose data it is.
 
     Without `user` and `request` the event has the origin that `attributed_to` has set, as in a job.
 
     Raise DatabaseError on failure. The caller must then abort the action, otherwise it would leave no record.
     """
     origin = current_origin() if user is None and request is None else _origin_of(user, request)
+    subject_id, session_id = _concerned(target) if action in AuditEvent.DISCLOSURES else (None, None)
+    # The digests of checkpoints cover `changes` in every release, see core.audit_checkpoints.
+    concerned = {name: [None, str(key)] for name, key in (("subject", subject_id), ("session", session_id)) if key}
     AuditEvent.objects.create(
         action=action,
         table=target._meta.db_table if target else "",
         object_id=str(target.pk) if target else "",
-        changes=changes or {},
+        subject_id=subject_id,
+        session_id=session_id,
+        changes={**(changes or {}), **concerned},
         **origin.actor(),
     )
+
+
+def _concerned(target: Model | None) -> tuple[UUID | None, UUID | None]:
+    """Return the user whose data `target` is, and the conversation. A row that was deleted meanwhile has none."""
+    keys: tuple[UUID | None, UUID | None] | None = None
+    if isinstance(target, User):
+        keys = (target.pk, None)
+    elif isinstance(target, Session):
+        keys = Session.objects.filter(pk=target.pk).values_list("user_id", "pk").first()
+    elif isinstance(target, Message):
+        keys = Message.objects.filter(pk=target.pk).values_list("session__user_id", "session_id").first()
+    return keys or (None, None)
 
 
 @receiver(user_logged_in)

@@ -31,10 +31,15 @@ MAX_EVENTS = 100_000  # per checkpoint, so that a difference can be located
 _BATCH = 5000  # events per query, of about 500 bytes
 # Unique to this lock: the first eight bytes of SHA-256 of "voiceassist audit checkpoint", as a signed integer.
 _LOCK_ID = int.from_bytes(hashlib.sha256(b"voiceassist audit checkpoint").digest()[:8], signed=True)
-# The text does not depend on settings of the session, and has no line break, which JSON escapes.
+# The text does not depend on settings of the session, and has no line break, which JSON escapes. `changes` repeats
+# `subject_id` and `session_id`, so the text covers them, and is the same as in releases without these columns. If they
+# differ from it, somebody changed them, and the text contains them.
 _EVENTS = """
-    SELECT position, id, jsonb_build_array(position, id, created_at AT TIME ZONE 'UTC', action, "table", object_id,
-        actor_id, actor_email, address, trace_id, changes)::text
+    SELECT position, id, (jsonb_build_array(position, id, created_at AT TIME ZONE 'UTC', action, "table", object_id,
+        actor_id, actor_email, address, trace_id, changes) || CASE
+            WHEN subject_id::text IS NOT DISTINCT FROM changes->'subject'->>1
+                AND session_id::text IS NOT DISTINCT FROM changes->'session'->>1 THEN '[]'
+            ELSE jsonb_build_array(subject_id, session_id) END)::text
     FROM audit_events WHERE (position, id) > (%s, %s) AND (position, id) <= (%s, %s)
     ORDER BY position, id LIMIT %s
 """

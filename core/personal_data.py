@@ -4,6 +4,7 @@
     second_factor                    when it was set up and used, without secrets
     sessions                         with their messages: everything that the user dictated or received
     account_events                   audit events about the account, without the identity of other users
+    disclosures                      audit events of who saw the sessions or messages, in the same way
     activity                         audit events of what the user did, without the values of other people's rows
 
 A user has a right to the log of accesses to their data, but in general not to the identity of the employees in it
@@ -27,6 +28,7 @@ from core.phi import stored_fields
 
 _PAGE_SIZE = 100  # rows that are in memory at the same time
 _ACTIVITY = ("id", "created_at", "action", "table", "object_id", "address", "trace_id")
+_DISCLOSURES = ("id", "created_at", "action", "table", "object_id")
 _ACCOUNT_EVENTS = ("id", "created_at", "action", "table", "changes")
 
 Part = tuple[str, int]  # a piece of the document, and how many messages it contains
@@ -50,6 +52,9 @@ def document(user: User) -> Iterator[Part]:
     is_own = Case(When(actor_id=user.pk, then=Value(True)), default=Value(False), output_field=BooleanField())
     about_account = {**{name: F(name) for name in _ACCOUNT_EVENTS}, "by_yourself": is_own}
     yield from _list("account_events", _rows(events.filter(object_id=str(user.pk)), about_account))
+    disclosures = events.filter(subject_id=user.pk).exclude(object_id=str(user.pk))
+    about_disclosure = {**{name: F(name) for name in _DISCLOSURES}, "by_yourself": is_own}
+    yield from _list("disclosures", _rows(disclosures, about_disclosure))
     activity = events.filter(actor_id=user.pk).exclude(object_id=str(user.pk))
     yield from _list("activity", _rows(activity, {name: F(name) for name in _ACTIVITY}))
     yield "}\n", 0

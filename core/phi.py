@@ -17,6 +17,7 @@ from typing import Any
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 from django.db.models import Field, Model
+from django.utils.html import format_html
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 MASK = "●●●●●●"
@@ -34,6 +35,13 @@ def masked(length: int) -> str:
         return "(empty)"
     size = next((name for name, limit in SIZES.items() if length <= limit), "very long")
     return f"{MASK} ({size})"
+
+
+def masked_html(length: int) -> str:
+    """Return the mask, and for screen readers "hidden" instead of the symbols."""
+    text = masked(length)
+    html = '<span aria-hidden="true">{}</span><span class="visually-hidden">{}</span>'
+    return format_html(html, text, text.replace(MASK, "hidden")) if MASK in text else text
 
 
 def stored_fields(model: type[Model]) -> list[Field]:

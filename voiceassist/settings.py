@@ -337,6 +337,8 @@ STORAGES = {
 }
 WHITENOISE_ALLOW_ALL_ORIGINS = False  # no other site's page uses our files
 WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = not PRODUCTION
+# Files that are compressed already, and source maps, which only developer tools load: they take most of the time.
+WHITENOISE_SKIP_COMPRESS_EXTENSIONS = ("gif", "jpg", "png", "webp", "woff", "woff2", "map")
 
 # --- API ------------------------------------------------------------------------------------------
 

@@ -44,6 +44,11 @@ def withdraw_passwords_of_others(users: QuerySet[User]) -> int:
 class UserAddForm(ConfirmedFormMixin, AdminUserCreationForm):
     """Django's form, with a confirmation."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # It is the email of another person than the one whose data the browser has stored.
+        self.fields["email"].widget.attrs["autocomplete"] = "off"
+
     def save(self, commit: bool = True) -> Any:
         self.instance.must_change_password = self.cleaned_data["set_usable_password"]
         return super().save(commit)

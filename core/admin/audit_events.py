@@ -11,39 +11,73 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
+from core.admin.audit_event_rows import describe, object_model, table_name
 from core.admin.base import ReadOnlyAdmin, link, table
+from core.admin.changelist import ChangeList
+from core.admin.display import short_id, time_element
 from core.admin.filters import IndexedFilter, TimeFilter
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import stored_texts
-from core.models import MATCHES_TIME_INDEX, AuditEvent, Message, Session, User
+from core.admin.user_search import add_links
+from core.models import MATCHES_TIME_INDEX, AuditEvent, Session, User
 
-_LINKED_MODELS: dict[str, type[Model]] = {model._meta.db_table: model for model in (User, Session, Message)}
 _RELATED_MODELS: dict[str, type[Model]] = {"permission_id": Permission, "group_id": Group}
+_SHOWN_AS_LINKS = ("subject", "session")  # in `changes`
+
+
+def _described(attribute: str, description: str) -> Any:
+    """Return a column that shows what `describe` has set."""
+
+    @admin.display(description=description, empty_value="–")
+    def column(_admin: Any, event: AuditEvent) -> Any:
+        return getattr(event, attribute)
+
+    return column
+
+
+class AuditEventChangeList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        describe(request, self.result_list)
 
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "action", "table", "object_id", "actor_email", "address", "trace_id")
+    list_display = ("time", "actor", "action", "object_name", "changed", "address", "short_trace_id")
     list_filter = (("action", IndexedFilter), ("created_at", TimeFilter))
     index_condition = MATCHES_TIME_INDEX
-    allowed_lookups = ("object_id__exact", "actor_id__exact", "trace_id__exact")
-    search_help_text = "object id, actor id, actor email, address or trace id"
+    allowed_lookups = (
+        "object_id__exact", "actor_id__exact", "trace_id__exact", "subject_id__exact", "session_id__exact",
+    )  # fmt: skip
+    search_help_text = "ID of an object, a user or a conversation, email of the acting user, address or trace ID"
     fields = (
-        ("created_at", "action"),
-        ("table", "object_link"),
-        ("actor_email", "actor_id"),
+        ("time", "action"),
+        ("actor", "actor_id"),
+        ("object_name", "object_id"),
+        ("subject", "conversation"),
         ("address", "trace_id"),
         "changes_table",
         "related_events",
     )
-    readonly_fields = ("object_link", "changes_table", "related_events")
+    readonly_fields = ("time", "actor", "object_name", "subject", "conversation", "changes_table", "related_events")
+    actor = _described("actor", "who")
+    changed = _described("changed", "changes")
+    subject = _described("subject", "whose data")
+    conversation = _described("conversation", "conversation")
 
-    @admin.display(description="object id")
-    def object_link(self, event: Any) -> str:
-        model = _LINKED_MODELS.get(event.table)
-        if model is None:
-            return str(event.object_id)
-        return link(event.object_id, f"{model._meta.model_name}_change", event.object_id, request=event.reader)
+    @admin.display(description="time")
+    def time(self, event: AuditEvent) -> str:
+        return time_element(event.created_at)
+
+    @admin.display(description="object")
+    def object_name(self, event: AuditEvent) -> str:
+        if not event.table:
+            return "–"
+        return format_html_join(" ", "{}", ((part,) for part in (table_name(event.table), event.object)))  # type: ignore[attr-defined]
+
+    @admin.display(description="trace ID")
+    def short_trace_id(self, event: AuditEvent) -> str:
+        return short_id(event.trace_id)
 
     @admin.display(description="changes")
     def changes_table(self, event: AuditEvent) -> str:
@@ -58,36 +92,61 @@ class AuditEventAdmin(ReadOnlyAdmin):
         try:
             changes = json.loads(text or "{}").items()
             rows = sorted(
-                (column, display(column, before), display(column, after)) for column, (before, after) in changes
+                (column, display(column, before), display(column, after))
+                for column, (before, after) in changes
+                if column not in _SHOWN_AS_LINKS
             )
         except (AttributeError, TypeError, ValueError, RecursionError):  # not in the format of the triggers
             return text
         return table(("column", "before", "after"), rows) if rows else "–"
 
-    @admin.display(description="all events of")
+    @admin.display(description="related events")
     def related_events(self, event: Any) -> SafeString:
-        columns = (("object", "object_id"), ("actor", "actor_id"), ("request", "trace_id"))
-        values = ((label, column, getattr(event, column)) for label, column in columns)
+        model, key = object_model(event.table), parse_uuid(event.object_id)
+        related = (
+            ("same object", "object_id", event.object_id),
+            ("same user", "actor_id", event.actor_id),
+            ("same request", "trace_id", event.trace_id),
+            # An event of a user or a session itself leads to the disclosures too, also after it was deleted.
+            ("disclosures of this user's data", "subject_id", event.subject_id or (key if model is User else None)),
+            ("disclosures of this conversation", "session_id", event.session_id or (key if model is Session else None)),
+        )
         links = (
-            link(f"this {label}", "auditevent_changelist", request=event.reader, **{f"{column}__exact": value})
-            for label, column, value in values
+            link(label, "auditevent_changelist", request=event.reader, **{f"{column}__exact": value})
+            for label, column, value in related
             if value
         )
         return format_html_join(" · ", "{}", ((item,) for item in links))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return AuditEventChangeList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        event = super().get_object(request, object_id, from_field)
+        if event is not None:
+            describe(request, [event])
+        return event
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
         return super().get_queryset(request).defer("changes")  # not in the list, and read by `changes_table`
 
     def search(self, request: HttpRequest, events: QuerySet, term: str) -> QuerySet:
-        """Search the trail's own columns only, because the actor may have been deleted since."""
-        if "@" in term:
-            return events.filter(actor_email=term.lower())
+        """Search the trail's own columns, because users and rows may have been deleted since.
+
+        An email finds what that user did. Links lead to the disclosures of the data of the users that match.
+        """
         lookups: list[dict[str, Any]] = [{"trace_id": term}, {"object_id": term}]
+        if "@" in term:
+            lookups = [{"actor_email": term.lower()}]
         if key := parse_uuid(term):
-            lookups += [{"object_id": str(key)}, {"actor_id": key}, {"pk": key}]
+            lookups += [{name: key} for name in ("actor_id", "pk", "subject_id", "session_id")]
+            lookups[1:2] = [{"object_id": str(key)}]
         if address := _parse_address(term):
             lookups += [{"address": address}]
-        return next((events.filter(**lookup) for lookup in lookups if events.filter(**lookup).exists()), events.none())
+        matches = next((events.filter(**lookup) for lookup in lookups if events.filter(**lookup).exists()), None)
+        if matches is None or "@" in term or key:
+            add_links(request, term, "Who viewed the data of", "auditevent", "subject_id__exact")
+        return events.none() if matches is None else matches
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

@@ -43,7 +43,7 @@ def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:
     return format_html('<table class="cards"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
-def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "") -> QuerySet:
+def limit_matches(request: HttpRequest, matches: QuerySet, hint: str = "Narrow your search.") -> QuerySet:
     """Limit matches from an index that is not ordered by time to MAX_MATCHES, so that sorting them stays cheap."""
     keys = list(matches.order_by().values_list("pk", flat=True)[: MAX_MATCHES + 1])
     if len(keys) > MAX_MATCHES:

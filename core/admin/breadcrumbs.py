@@ -11,8 +11,8 @@ from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
 
+from core.admin.conversation_rows import ConversationRow
 from core.admin.display import time_element
-from core.admin.named_rows import NamedRow
 from core.models import Session, User
 
 
@@ -21,7 +21,7 @@ class Crumb(NamedTuple):
     url: str = ""  # empty if the reader may not open the page
 
 
-def trail(request: HttpRequest, row: NamedRow, preserved_filters: str = "") -> list[Crumb]:
+def trail(request: HttpRequest, row: ConversationRow, preserved_filters: str = "") -> list[Crumb]:
     """Return the breadcrumbs from the list of users to the page of `row`.
 
     `preserved_filters` are those of the list from which the page of `row` was opened.
@@ -39,25 +39,22 @@ def trail(request: HttpRequest, row: NamedRow, preserved_filters: str = "") -> l
     return crumbs
 
 
-def _trail(request: HttpRequest, row: NamedRow) -> list[Crumb]:
-    if isinstance(row, User):
-        return _pair(request, row, row.email)
-    if isinstance(row, Session):
-        return [*_trail(request, row.user), *_pair(request, row, time_element(row.created_at), user=row.user_id)]
-    return [
-        *_trail(request, row.session),
-        *_pair(request, row, time_element(row.created_at), session=row.session_id),
-    ]
+def _trail(request: HttpRequest, row: Any) -> list[Crumb]:
+    model = row._meta.model  # the pages of the admin may pass an object that only behaves like a row
+    if model is User:
+        return _pair(request, model, row.pk, row.email)
+    owner = {"user": row.user} if model is Session else {"session": row.session}
+    (parent,) = owner.values()
+    return [*_trail(request, parent), *_pair(request, model, row.pk, time_element(row.created_at), **owner)]
 
 
-def _pair(request: HttpRequest, row: NamedRow, label: str, **owner: Any) -> list[Crumb]:
+def _pair(request: HttpRequest, model: type[Model], key: Any, label: str, **owner: Any) -> list[Crumb]:
     """Return the breadcrumbs of a list and of one row."""
-    model: type[Model] = type(row)
     opts = model._meta
     title = str(opts.verbose_name_plural).capitalize()
     if not admin.site.get_model_admin(model).has_view_permission(request):
         return [Crumb(title), Crumb(label)]
     name = f"admin:{opts.app_label}_{opts.model_name}"
-    query = {f"{field}__id__exact": key for field, key in owner.items()}
+    query = {f"{field}__id__exact": row.pk for field, row in owner.items()}
     list_url = reverse(f"{name}_changelist", query=query or None)
-    return [Crumb(title, list_url), Crumb(label, reverse(f"{name}_change", args=[row.pk]))]
+    return [Crumb(title, list_url), Crumb(label, reverse(f"{name}_change", args=[key]))]

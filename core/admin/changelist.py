@@ -6,7 +6,6 @@ index and shows PostgreSQL's estimated count. A filter without an index scans at
 Django does not document ChangeList's methods and attributes. If they change, the tests in tests/core/admin fail.
 """
 
-from calendar import monthrange
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -20,18 +19,19 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from core.admin import search_terms
+from core.admin.date_links import DATE_UNITS, date_links
 from core.admin.filters import NEWER_THAN, OLDER_THAN, IndexedFilter, TimeFilter
 from core.admin.list_scope import ScopedChangeList
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
 
 MAX_SCANNED_ROWS = 10_000
-_DATE_UNITS = ("year", "month", "day")
 _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 class ChangeList(ScopedChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
+    is_newest_first = True  # the page was read in this direction
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
     unindexed_filters: list[Any]
     uses_time_index: bool
@@ -46,9 +46,9 @@ class ChangeList(ScopedChangeList):
         A query uses one index. The index of a search or of a link's lookup also covers time, but no other filter.
         """
         index_lookups = [*filter(None, [self.query]), *self.linked_lookups]
-        units = [unit for unit in _DATE_UNITS if f"{self.date_hierarchy}__{unit}" in self.params]
+        units = [unit for unit in DATE_UNITS if f"{self.date_hierarchy}__{unit}" in self.params]
         is_repeated = any(len(values) > 1 for values in self.filter_params.values())
-        if len(index_lookups) > 1 or is_repeated or units != list(_DATE_UNITS[: len(units)]):
+        if len(index_lookups) > 1 or is_repeated or units != list(DATE_UNITS[: len(units)]):
             raise IncorrectLookupParameters
         try:
             self.all_filters, *rest = super().get_filters(request)
@@ -56,9 +56,9 @@ class ChangeList(ScopedChangeList):
         except (ValueError, OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
         active = [spec for spec in self.all_filters if spec.used_parameters]
-        # Django would ignore an unknown value, or show an empty list.
-        if not all(isinstance(spec, TimeFilter) or self._is_choice(spec) for spec in active):
-            raise IncorrectLookupParameters
+        for spec in active:
+            if not isinstance(spec, TimeFilter) and not any(choice["selected"] for choice in spec.choices(self)):
+                raise IncorrectLookupParameters  # an unknown value; Django would show an empty list
         indexed = (TimeFilter,) if index_lookups else (TimeFilter, IndexedFilter)
         self.unindexed_filters = [spec for spec in active if not isinstance(spec, indexed)]
         self.uses_time_index = not index_lookups and not any(isinstance(spec, IndexedFilter) for spec in active)
@@ -106,6 +106,7 @@ class ChangeList(ScopedChangeList):
         previous_cursor = cursor and (cursor_of(page[0]) if page else cursor)
         cursors = (next_cursor, previous_cursor)
         self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
+        self.is_newest_first = newest_first
         for row in page:
             row.reader = request  # read by columns; see `core.admin.base.link`
         self.result_list = page if newest_first else page[::-1]
@@ -175,29 +176,4 @@ class ChangeList(ScopedChangeList):
         return f"{rows:,}" if rows > 0 else ""
 
     def date_links(self) -> list[tuple[str, str]]:
-        """Return (label, URL) of the links to years, months and days.
-
-        Empty periods are included, because finding them would require a scan.
-        """
-        field = self.date_hierarchy
-        year, month, day = (f"{field}__{unit}" for unit in _DATE_UNITS)
-        try:
-            selected = [int(self.params[lookup]) for lookup in (year, month, day) if lookup in self.params]
-            start = datetime(*[*selected, 1, 1][:3]) if selected else None  # type: ignore[arg-type]
-        except ValueError:
-            start = None
-        if start is None:
-            times = self.root_queryset.filter(self.model_admin.index_condition).values_list(field, flat=True)
-            first, last = (times.order_by(order).first() for order in (field, f"-{field}"))
-            years = range(first.year, last.year + 1) if first and last else ()
-            return [(str(number), self.get_query_string({year: number}, [field])) for number in years]
-        links = [("‹ All dates", self.get_query_string({}, [field]))]
-        if len(selected) > 1:
-            links.append((f"‹ {start:%Y}", self.get_query_string({year: start.year}, [field])))
-        if len(selected) == 1:
-            months = ((number, f"{datetime(start.year, number, 1):%B}") for number in range(1, 13))
-            return links + [(name, self.get_query_string({month: number})) for number, name in months]
-        if len(selected) == 2:
-            days = range(1, monthrange(start.year, start.month)[1] + 1)
-            return links + [(str(number), self.get_query_string({day: number})) for number in days]
-        return [*links, (f"‹ {start:%B %Y}", self.get_query_string({}, [day]))]
+        return date_links(self)

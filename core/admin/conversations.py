@@ -12,23 +12,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import conversations, deletion, tasks
+from core.admin import display
 from core.admin.base import limit_matches, link, table
-from core.admin.display import (
-    id_column,
-    id_field,
-    message_name,
-    phi_flag,
-    session_name,
-    shortened,
-    time_column,
-    time_element,
-)
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
 from core.admin.phi_reveal import masked
 from core.admin.search_terms import parse_uuid
 from core.admin.transcripts import TranscriptAdmin, TranscriptForm
-from core.admin.user_search import links_to_sessions
+from core.admin.user_search import add_links
 from core.cursor_pagination import ordering
 from core.models import Message, Session, User
 
@@ -54,16 +45,16 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         "latest_messages",
     )
     readonly_fields = (*(name for group in fields[:-1] for name in group if name != "mode"), "latest_messages")
-    key, full_key = id_column, id_field
-    started = time_column("created_at", "started")
-    ended = time_column("ended_at", "ended")
-    updated = time_column("updated_at", "updated")
+    key, full_key = display.id_column, display.id_field
+    started = display.time_column("created_at", "started")
+    ended = display.time_column("ended_at", "ended")
+    updated = display.time_column("updated_at", "updated")
     masked_title = masked("title")
     masked_context = masked("context")
 
     @admin.display(description="user")
     def user_link(self, session: Any) -> SafeString:
-        return link(shortened(session.user.email), "user_change", session.user_id, request=session.reader)
+        return link(display.shortened(session.user.email), "user_change", session.user_id, request=session.reader)
 
     @admin.display(description="state")
     def state(self, session: Session) -> str:
@@ -81,8 +72,8 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
         rows = (
             (
-                link(time_element(m.created_at), "message_change", m.pk, request=session.reader),
-                phi_flag(m),
+                link(display.time_element(m.created_at), "message_change", m.pk, request=session.reader),
+                display.phi_flag(m),
                 m.role,
                 m.model or "–",
             )
@@ -99,7 +90,9 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         return sessions.filter(user=user) if user else sessions.none()
 
     def no_results_message(self, request: HttpRequest, term: str) -> str:
-        return links_to_sessions(request, term) or super().no_results_message(request, term)
+        if add_links(request, term, "Sessions of", "session", "user__id__exact"):
+            return "No session matches, but a user does. Choose whose sessions to show."
+        return super().no_results_message(request, term)
 
     @admin.action(description="End selected sessions", permissions=["manage"])
     def end(self, request: HttpRequest, sessions: QuerySet) -> None:
@@ -126,7 +119,7 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         return {Session: sessions.count(), Message: Message.objects.filter(session__in=sessions).count()}
 
     def display_name(self, session: Any) -> str:
-        return session_name(session)
+        return display.session_name(session)
 
     def sessions_of(self, keys: list[Any]) -> QuerySet[Session]:
         return Session.objects.filter(pk__in=keys)
@@ -158,9 +151,9 @@ class MessageAdmin(TranscriptAdmin):
         *("sent", "flag", "user_link", "session_link", "full_key", "updated"),
         *(name for group in fields for name in group if name.startswith("masked_")),
     )
-    key, full_key = id_column, id_field
-    sent = time_column("created_at", "sent")
-    updated = time_column("updated_at", "updated")
+    key, full_key = display.id_column, display.id_field
+    sent = display.time_column("created_at", "sent")
+    updated = display.time_column("updated_at", "updated")
     masked_content = masked("content")
     masked_audio_url = masked("audio_url")
     masked_tool_calls = masked("tool_calls")
@@ -169,16 +162,16 @@ class MessageAdmin(TranscriptAdmin):
 
     @admin.display(description="PHI flag")
     def flag(self, message: Message) -> str:
-        return phi_flag(message)
+        return display.phi_flag(message)
 
     @admin.display(description="user")
     def user_link(self, message: Any) -> SafeString:
         user = message.session.user
-        return link(shortened(user.email), "user_change", user.pk, request=message.reader)
+        return link(display.shortened(user.email), "user_change", user.pk, request=message.reader)
 
     @admin.display(description="session")
     def session_link(self, message: Any) -> SafeString:
-        text = time_element(message.session.created_at)
+        text = display.time_element(message.session.created_at)
         return link(text, "session_change", message.session_id, request=message.reader)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
@@ -191,12 +184,12 @@ class MessageAdmin(TranscriptAdmin):
         return limit_matches(request, messages.filter(client_message_id=term))
 
     def no_results_message(self, request: HttpRequest, term: str) -> str:
-        links = links_to_sessions(request, term)
-        message = format_html("Messages can't be searched by user. {}", links) if links else None
-        return message or super().no_results_message(request, term)
+        if add_links(request, term, "Sessions of", "session", "user__id__exact"):
+            return "Messages can't be searched by user. Choose whose sessions to show."
+        return super().no_results_message(request, term)
 
     def display_name(self, message: Any) -> str:
-        return message_name(message)
+        return display.message_name(message)
 
     def delete_model(self, request: HttpRequest, message: Any) -> None:
         deletion.delete_messages(Message.objects.filter(pk=message.pk))

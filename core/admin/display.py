@@ -45,7 +45,9 @@ def short_id(key: Any) -> SafeString:
 
     display.js adds a button that copies `data-copy`.
     """
-    return format_html('<span class="id" title="{}" data-copy="{}">…{}</span>', key, key, str(key)[-8:])
+    text = str(key)
+    shown = f"…{text[-8:]}" if len(text) > 12 else text
+    return format_html('<span class="id" title="{}" data-copy="{}">{}</span>', text, text, shown)
 
 
 def full_id(key: Any) -> SafeString:

@@ -45,7 +45,7 @@ class TimeFilter(admin.DateFieldListFilter):
     def lookup_kwarg_around(self) -> str:
         return f"{self.field_path}__around"
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[str | None]:
         return [*super().expected_parameters(), self.lookup_kwarg_around]
 
     def _add_periods(self) -> None:

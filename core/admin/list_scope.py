@@ -1,14 +1,17 @@
 """What a list that a link leads to is limited to: the sessions of a user, the events about a message, and so on."""
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.contrib.admin.views import main
 from django.http import HttpRequest
 from django.urls import reverse
 
-from core.admin.named_rows import NamedRow, find_row, name_of
+from core.admin.conversation_rows import ConversationRow, find_row, name_of
+from core.admin.filters import TimeFilter
 from core.models import Message, Session, User
 
+INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">
 _PREPOSITIONS = {
     "user__id__exact": "of",
     "session__id__exact": "of",
@@ -21,7 +24,7 @@ _PREPOSITIONS = {
 
 class ListScope(NamedTuple):
     title: str
-    row: NamedRow | None = None  # the user, session or message that the rows of the list belong to
+    row: ConversationRow | None = None  # the user, session or message that the rows of the list belong to
 
 
 def scope_of(plural: str, lookup: str, value: Any) -> ListScope:
@@ -38,7 +41,7 @@ def scope_of(plural: str, lookup: str, value: Any) -> ListScope:
     return ListScope(f"{plural} {preposition} a {kind} that does not exist any more")
 
 
-def _find(lookup: str, value: Any) -> NamedRow | None:
+def _find(lookup: str, value: Any) -> ConversationRow | None:
     if lookup == "object_id__exact":
         return find_row(User, value) or find_row(Session, value) or find_row(Message, value)
     if lookup.startswith("session"):
@@ -78,6 +81,12 @@ class ScopedChangeList(main.ChangeList):
         """Return the URL of the form that shows the messages of this list as a conversation, from the same time."""
         if not (self.model is Message and self.scope and self.scope.row and self._can_reveal):
             return ""
-        since = next(filter(None, (getattr(spec, "since", "") for spec in self.filter_specs)), "")
-        url = reverse("admin:core_session_change", args=[self.scope.row.pk], query={"start": since} if since else None)
-        return f"{url}#access"
+        query = {"start": f"{since:{INPUT_FORMAT}}"} if (since := self._since()) else None
+        return reverse("admin:core_session_change", args=[self.scope.row.pk], query=query, fragment="access")
+
+    def _since(self) -> datetime | None:
+        """Return the beginning of the time to which a filter limits the list."""
+        for spec in self.filter_specs:
+            if isinstance(spec, TimeFilter) and (times := spec.used_parameters.get(spec.lookup_kwarg_since)):
+                return times[0]  # type: ignore[no-any-return]
+        return None

@@ -17,7 +17,7 @@ from django.urls import path, reverse
 from core import audit, phi
 from core.admin.access_reason import ReasonForm
 from core.admin.base import ReadOnlyAdmin
-from core.admin.named_rows import find_row, name_of
+from core.admin.conversation_rows import find_row, name_of
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.auth import second_factor
@@ -34,7 +34,7 @@ def masked(field: str) -> Callable[[Any, Model], str]:
 
     @admin.display(description=label_of(field))
     def column(_admin: Any, row: Model) -> str:
-        return phi.masked(row.phi_lengths[field])  # type: ignore[attr-defined]
+        return phi.masked_html(row.phi_lengths[field])  # type: ignore[attr-defined]
 
     return column
 

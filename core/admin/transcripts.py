@@ -16,7 +16,8 @@ from django.urls import path
 
 from core import audit
 from core.admin.access_reason import ReasonForm
-from core.admin.named_rows import name_of
+from core.admin.conversation_rows import name_of
+from core.admin.list_scope import INPUT_FORMAT
 from core.admin.phi_reveal import RevealPHIAdmin, Value, record_outcomes, value_of
 from core.admin.stored_text import excerpts_of, with_excerpts
 from core.cursor_pagination import after_cursor, cursor_of, encode_cursor, ordering
@@ -24,7 +25,6 @@ from core.models import AuditEvent, Message, Session
 
 PAGE_SIZE = 50  # messages
 MAX_CHARACTERS = 10_000  # of one value; the page of the message reveals longer ones
-_INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">
 _PERMISSIONS = ("core.view_session", "core.view_message")
 
 
@@ -32,9 +32,9 @@ class TranscriptForm(ReasonForm):
     start = forms.DateTimeField(
         label="Read from (UTC)",
         required=False,
-        input_formats=[_INPUT_FORMAT, f"{_INPUT_FORMAT}:%S"],
+        input_formats=[INPUT_FORMAT, f"{INPUT_FORMAT}:%S"],
         help_text="Leave empty to read from the beginning.",
-        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format=_INPUT_FORMAT),
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format=INPUT_FORMAT),
     )
 
 

@@ -1,8 +1,8 @@
 """Find users by words of their names and emails: "schwarz" finds "Prof. Dr. Eva von Schwarzenberg".
 
-Each word of a search must be the beginning of a word of the name or the email, whatever the case and the accents. Titles
-are ignored, unless the search has no other words. The function `search_words` of migration 0016 splits the search as it
-splits names and emails for the index `users_words`.
+Each word of a search must be the beginning of a word of the name or the email, whatever the case and the accents.
+Titles are ignored, unless the search has no other words. The function `search_words` of migration 0016 splits the
+search as it splits names and emails for the index `users_words`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from django.db.models import BooleanField, Func, QuerySet, Value
 from django.db.models.functions import Cast
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
 
 from core.admin.base import limit_matches, link
 from core.admin.search_terms import parse_uuid
@@ -21,8 +20,10 @@ from core.models import User
 from core.models.users import SEARCH_WORDS
 
 HELP_TEXT = "ID, email or any part of a name"
-MAX_LINKS = 5  # to users, in the message of a search of sessions or messages
-_TITLES = frozenset("prof dr med dent vet phil rer nat ing dipl habil pd priv doz md phd mr mrs ms herr frau".split())
+MAX_LINKS = 5  # to users, below a search of sessions or messages
+_TITLES = {"prof", "pd", "priv", "doz", "dr", "med", "dent", "vet", "phil", "rer", "nat", "habil", "dipl", "ing"} | {
+    "md", "phd", "mr", "mrs", "ms", "herr", "frau",
+}  # fmt: skip
 
 
 def find_users(term: str) -> QuerySet[User]:
@@ -56,14 +57,19 @@ def search(request: HttpRequest, term: str) -> QuerySet[User]:
     return limit_matches(request, find_users(term), "Add another word of the name or the email.")
 
 
-def links_to_sessions(request: HttpRequest, term: str) -> SafeString | None:
-    """Return links to the sessions of the users that a search for sessions or messages names, None without any."""
-    if not request.user.has_perm("core.view_session"):
-        return None
+def add_links(request: HttpRequest, term: str, label: str, model: str, lookup: str) -> bool:
+    """Add links to lists about the users that a search for other rows names. Return whether there are any.
+
+    change_list.html shows them. A message of Django's would be stored with the emails if the response is a redirect.
+    """
+    if not request.user.has_perm(f"core.view_{model}"):
+        return False
     users = list(find_users(term).only("email")[: MAX_LINKS + 1])
     links = (
-        (link(user.email, "session_changelist", request=request, user__id__exact=user.pk),)
-        for user in users[:MAX_LINKS]
+        (link(user.email, f"{model}_changelist", request=request, **{lookup: user.pk}),) for user in users[:MAX_LINKS]
     )
     more = " More users match. Add another word of the name or the email." if len(users) > MAX_LINKS else ""
-    return format_html("Show the sessions of {}.{}", format_html_join(", ", "{}", links), more) if users else None
+    if users:
+        html = format_html("{} {}.{}", label, format_html_join(", ", "{}", links), more)
+        request.search_links = html  # type: ignore[attr-defined]
+    return bool(users)

@@ -15,6 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from core import deletion, tasks
@@ -25,6 +26,7 @@ from core.admin.display import id_field, shortened, time_column
 from core.admin.exports import ExportAdmin
 from core.admin.filters import TimeFilter
 from core.admin.large_deletion import LargeDeletionAdmin
+from core.admin.permission_picker import PermissionPickerAdmin
 from core.auth.ended_logins import end_logins
 from core.models import Message, Session, User
 
@@ -32,7 +34,14 @@ PRIVILEGED_FIELDS = ("is_staff", "is_superuser", "is_emergency", "groups", "user
 
 
 @admin.register(User)
-class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTableAdmin, DjangoUserAdmin):
+class UserAdmin(
+    AccountSecurityAdmin,
+    ExportAdmin,
+    LargeDeletionAdmin,
+    LargeTableAdmin,
+    PermissionPickerAdmin,
+    DjangoUserAdmin,
+):
     fieldsets = (
         (None, {"fields": ("email", "password", "full_name", "specialty", "sessions")}),
         ("Permissions", {"fields": ("is_active", *PRIVILEGED_FIELDS)}),
@@ -123,7 +132,11 @@ class UserAdmin(AccountSecurityAdmin, ExportAdmin, LargeDeletionAdmin, LargeTabl
 
     @admin.display(description="activity")
     def audit_events_link(self, user: Any) -> SafeString:
-        return link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
+        activity = link("View audit events", "auditevent_changelist", request=user.reader, actor_id__exact=user.pk)
+        disclosures = link(
+            "Who viewed this user's data", "auditevent_changelist", request=user.reader, subject_id__exact=user.pk
+        )
+        return format_html("{} · {}", activity, disclosures)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*super().get_readonly_fields(request, obj), *(() if request.user.is_superuser else PRIVILEGED_FIELDS))
@@ -162,7 +175,7 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(AuditedModelAdmin, DjangoGroupAdmin):
+class GroupAdmin(AuditedModelAdmin, PermissionPickerAdmin, DjangoGroupAdmin):
     """Deletes a group without loading its members, which Django's confirmation page lists one by one."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

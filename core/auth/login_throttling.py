@@ -6,12 +6,12 @@ bypass the limits (`core.auth.login_failures`). Attempts during a lockout are no
 Other pages that check a password or a second factor use `is_locked` before the check, and `record_failure` after it.
 """
 
+from math import ceil
 from typing import Any, cast
 
 import structlog
 from axes.handlers.database import AxesDatabaseHandler
 from axes.handlers.proxy import AxesProxyHandler
-from django.conf import settings
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
@@ -41,7 +41,7 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
     def get_failures(self, request: Any, credentials: dict[str, Any] | None = None) -> int:
         """Return 1, the value of AXES_FAILURE_LIMIT, if any limit is reached, otherwise 0."""
         failures = login_failures.count(request, credentials)
-        return int(login_failures.is_limit_reached(failures, login_failures.find_user(request, credentials)))
+        return int(bool(login_failures.reached_limits(failures, login_failures.find_user(request, credentials))))
 
     def clean_expired_user_attempts(self, request: Any = None, credentials: dict[str, Any] | None = None) -> int:
         return login_failures.delete_expired()
@@ -65,7 +65,7 @@ class LoginThrottleHandler(AxesDatabaseHandler):  # type: ignore[misc]  # axes h
         login_failures.add(request, credentials)
         failures = login_failures.count(request, credentials)
         user = login_failures.find_user(request, credentials)
-        request.axes_locked_out = login_failures.is_limit_reached(failures, user)
+        request.axes_locked_out = bool(login_failures.reached_limits(failures, user))
         failed_login_events.record(action, request, credentials, failures, is_lock=request.axes_locked_out)
         self.clean_expired_user_attempts(request)
         if request.axes_locked_out:
@@ -106,24 +106,30 @@ def record_failure(
 
 def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> HttpResponse:
     """Return the page with status 429 and `Retry-After`, another page if the failures have ended the web session."""
-    retry_after = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    retry_after = str(login_failures.seconds_locked(request))
     if getattr(request, "logged_out_by_failures", False):
-        message = f"You were logged out after too many wrong passwords. Log in again in {lockout_minutes()} minutes."
-        return too_many_requests(request, message, retry_after)
+        return too_many_requests(request, f"You have been logged out. {lockout_message(request)}", retry_after)
     response.status_code = 429
     response["Retry-After"] = retry_after
     return response
 
 
-def lockout_minutes() -> int:
-    return int(settings.AXES_COOLOFF_TIME.total_seconds() // 60)
+def lockout_message(request: Any) -> str:
+    """Return the words for a locked account. They are the same if there is no such account."""
+    minutes = ceil(login_failures.seconds_locked(request) / 60)
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"Too many failed attempts. Try again in {minutes} {unit}, or ask an administrator."
 
 
 class LoginForm(AdminAuthenticationForm):
+    error_messages = {
+        **AdminAuthenticationForm.error_messages,
+        "invalid_login": "Wrong email or password, or not a staff account.",
+    }
+
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
-            message = f"Too many failed login attempts. Try again in {lockout_minutes()} minutes."
-            return ValidationError(message, code="locked")
+            return ValidationError(lockout_message(self.request), code="locked")
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:

@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from core import audit
 from core.auth.ended_logins import end_logins
-from core.auth.login_throttling import is_locked, lockout_minutes, record_failure
+from core.auth.login_throttling import is_locked, lockout_message, record_failure
 from core.models import AuditEvent, Authenticator, RecoveryCodes, User
 
 VERIFIED_AT_KEY = "second_factor_at"  # key of the web session; seconds since 1970
@@ -72,7 +72,7 @@ def mark_verified(request: HttpRequest) -> None:
 def check_code(request: HttpRequest, user: User, code: str) -> None:
     """Check a code of the app or a recovery code, which is used up. Raise ValidationError if it is wrong."""
     if is_locked(request, user.get_username()):
-        raise _locked()
+        raise _locked(request)
     code = "".join(code.split())
     is_app_code = code.isdecimal()
     with audit.audit_context(request, user):  # commits failures too, because the exception is raised after it
@@ -80,12 +80,12 @@ def check_code(request: HttpRequest, user: User, code: str) -> None:
     if error is not None:
         is_failure = error.code == "wrong"
         if is_failure and record_failure(request, user.get_username(), AuditEvent.Action.SECOND_FACTOR_FAILED):
-            raise _locked()
+            raise _locked(request)
         raise error
 
 
-def _locked() -> ValidationError:
-    return ValidationError(f"Too many failed attempts. Try again in {lockout_minutes()} minutes.", code="locked")
+def _locked(request: HttpRequest) -> ValidationError:
+    return ValidationError(lockout_message(request), code="locked")
 
 
 def _check_app_code(user: User, code: str) -> ValidationError | None:
@@ -95,7 +95,7 @@ def _check_app_code(user: User, code: str) -> ValidationError | None:
     is_allowed, reason = device.verify_is_allowed()
     if not is_allowed:
         seconds = int((reason["locked_until"] - timezone.now()).total_seconds()) + 1
-        wait = f"{seconds} seconds" if seconds < 120 else f"{seconds // 60 + 1} minutes"
+        wait = f"{seconds} s" if seconds < 120 else f"{seconds // 60 + 1} minutes"
         return ValidationError(
             f"Too many wrong codes. Wait {wait}, then enter a new code, or use a recovery code.", code="wait"
         )

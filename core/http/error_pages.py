@@ -45,7 +45,7 @@ ERRORS = {
         "The form contains more than 100 kB. Nothing was saved.",
         "Go back and submit less at once.",
     ),
-    "too_many_requests": ("Too many requests", "Too many requests have arrived.", ""),
+    "too_many_requests": ("Try again later", "The server has refused this request, because there were too many.", ""),
     "server_error": (
         "This page could not be loaded",
         "An unexpected error occurred in the server.",
@@ -77,6 +77,7 @@ def error_page(
         "title": title,
         "explanation": explanation,
         "advice": advice,
+        "is_server_error": status >= 500,
         "is_outage": error == "outage",
         "can_view_status": getattr(request, "can_view_status", False),  # set by health.middleware
         "trace_id": get_or_create_trace_id(),

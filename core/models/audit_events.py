@@ -47,14 +47,15 @@ class AuditEvent(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     action = models.CharField(max_length=20, choices=Action)
     table = models.CharField(max_length=63, blank=True)
-    object_id = models.CharField(max_length=64, blank=True)
-    actor_id = models.UUIDField(null=True)
+    object_id = models.CharField("object ID", max_length=64, blank=True)
+    actor_id = models.UUIDField("actor ID", null=True)
     actor_email = models.CharField(max_length=254, blank=True)
-    # Of disclosures only: the user whose data it is, and the conversation. NULL in events of releases before 0.2.0.
+    # Of disclosures only: the user whose data it is, and the conversation. `changes` repeats them, because the digests
+    # of every release cover that. NULL in events from before migration 0015.
     subject_id = models.UUIDField(null=True)
     session_id = models.UUIDField(null=True)
     address = models.GenericIPAddressField(null=True)
-    trace_id = models.CharField(max_length=128, blank=True)
+    trace_id = models.CharField("trace ID", max_length=128, blank=True)
     changes = models.JSONField(default=dict)  # {column: [old value, new value]}, with PHI and secrets masked
 
     class Meta:

@@ -21,7 +21,7 @@ class Session(BaseModel):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
     title = models.CharField(max_length=200, blank=True)
     mode = models.CharField(max_length=20, choices=Mode, default=Mode.TEXT)
-    is_archived = models.BooleanField(default=False)
+    is_archived = models.BooleanField("archived", default=False)
     context = DepthLimitedJSONField(default=dict, blank=True)
     message_count = models.PositiveIntegerField(default=0, editable=False)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -60,7 +60,7 @@ class Message(BaseModel):
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="messages", db_index=False)
     role = models.CharField(max_length=10, choices=Role)
     content = models.TextField(blank=True)
-    audio_url = models.CharField(max_length=2000, blank=True)
+    audio_url = models.CharField("audio URL", max_length=2000, blank=True)
     model = models.CharField(
         max_length=100, blank=True, validators=[IDENTIFIER], help_text="The language model that wrote it."
     )
@@ -69,13 +69,14 @@ class Message(BaseModel):
     tool_results = DepthLimitedJSONField(null=True, blank=True)
     metadata = DepthLimitedJSONField(default=dict, blank=True)
     # Assume PHI until a message has been classified.
-    contains_phi = models.BooleanField("contains PHI", default=True)
+    contains_phi = models.BooleanField("PHI flag", default=True)
     client_message_id = models.CharField(
+        "client message ID",
         max_length=128,
         null=True,
         blank=True,
         validators=[IDENTIFIER],
-        help_text="Set by the client. A message that is sent again with the same id is stored once.",
+        help_text="Client-supplied ID; a resent message is stored only once.",
     )
 
     class Meta:

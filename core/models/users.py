@@ -14,8 +14,7 @@ from django.db.models.functions import Lower, Upper
 from core.models.base import BaseModel
 from core.models.fields import WORDS, LowercaseEmailField
 
-
-# The words of the name and the email, with `search_words` of migration 0015. core.admin.user_search matches them.
+# The words of the name and the email, with `search_words` of migration 0016. core.admin.user_search matches them.
 SEARCH_WORDS = Func(
     Func("full_name", "email", function="search_words"), function="array_to_tsvector", output_field=SearchVectorField()
 )
@@ -55,8 +54,10 @@ class User(BaseModel, AbstractBaseUser, PermissionsMixin):
     email = LowercaseEmailField(unique=True, error_messages={"unique": "A user with this email exists."})
     full_name = models.CharField(max_length=200, blank=True)
     specialty = models.CharField(max_length=100, blank=True, validators=[WORDS])
-    is_active = models.BooleanField(default=True)
-    is_staff = models.BooleanField(default=False)
+    is_active = models.BooleanField(
+        "active", default=True, help_text="An inactive user can't log in. The data of the account is kept."
+    )
+    is_staff = models.BooleanField("staff", default=False, help_text="Staff can log in to this administration.")
     is_emergency = models.BooleanField(
         "emergency account",
         default=False,

@@ -13,8 +13,7 @@ _OWN_REASONS = (MIGRATIONS_PENDING, SCHEMA_TOO_NEW)
 def attribute(results: tuple[Result, ...]) -> tuple[Result, ...]:
     """Set the cause of each result that failed because another dependency is down.
 
-    Such a result keeps the status `unhealthy`, so that the report says nothing that was not found out, and has the reason
-    of its cause.
+    The result stays unhealthy, with the reason of its cause, because the server can't work without it either way.
     """
     unhealthy = {result.name: result for result in results if not result.healthy}
     return tuple(_attribute(result, unhealthy) for result in results)

@@ -77,5 +77,6 @@ def _since(
     """
     states = [worker.dependencies[name] for worker in workers if name in worker.dependencies]
     same = [state.since for state in states if (state.healthy, state.cause) == (shown.healthy, shown.cause)]
-    changes = [row["since"] if row["until"] == now else row["until"] for row in outages if row["name"] == name]
+    own = [row for row in outages if row["name"] == name]
+    changes: list[float] = [row["since"] if row["until"] == now else row["until"] for row in own]
     return max([min(same), *changes])

@@ -1,4 +1,4 @@
-"""`/admin/login/`. While the database is down, it shows what is down and since when, instead of a form that can't work."""
+"""`/admin/login/`, which shows what is down and since when, instead of a form, while the database is down."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from core.http.error_pages import error_page
 from health import readiness
 from health.check_runner import Report
 from health.status_page import context
+from health.templatetags.times import duration
 
 
 @never_cache
@@ -38,10 +39,11 @@ def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
         headers={"Retry-After": RETRY_AFTER},
         template="admin/login_unavailable.html",
         title="Nobody can log in",
-        explanation="The database is down, and no login works without it.",
+        explanation="",
         advice="",
         is_outage=False,  # it would link this page
         dependencies=[{"name": name, "since": since[name], **state} for name, state in dependencies.items()],
         database_down_since=since["postgres"],
+        down_for=duration((datetime.now(UTC) - since["postgres"]).total_seconds()),
         url=request.get_full_path(),
     )

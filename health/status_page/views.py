@@ -77,7 +77,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
     response = get_conditional_response(request, etag=etag)
     if response is None:
         response = render(request, "health/status_fragment.html", status)
-        response["ETag"] = etag
+    response["ETag"] = etag
     return response
 
 

@@ -22,6 +22,7 @@ COMMANDS = (
     ("middleware",),
     ("readiness",),
     ("soak", "--seconds", "1"),
+    ("users", "--users", "2000"),
 )
 
 

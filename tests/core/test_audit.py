@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.apps import apps
@@ -11,9 +12,10 @@ from django.contrib.auth.models import Group, Permission
 from django.core.management import call_command
 from django.db import DatabaseError, connection, models, transaction
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 
 from core import phi
-from core.audit import audit_context
+from core.audit import audit_context, record
 from core.audit_policy import AUDITED
 from core.conversations import append_message
 from core.deletion import delete_user
@@ -300,7 +302,120 @@ def test_failed_login_records_the_user_but_no_input(client: Client, session: Ses
         assert submitted not in json.dumps(list(AuditEvent.objects.filter(pk=event.pk).values()), default=str)
 
 
-# Search in the admin
+# Disclosures
+
+
+def test_records_whose_data_a_disclosure_shows(admin_client: Client, message: Message) -> None:
+    session, user = message.session, message.session.user
+    for row, session_id in ((message, session.pk), (session, session.pk), (user, None)):
+        for action in AuditEvent.DISCLOSURES:
+            record(action, None, user=None, target=type(row)(pk=row.pk), changes={"reason": [None, "x"]})
+            event = latest(action=action)
+            assert (event.subject_id, event.session_id) == (user.pk, session_id)
+            # The digests of checkpoints cover `changes` in every release.
+            assert event.changes.pop("subject") == [None, str(user.pk)]
+            assert event.changes.pop("session", [None, "None"]) == [None, str(session_id)]
+            assert event.changes == {"reason": [None, "x"]}
+    gone = Message(pk=uuid4())
+    record(AuditEvent.Action.REVEAL_REFUSED, None, user=None, target=gone)
+    event = latest(object_id=str(gone.pk))
+    assert (event.subject_id, event.session_id, event.changes) == (None, None, {})
+    record(AuditEvent.Action.LOGIN, None, user=user, target=user)
+    assert latest(action="login").subject_id is None
+
+
+# Lists and search in the admin
+
+
+def test_list_names_who_what_and_changes(admin_client: Client, admin_user: User, message: Message) -> None:
+    session, user = message.session, message.session.user
+    start = f"{session.created_at:%Y-%m-%d %H:%M}"
+    with audit_context(RequestFactory().post("/"), user=admin_user):
+        user.user_permissions.add(Permission.objects.get(codename="view_phi"))
+        Session.objects.update(mode="voice", title="another")
+        Message.objects.update(content="another")
+    text = admin_client.get("/admin/core/auditevent/").content.decode()
+    for name, target in (
+        (admin_user.email, f"/admin/core/user/{admin_user.pk}/change/"),
+        ("ann@example.org", f"/admin/core/user/{user.pk}/change/"),
+        (f"ann@example.org, {start} UTC", f"/admin/core/session/{session.pk}/change/"),
+        (f"ann@example.org, {message.created_at:%Y-%m-%d %H:%M:%S} UTC", f"/admin/core/message/{message.pk}/change/"),
+    ):
+        assert f'<a href="{target}">{name}</a>' in text
+    for expected in ("user permissions <a", "mode, title</td>", "content</td>", "<time datetime="):
+        assert expected in text
+    assert CANARY not in text
+    delete_user(user)
+    text = admin_client.get("/admin/core/auditevent/").content.decode()
+    assert f'session <span title="{session.pk}">…{str(session.pk)[-8:]}</span>' in text
+    assert f"/admin/core/session/{session.pk}/change/" not in text
+
+
+def test_list_reads_each_table_once(admin_client: Client, admin_user: User) -> None:
+    def count_queries(sessions: int) -> int:
+        user = User.objects.create_user(f"{sessions}@example.org")
+        with audit_context(RequestFactory().post("/"), user=admin_user):
+            for _ in range(sessions):
+                append_message(Session.objects.create(user=user).pk, role="user")
+            Message.objects.update(tokens=1)
+        with CaptureQueriesContext(connection) as queries:
+            admin_client.get("/admin/core/auditevent/")
+        return len(queries)
+
+    count_queries(1)  # fills the caches
+    assert count_queries(2) == count_queries(20)
+
+
+def test_list_links_only_what_the_reader_may_open(client: Client, message: Message) -> None:
+    staff = User.objects.create_user("auditor@example.org", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="view_auditevent"))
+    client.force_login(staff)
+    text = client.get("/admin/core/auditevent/").content.decode()
+    assert "auditor@example.org" in text
+    assert not re.findall(r'href="/admin/core/(?:user|session|message)/', text)
+
+
+def test_hostile_changes_are_listed(admin_client: Client) -> None:
+    """The application's role may add events with any content."""
+    for number, changes in enumerate(([], 5, "x", {"k" * 5000: 1}, {f"c{number}": 1 for number in range(999)})):
+        AuditEvent.objects.create(action="change", table="other", object_id=f"o{number}", changes=changes)
+    AuditEvent.objects.create(action="change", table="users", object_id="no uuid")
+    AuditEvent.objects.create(action="change", table="auth_group", object_id="9" * 30)
+    response = admin_client.get("/admin/core/auditevent/")
+    text = response.content.decode()
+    assert response.status_code == 200
+    assert "k" * 64 not in text
+    assert "c0, c1, c10, c100, c101, …" in text
+    assert "user no uuid" in text
+
+
+def test_lists_who_saw_the_data_of_a_user(admin_client: Client, message: Message) -> None:
+    session, user = message.session, message.session.user
+    for row in (message, session):
+        admin_client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
+    Message.objects.create(
+        session=Session.objects.create(user=User.objects.create_user("bob@example.org")), role="user"
+    )
+    link = f"/admin/core/auditevent/?subject_id__exact={user.pk}"
+    assert (
+        f'<a href="{link}">Who viewed this user'
+        in admin_client.get(f"/admin/core/user/{user.pk}/change/").content.decode()
+    )
+    disclosures = [("reveal", "sessions"), ("reveal", "messages")]
+    assert listed_events(admin_client, subject_id__exact=str(user.pk)) == disclosures
+    assert listed_events(admin_client, session_id__exact=str(session.pk)) == disclosures
+    for term in (str(user.pk), "ANN@example.org", "lee"):
+        text = admin_client.get("/admin/core/auditevent/", {"q": term}, follow=True).content.decode()
+        assert f'Who viewed the data of <a href="{link}">ann@example.org</a>.' in text, term
+    event = latest(action="reveal", table="messages")
+    page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
+    for target in (link, f"?session_id__exact={session.pk}", f"/admin/core/user/{user.pk}/change/"):
+        assert f'{target}"' in page
+    key = str(user.pk)
+    delete_user(user)  # its event leads to them
+    deletion = latest(action="delete", table="users")
+    assert link in admin_client.get(f"/admin/core/auditevent/{deletion.pk}/change/").content.decode()
+    assert listed_events(admin_client, subject_id__exact=key) == disclosures
 
 
 def listed_events(client: Client, **query: Any) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from core import batched_deletion, exports, personal_data, tasks
-from core.audit import Origin, attributed_to
+from core.audit import Origin, attributed_to, record
 from core.jobs import execution, progress
 from core.models import AuditEvent, Authenticator, Export, ExportChunk, Job, Message, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
@@ -96,6 +96,9 @@ def test_audit_events_do_not_identify_others(user: User) -> None:
     staff = User.objects.create_user("staff@example.org")
     with attributed_to(Origin(staff.pk, staff.email, "192.0.2.1", "trace-of-staff")):
         User.objects.filter(pk=user.pk).update(specialty="surgery")
+        message = Message.objects.filter(session__user=user)[0]
+        reason = {"reason": [None, "Name of another person"]}
+        record(AuditEvent.Action.REVEAL, None, user=None, target=message, changes=reason)
     with attributed_to(Origin(user.pk, user.email, "192.0.2.2", "trace-of-ann")):
         User.objects.filter(pk=staff.pk).update(full_name="Name of another person")
         User.objects.filter(pk=user.pk).update(full_name="Ann Li")
@@ -105,6 +108,8 @@ def test_audit_events_do_not_identify_others(user: User) -> None:
     )
     assert by_others[-1]["changes"] == {"specialty": ["", "surgery"]}
     assert by_ann[-1]["changes"] == {"full_name": ["Ann Lee", "Ann Li"]}
+    (disclosure,) = data["disclosures"]
+    assert (disclosure["object_id"], disclosure["by_yourself"]) == (str(message.pk), False)
     (activity,) = data["activity"]
     assert (activity["object_id"], activity["address"]) == (str(staff.pk), "192.0.2.2")
     for unwanted in (staff.email, "192.0.2.1", "trace-of-staff", "Name of another person"):

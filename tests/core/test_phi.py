@@ -1,6 +1,7 @@
 """The declaration of sensitive columns, and redaction in `repr()`, error reports and Sentry events."""
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -69,6 +70,13 @@ def test_masked_shows_only_a_class_of_sizes() -> None:
     assert phi.masked(0) == "(empty)"
     for size, (shortest, longest) in lengths.items():
         assert phi.masked(shortest) == phi.masked(longest) == f"●●●●●● ({size})"
+
+
+def test_screen_readers_read_no_symbols() -> None:
+    visible, read_aloud = re.findall("<span (.*?)>(.*?)</span>", phi.masked_html(7))
+    assert visible == ('aria-hidden="true"', "●●●●●● (short)")
+    assert read_aloud == ('class="visually-hidden"', "hidden (short)")
+    assert phi.masked_html(0) == "(empty)"
 
 
 def test_rows_print_only_their_key(message: Message) -> None:

@@ -24,7 +24,7 @@ from tests.support.prometheus import Prometheus, needs_prometheus
 from tests.support.server_process import free_port
 from tests.support.voiceassist_server import VoiceAssistServer
 
-RUNBOOK = "docs/RUNBOOK.md#voiceassistserverdown"
+RUNBOOK = "http://localhost:8000/admin/status/docs/RUNBOOK.md#voiceassistserverdown"
 PASSWORD = 'it\'s a "secret"'
 EMAIL = {
     "ALERT_EMAIL_TO": "on-call@example.org",
@@ -97,7 +97,7 @@ def test_outage_and_its_end_are_notified_by_webhook_and_mail(servers: Servers, t
             assert succeeds_within(20, lambda: any("[RESOLVED]" in text for text in mail.mails)), mail.mails
     alert = webhook.alerts("firing")[0]
     assert alert["annotations"]["runbook_url"] == RUNBOOK
-    assert set(alert["labels"]) == {"alertname", "instance", "job", "severity"}
+    assert set(alert["labels"]) == {"alertname", "instance", "job", "severity", "runbook"}
     assert webhook.notifications[0]["groupLabels"] == {"job": "voiceassist-server"}
     assert webhook.notifications[0]["path"] == "/it's?token=1"
     assert base64.b64decode(mail.logins[0]).decode().split("\0")[1:] == ["voiceassist", PASSWORD]

@@ -57,7 +57,8 @@ def test_alert_has_a_severity_and_a_runbook_section(alert: str) -> None:
     assert re.search(r"\n        for: [1-9]\d*m\n", rule), "Brief failures would page."
     assert re.search(r'\n          summary: "[^"]{20,100}"\n', rule)
     assert re.search(r"\n          description: >-\n", rule)
-    assert f"\n          runbook_url: docs/RUNBOOK.md#{alert.lower()}\n" in rule
+    url = f'{{{{ or $externalLabels.runbook "docs/RUNBOOK.md" }}}}#{alert.lower()}'
+    assert f"\n          runbook_url: '{url}'\n" in rule
     section = RUNBOOK.split(f"\n## {alert}\n")[1].split("\n## ")[0]
     assert [part for part in RUNBOOK_PARTS if section.count(f"**{part}") != 1] == []
 

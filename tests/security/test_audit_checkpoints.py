@@ -12,7 +12,15 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
-from core.audit_checkpoints import _LOCK_ID, Checkpoint, is_settled, take_mark, write_checkpoints
+from core.audit_checkpoints import (
+    _LOCK_ID,
+    NO_CHECKPOINT,
+    Checkpoint,
+    is_settled,
+    read_events,
+    take_mark,
+    write_checkpoints,
+)
 from core.audit_verification import Result, logged_digests, verify
 from tests.security.databases import Connection, connect, connect_as_application, manage
 from tests.support.dependency_servers import as_owner
@@ -25,6 +33,10 @@ EVENT = """
     SELECT gen_random_uuid(), clock_timestamp(), 'reveal', 'messages', 'm' || n, %s, '', '{}'
     FROM generate_series(1, %s) AS n
 """
+SUBJECT = "0198c000-0000-7000-8000-000000000000"
+DISCLOSURE = EVENT.replace("changes)", "changes, subject_id)").replace(
+    "'{}'", f"""'{{"subject": [null, "{SUBJECT}"]}}', '{SUBJECT}'"""
+)
 UNPROTECTED = "ALTER TABLE audit_events DISABLE TRIGGER ALL; ALTER TABLE audit_checkpoints DISABLE TRIGGER ALL"
 
 
@@ -52,7 +64,7 @@ def log(owner: Connection, application: Connection) -> list[Checkpoint]:
     """Return the checkpoints that the worker wrote, which may not change the trail, as the log has them."""
     written = []
     for actor in ("ann@example.org", "eve@example.org", "ann@example.org"):
-        add_events(application, 3, actor)
+        application.execute(DISCLOSURE, (actor, 3))
         written += checkpoint(application)
     assert [item.number for item in written] == [1, 2, 3]
     assert verified(application, written).problems == []
@@ -63,6 +75,12 @@ def log(owner: Connection, application: Connection) -> list[Checkpoint]:
 ATTACKS = {
     "DELETE FROM audit_events WHERE actor_email = 'eve@example.org'": "Checkpoint 2, RANGE: 3 of 3 events are missing.",
     "UPDATE audit_events SET actor_email = 'bob@example.org' WHERE actor_email = 'eve@example.org'": (
+        "Checkpoint 2, RANGE: the 3 events or the checkpoint were changed."
+    ),
+    "UPDATE audit_events SET subject_id = NULL WHERE actor_email = 'eve@example.org'": (
+        "Checkpoint 2, RANGE: the 3 events or the checkpoint were changed."
+    ),
+    "UPDATE audit_events SET session_id = gen_random_uuid() WHERE actor_email = 'eve@example.org'": (
         "Checkpoint 2, RANGE: the 3 events or the checkpoint were changed."
     ),
     "UPDATE audit_events SET created_at = created_at + interval '1 us' WHERE actor_email = 'eve@example.org'": (
@@ -92,6 +110,13 @@ def test_attack_of_the_owner_shows(owner: Connection, log: list[Checkpoint], sta
         expected = ATTACKS[statement] if known else ATTACKS[statement].replace("1 of them", "0 of them")
         before, _, after = expected.partition("RANGE")
         assert any(problem.startswith(before) and problem.endswith(after) for problem in problems), problems
+
+
+def test_releases_without_the_new_columns_compute_the_same_digests(owner: Connection, log: list[Checkpoint]) -> None:
+    """During a rolling deploy a worker of either release may write a checkpoint or an archive."""
+    texts = [json.loads(text) for _, _, text in read_events(owner, NO_CHECKPOINT, log[-1])]
+    assert {len(text) for text in texts} == {11}
+    assert [text[10] for text in texts if text[3] == "reveal"] == [{"subject": [None, SUBJECT]}] * 9
 
 
 @pytest.mark.parametrize("first", [1, 2])

@@ -124,7 +124,7 @@ def test_revealed_page_masks_itself_without_input(tabs: Tabs, message: Message) 
     tabs.run("getSelection().selectAllChildren(document.querySelector('[data-phi]'))")
     tabs.run(ADD_SECONDS, 2 * 60)
     assert succeeds_within(10, lambda: not tabs.shows_phi())
-    assert "The values have been masked." in tabs.browser.find_element(By.ID, "masked-notice").text
+    assert "The data has been hidden." in tabs.browser.find_element(By.ID, "masked-notice").text
     tabs.run("dispatchEvent(new KeyboardEvent('keydown', {key: 'a'}))")
     assert not tabs.shows_phi()
 

@@ -3,7 +3,8 @@
 // The choice is a cookie, because the logout lets the browser delete localStorage.
 "use strict";
 {
-  const COOKIE = "browser_time_zone", MAX_AGE = 365 * 24 * 3600; // seconds
+  const isSecure = location.protocol === "https:";
+  const COOKIE = `${isSecure ? "__Secure-" : ""}browser_time_zone`, MAX_AGE = 365 * 24 * 3600; // seconds
   const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
   const button = document.querySelector("#time-zone button");
   const zones = new Intl.DateTimeFormat("en-US", { timeZoneName: "short" });
@@ -48,8 +49,8 @@
     button.parentElement.hidden = false;
     button.addEventListener("click", () => {
       isLocal = !isLocal;
-      const secure = location.protocol === "https:" ? "; secure" : "";
-      document.cookie = `${COOKIE}=1; path=/admin/; samesite=lax; max-age=${isLocal ? MAX_AGE : 0}${secure}`;
+      const lifetime = `max-age=${isLocal ? MAX_AGE : 0}`;
+      document.cookie = `${COOKIE}=1; path=/admin/; samesite=lax; ${lifetime}${isSecure ? "; secure" : ""}`;
       nameButton();
       showAll();
     });

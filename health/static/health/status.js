@@ -24,21 +24,10 @@
     return element;
   }
 
-  // On narrow screens a row is a card. Its cells need their column's name, and explicit roles, because some browsers
-  // drop the semantics of a table with display: block. The details of what does not fail are folded.
-  function annotateTables(root) {
-    for (const table of root.querySelectorAll("table")) {
-      const labels = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
-      table.setAttribute("role", "table");
-      for (const section of [table.tHead, ...table.tBodies]) section.setAttribute("role", "rowgroup");
-      for (const row of table.rows) {
-        row.setAttribute("role", "row");
-        for (const cell of row.cells) {
-          cell.setAttribute("role", { col: "columnheader", row: "rowheader" }[cell.scope] ?? "cell");
-          if (cell.colSpan === 1) cell.dataset.label = labels[cell.cellIndex];
-        }
-      }
-    }
+  // On narrow screens a row is a card (tables.js), and the details of what does not fail are folded.
+  function prepare(root) {
+    for (const body of root.querySelectorAll("tbody")) body.replaceChildren(...body.rows); // so that `morph` can move rows
+    annotateTables(root);
     for (const row of root.querySelectorAll("#dependencies :is(tr.ok, tr.unknown)")) {
       const button = document.createElement("button"), isOpen = unfolded.has(row.id);
       button.type = "button";
@@ -60,9 +49,15 @@
     for (const { name } of [...from.attributes ?? []]) if (!to.hasAttribute(name)) from.removeAttribute(name);
     for (const { name, value } of to.attributes ?? [])
       if (from.getAttribute(name) !== value) from.setAttribute(name, value);
-    const old = [...from.childNodes], now = [...to.childNodes];
-    old.slice(now.length).forEach((node) => node.remove());
-    now.forEach((node, i) => (i < old.length ? morph(old[i], node) : from.append(node)));
+    const now = [...to.childNodes];
+    now.forEach((node, i) => {
+      // Rows change places when a dependency fails or recovers.
+      const moved = node.id && [...from.children].find((child) => child.id === node.id);
+      if (moved && moved !== from.childNodes[i]) from.insertBefore(moved, from.childNodes[i]);
+      if (i < from.childNodes.length) morph(from.childNodes[i], node);
+      else from.append(node);
+    });
+    while (from.childNodes.length > now.length) from.lastChild.remove();
   }
 
   // Screen readers announce changes of the state, not every refresh.
@@ -73,7 +68,7 @@
   function show(html) {
     const before = status().dataset.announcement;
     const fetched = new DOMParser().parseFromString(html, "text/html").getElementById("status");
-    annotateTables(fetched);
+    prepare(fetched);
     morph(status(), fetched);
     const { announcement } = status().dataset;
     if (failures) announce(`The server responds again. ${announcement}`);
@@ -102,7 +97,6 @@
     }
     document.title = `${label} | ${title}`;
     if (favicon.getAttribute("href") !== favicon.dataset[severity]) favicon.href = favicon.dataset[severity];
-    document.dispatchEvent(new Event("times-changed")); // a script may show times in the zone of the browser
   }
 
   async function refresh() {
@@ -159,7 +153,7 @@
   });
   document.addEventListener("visibilitychange", refresh);
   setInterval(() => { if (failures && !pausedAt) showState(); }, 1000);
-  annotateTables(document);
+  prepare(document);
   showState();
   timer = setTimeout(refresh, INTERVAL);
 }

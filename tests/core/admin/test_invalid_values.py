@@ -91,7 +91,7 @@ def test_keys_in_urls(client: Client, model: type[Model], value: str) -> None:
     page = f"{page_of(model)}{quote(value, safe='', errors='surrogatepass') or '%20'}"
     for view in ("", "change/", "history/", "password/", "export/"):
         assert client.get(f"{page}/{view}").status_code in (301, 302, 400, 404), view
-    for view in ("delete/", "reveal/", "export/", "cancel/", "download/"):
+    for view in ("delete/", "reveal/", "read/", "export/", "cancel/", "download/"):
         assert client.post(f"{page}/{view}", {"post": "yes"}).status_code in (302, 400, 403, 404), view
 
 

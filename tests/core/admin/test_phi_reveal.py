@@ -56,8 +56,12 @@ def test_reveal_is_recorded_and_not_cached(client: Client, reviewer: User, messa
         assert (event.table, event.object_id) == (row._meta.db_table, str(row.pk))
         assert (event.actor_id, event.actor_email, event.address) == (reviewer.pk, reviewer.email, "192.0.2.7")
         assert event.trace_id == response["X-Request-ID"]
-        assert event.changes == {"reason": [None, RECORDED_REASON]}
-    client.post(page_url(message), REASON)
+        for fact in ("ann@example.org", f"{message.session.created_at:%Y-%m-%d %H:%M:%S} UTC"):
+            assert fact in response.content.decode()
+        assert event.changes["reason"] == [None, RECORDED_REASON]
+    page = client.post(page_url(message), REASON).content.decode()
+    for fact in ('<strong class="role">User</strong>', f"{message.created_at:%Y-%m-%d %H:%M:%S} UTC", ">PHI</span>"):
+        assert fact in page
     assert len(reveal_events()) == 3  # every access, also a repeated one
 
 
@@ -188,6 +192,6 @@ def test_browser_masks_phi_on_leaving_and_returning(browser: Chrome, live_server
     browser.get(f"{live_server.url}/admin/")
     browser.find_element(By.LINK_TEXT, "PHI access").click()
     row = browser.find_element(By.CSS_SELECTOR, "#result_list tbody tr:last-child").text
-    for expected in ("Reveal", "messages", str(message.pk), "reviewer@example.org", "127.0.0.1"):
+    for expected in ("Reveal", "message ann@example.org", "reviewer@example.org", "127.0.0.1"):
         assert expected in row
     assert "Content Security Policy" not in str(browser.get_log("browser"))  # type: ignore[no-untyped-call]

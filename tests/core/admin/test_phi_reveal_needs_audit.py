@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -34,8 +35,8 @@ def reviewer(admin_client: Client) -> Client:
     return admin_client
 
 
-def reveal(client: Client, row: Message | Session, method: str = "post") -> Any:
-    return getattr(client, method)(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/", REASON)
+def reveal(client: Client, row: Message | Session, view: str = "reveal") -> Any:
+    return client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/{view}/", REASON)
 
 
 def count_reveal_events(row: Message | Session) -> int:
@@ -59,15 +60,16 @@ def broken_audit_trail(when: str, failure: str) -> Iterator[None]:
 
 
 def test_reveals_nothing_without_an_audit_event(reviewer: Client, message: Message) -> None:
-    for when in (AT_INSERT, AT_COMMIT):
-        for failure in ("refused", "lost"):
-            with broken_audit_trail(when, failure):
-                response = reveal(reviewer, message)
-                connection.close()
-            assert response.status_code == (503 if failure == "lost" else 500), (when, failure)
-            assert CANARY not in response.content.decode(), (when, failure)
-    assert count_reveal_events(message) == 0
+    for case in product((AT_INSERT, AT_COMMIT), ("refused", "lost"), ("reveal", "read")):
+        when, failure, view = case
+        with broken_audit_trail(when, failure):
+            response = reveal(reviewer, message, view)
+            connection.close()
+        assert response.status_code == (503 if failure == "lost" else 500), case
+        assert CANARY not in response.content.decode(), case
+    assert count_reveal_events(message) == count_reveal_events(message.session) == 0
     assert reveal(reviewer, message).status_code == 200
+    assert CANARY in reveal(reviewer, message, "read").content.decode()
 
 
 def test_reveals_nothing_while_the_audit_trail_is_locked(reviewer: Client, message: Message) -> None:

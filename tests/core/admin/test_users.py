@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from core.admin.permission_picker import OFFERED
 from core.deletion import delete_user
 from core.models import AuditEvent, Message, User
 
@@ -99,6 +101,14 @@ def test_deletes_a_group_without_loading_its_members(admin_client: Client) -> No
     assert AuditEvent.objects.filter(action="delete", table="users_groups").count() == 30
 
 
+def test_every_page_can_be_permitted() -> None:
+    pages = {f"view_{model._meta.model_name}" for model in admin.site._registry}
+    assert pages <= {codename for codenames in OFFERED.values() for codename in codenames}
+    for app, codenames in OFFERED.items():
+        for codename in codenames:
+            assert Permission.objects.filter(content_type__app_label=app, codename=codename).count() == 1
+
+
 def test_specialty_is_words(admin_client: Client) -> None:
     user = User.objects.create_user("ann@example.org")
     page = f"/admin/core/user/{user.pk}/change/"
@@ -112,3 +122,24 @@ def test_specialty_is_words(admin_client: Client) -> None:
     ):
         response = admin_client.post(page, {"email": "ann@example.org", "specialty": specialty})
         assert (response.status_code == 302) is is_valid, specialty
+
+
+def test_offers_only_permissions_that_mean_something_here(admin_client: Client) -> None:
+    web_session = Permission.objects.get(codename="view_session", content_type__app_label="sessions")
+    group = Group.objects.create(name="reviewers")
+    user = User.objects.create_user("ann@example.org")
+    for page, field in (
+        (f"/admin/auth/group/{group.pk}/", "permissions"),
+        (f"/admin/core/user/{user.pk}/", "user_permissions"),
+    ):
+        form = admin_client.get(f"{page}change/").context["adminform"].form
+        names = [name for _, name in form.fields[field].choices]
+        assert names.count("Can view session") == 1
+        assert "Can reveal PHI, each time with an audit record" in names
+        assert not [name for name in names if "log entry" in name or "content type" in name or "permission" in name]
+    # A permission that the group has already is not lost when the form is saved.
+    group.permissions.add(web_session)
+    page = f"/admin/auth/group/{group.pk}/change/"
+    chosen = admin_client.get(page).context["adminform"].form.initial["permissions"]
+    admin_client.post(page, {"name": "reviewers", "permissions": [permission.pk for permission in chosen]})
+    assert list(group.permissions.all()) == [web_session]

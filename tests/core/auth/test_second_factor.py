@@ -209,7 +209,9 @@ def test_last_wrong_code_before_the_lock_says_so(client: Client, codes: list[str
     responses += [client.post(CONTINUE, {"step": "code", "code": "aaaa-bbbb"}) for _ in range(4)]
     assert [response.status_code for response in responses] == [200, 200, 200, 200, 429]
     assert "Wrong code" in responses[-2].content.decode()
-    assert "Too many failed attempts. Try again in 15 minutes." in responses[-1].content.decode()
+    assert (
+        "Too many failed attempts. Try again in 15 minutes, or ask an administrator." in responses[-1].content.decode()
+    )
 
 
 def test_login_has_a_new_session_key_at_each_end(client: Client, user: User, codes: list[str]) -> None:

@@ -79,7 +79,7 @@ def test_page_needs_neither_database_nor_user(rf: RequestFactory, error: str, de
         (SuspiciousOperation(CANARY), 400, "Bad request"),
         (PermissionDenied(CANARY), 403, "Not allowed"),
         (Http404(CANARY), 404, "Page not found"),
-        (TooManyHashesError(CANARY), 429, "Too many requests"),
+        (TooManyHashesError(CANARY), 429, "Try again later"),
         (ValueError(CANARY), 500, "This page could not be loaded"),
         (OperationalError(CANARY), 503, "Not available right now"),
     ],

@@ -58,6 +58,10 @@ def test_migrates_forwards_and_back_to_zero(empty_database: str) -> None:
     assert tables(empty_database) == {"django_migrations"}
     assert run_command("migrate", database=empty_database)[0] == 0
     assert {"users", "sessions", "messages"} <= tables(empty_database)
+    with psycopg.connect(empty_database) as connection:  # Django has not added again what core.0017 has added
+        columns = "count(*), count(DISTINCT (content_type_id, codename))"
+        (permissions, different_ones), *_ = connection.execute(f"SELECT {columns} FROM auth_permission").fetchall()
+    assert permissions == different_ones
 
 
 def rows(database: str) -> list[Any]:

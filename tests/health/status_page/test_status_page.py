@@ -16,19 +16,15 @@ from django.core import signing
 from django.db import OperationalError, connection
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
-from selenium.webdriver import Chrome
-from selenium.webdriver.common.by import By
 
 from core.auth.session_expiry import LAST_SEEN_KEY, LOGIN_AT_KEY
 from core.models import AuditEvent, User
 from health import database_warnings
 from health.status_page import access
-from tests.support.browser import needs_chromium
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.proxy import Proxy
-from tests.support.second_factor import log_in
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
 EMAIL, PASSWORD = "admin@example.org", "a long password"
@@ -359,41 +355,3 @@ def test_stopped_worker_has_no_heartbeat(database: str) -> None:
             assert "Workers alive: 1 of 2." in staff.get(FRAGMENT).text
             stopped.resume()
             assert succeeds_within(15, lambda: "2 of 2 alive" in staff.get(FRAGMENT).text)
-
-
-@needs_chromium
-def test_open_page_refreshes_automatically(browser: Chrome, database: str, redis: Valkey) -> None:
-    def text(selector: str) -> str:
-        return browser.find_element(By.CSS_SELECTOR, selector).text
-
-    with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, DRAIN_SECONDS="3", ADMIN_MFA="required") as app:
-        browser.implicitly_wait(20)  # for the page after a click
-        log_in(browser, f"{app.url}/admin/", EMAIL, PASSWORD)
-        browser.find_element(By.CSS_SELECTOR, f'#content-main [href="{PAGE}"]').click()
-        browser.find_element(By.ID, "status-pause")
-        browser.execute_script("window.row = document.getElementById('dependency-redis')")
-        browser.execute_script("document.getElementById('status-pause').focus()")
-        assert text(".overall h2").endswith("Ready")
-        redis.kill()
-        assert succeeds_within(15, lambda: "Not ready" in text(".overall h2"))
-        assert "connection_refused" in text("#dependency-redis")
-        announcement = browser.find_element(By.ID, "status-announcement").get_attribute("textContent") or ""
-        assert announcement.startswith("Not ready.")
-        assert "redis" in announcement
-        redis.start()
-        assert succeeds_within(15, lambda: text(".overall h2").endswith("Ready"))
-        assert "redis" in text("#outages")
-        assert browser.title.startswith("Ready")
-        # The page was changed, but neither reloaded nor replaced.
-        assert browser.execute_script("return document.contains(window.row)")
-        assert browser.execute_script("return document.activeElement.id") == "status-pause"
-        phone = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 375
-        cell = browser.find_element(By.CSS_SELECTOR, "#dependency-redis td:nth-child(4)")
-        assert (cell.get_attribute("role"), cell.get_attribute("data-label")) == ("cell", "Latency")
-        app.terminate()
-        assert succeeds_within(15, lambda: "Draining" in text(".overall h2"))
-        assert not browser.get_log("browser")  # type: ignore[no-untyped-call]
-        assert succeeds_within(15, lambda: "does not respond. Showing data from" in text("#status-stale"))
-        assert browser.title.startswith("No response")

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from core.admin.display import message_name, session_name
 from core.models import Message, Session, User
 
-NamedRow = User | Session | Message
+ConversationRow = User | Session | Message
 _Row = TypeVar("_Row", User, Session, Message)
 
 
@@ -32,7 +32,7 @@ def find_row(model: type[_Row], key: Any) -> _Row | None:
 
 
 @singledispatch
-def name_of(row: NamedRow) -> str:
+def name_of(row: ConversationRow) -> str:
     """Return a name for staff. It contains the user's email, so it must not be logged."""
     raise TypeError(type(row))
 
