@@ -31,7 +31,6 @@ _OLDEST_CURSOR = encode_cursor(datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 class ChangeList(ScopedChangeList):
     older_cursor: str | None = None
     newer_cursor: str | None = None
-    is_newest_first = True  # the page was read in this direction
     scanned_to: datetime | None = None  # set if the scan stopped at MAX_SCANNED_ROWS
     unindexed_filters: list[Any]
     uses_time_index: bool

@@ -109,4 +109,4 @@ class LargeDeletionAdmin(AuditedModelAdmin):
                              "shows the progress.")  # fmt: skip
         if len(new) < len(keys):
             count = len(keys) - len(new)
-            messages.warning(request, f"{count:,} {model_ngettext(self.opts, count)}: already being deleted.")
+            messages.warning(request, f"{count:,} {model_ngettext(self.opts, count)} already being deleted.")

@@ -15,17 +15,14 @@ An account is the keyed hash of the entered name, because a password may be type
 expired rows at every login and failure. A row costs a password hash, of which each process computes one at a time.
 """
 
-from functools import reduce
 from ipaddress import IPv6Address, ip_address, ip_network
-from math import ceil
-from operator import or_
 from typing import Any
 
 from axes.attempts import get_cool_off_threshold
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
@@ -79,13 +76,13 @@ def find_user(request: Any, credentials: dict[str, Any] | None) -> User | None:
     return user
 
 
-def _recent(request: Any, credentials: dict[str, Any] | None) -> tuple["QuerySet[AccessAttempt]", dict[str, Q]]:
+def recent(request: Any, credentials: dict[str, Any] | None) -> tuple["QuerySet[AccessAttempt]", dict[str, Q]]:
     """Return the recent failures that share anything with this attempt, and conditions by the scopes of LIMITS."""
     account, user = hashed_username(request, credentials), find_user(request, credentials)
-    recent = AccessAttempt.objects.filter(user_agent=_FAILURES, attempt_time__gt=get_cool_off_threshold(request))
+    rows = AccessAttempt.objects.filter(user_agent=_FAILURES, attempt_time__gt=get_cool_off_threshold(request))
     if device := known_devices.device_of(request, user):
         on_device = Q(username=_on_device(account, device))
-        return recent.filter(on_device), {"account_on_device": on_device}
+        return rows.filter(on_device), {"account_on_device": on_device}
     of_account = Q(username=account)
     address = client_network(request) or ANYWHERE
     within = {prefix: Q(ip_address__range=network_range(address, prefix)) for prefix in (64, 56, 48)}
@@ -98,14 +95,14 @@ def _recent(request: Any, credentials: dict[str, Any] | None) -> tuple["QuerySet
         "network_56": within[56],
         "network_48": within[48],
     }
-    return recent.filter(of_account | within[48]), scopes
+    return rows.filter(of_account | within[48]), scopes
 
 
 def count(request: Any, credentials: dict[str, Any] | None) -> dict[str, int]:
     """Return the number of recent failures that this attempt has in common with others, by the scopes of LIMITS."""
-    recent, scopes = _recent(request, credentials)
+    rows, scopes = recent(request, credentials)
     sums = {scope: Sum("failures_since_start", filter=which, default=0) for scope, which in scopes.items()}
-    failures: dict[str, int] = recent.aggregate(**sums)
+    failures: dict[str, int] = rows.aggregate(**sums)
     return failures
 
 
@@ -117,22 +114,6 @@ def reached_limits(failures: dict[str, int], user: User | None) -> list[str]:
         for scope, number in failures.items()
         if number >= LIMITS[scope] and not (is_emergency and scope == "account")
     ]
-
-
-def seconds_locked(request: Any) -> int:
-    """Return after how many seconds the account that this request has tried can be tried again.
-
-    By then all failures that count now have expired. None is added, because attempts during a lockout are not counted.
-    """
-    if not hasattr(request, "seconds_locked"):
-        credentials = {"username": request.login_user[0]}  # set by `find_user`
-        recent, scopes = _recent(request, credentials)
-        reached = reached_limits(count(request, credentials), find_user(request, credentials))
-        rows = recent.filter(reduce(or_, (scopes[scope] for scope in reached))) if reached else recent
-        last = rows.aggregate(last=Max("attempt_time"))["last"] or timezone.now()
-        end = last + settings.AXES_COOLOFF_TIME
-        request.seconds_locked = max(1, ceil((end - timezone.now()).total_seconds()))
-    return int(request.seconds_locked)
 
 
 def add(request: Any, credentials: dict[str, Any]) -> None:

@@ -6,18 +6,23 @@ bypass the limits (`core.auth.login_failures`). Attempts during a lockout are no
 Other pages that check a password or a second factor use `is_locked` before the check, and `record_failure` after it.
 """
 
+from functools import reduce
 from math import ceil
+from operator import or_
 from typing import Any, cast
 
 import structlog
 from axes.handlers.database import AxesDatabaseHandler
 from axes.handlers.proxy import AxesProxyHandler
+from django.conf import settings
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db import transaction
+from django.db.models import Max
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from prometheus_client import Counter
 
 from core.auth import failed_login_events, login_failures
@@ -106,7 +111,7 @@ def record_failure(
 
 def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> HttpResponse:
     """Return the page with status 429 and `Retry-After`, another page if the failures have ended the web session."""
-    retry_after = str(login_failures.seconds_locked(request))
+    retry_after = str(seconds_locked(request))
     if getattr(request, "logged_out_by_failures", False):
         return too_many_requests(request, f"You have been logged out. {lockout_message(request)}", retry_after)
     response.status_code = 429
@@ -114,9 +119,26 @@ def lockout_response(request: Any, response: HttpResponse, credentials: Any) -> 
     return response
 
 
+def seconds_locked(request: Any) -> int:
+    """Return after how many seconds the account that this request has tried can be tried again.
+
+    By then all failures that count now have expired. None is added, because attempts during a lockout are not counted.
+    """
+    if not hasattr(request, "seconds_locked"):
+        name, user = request.login_user  # set by `login_failures.find_user`
+        rows, scopes = login_failures.recent(request, {"username": name})
+        reached = login_failures.reached_limits(login_failures.count(request, {"username": name}), user)
+        if reached:
+            rows = rows.filter(reduce(or_, (scopes[scope] for scope in reached)))
+        last = rows.aggregate(last=Max("attempt_time"))["last"] or timezone.now()
+        end = last + settings.AXES_COOLOFF_TIME
+        request.seconds_locked = max(1, ceil((end - timezone.now()).total_seconds()))
+    return int(request.seconds_locked)
+
+
 def lockout_message(request: Any) -> str:
     """Return the words for a locked account. They are the same if there is no such account."""
-    minutes = ceil(login_failures.seconds_locked(request) / 60)
+    minutes = ceil(seconds_locked(request) / 60)
     unit = "minute" if minutes == 1 else "minutes"
     return f"Too many failed attempts. Try again in {minutes} {unit}, or ask an administrator."
 

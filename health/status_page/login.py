@@ -4,16 +4,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 
 from core.api.error_codes import ErrorCode
-from core.clients.outages import RETRY_AFTER
+from core.clients.outages import RETRY_AFTER, is_outage
+from core.clients.postgresql.time_limit import request_time_limit
 from core.http.error_pages import error_page
 from health import readiness
 from health.check_runner import Report
+from health.checks import failure_reasons
 from health.status_page import context
 from health.templatetags.times import duration
+
+_MAX_QUERY_TIME = 1.0  # seconds
 
 
 @never_cache
@@ -23,15 +28,30 @@ def page(request: HttpRequest) -> Any:
     The report of the readiness checks is at most HEALTH_MAX_AGE old, and takes at most HEALTH_TIMEOUT.
     """
     report = readiness.runner().report()
-    if all(result.healthy for result in report.results if result.name == "postgres"):
-        return admin.site.login(request)
-    return _unavailable(request, report)
+    return _unavailable(request, report) if _is_database_down(report) else admin.site.login(request)
+
+
+def _is_database_down(report: Report) -> bool:
+    reason = next(result.reason for result in report.results if result.name == "postgres")
+    if reason != failure_reasons.TIMEOUT:
+        return reason is not None
+    # The server may only be slower than HEALTH_TIMEOUT, and a login has more time. If it hangs, the check has opened
+    # the circuit breaker, so that this fails at once.
+    try:
+        with request_time_limit(_MAX_QUERY_TIME), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return True
+    return False
 
 
 def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
     """Return 503. Neither the web session nor the user is read, because that would wait for the database."""
     since = {row["name"]: datetime.fromtimestamp(row["since"], UTC) for row in context.build(report)["dependencies"]}
     dependencies = readiness.as_dict(report)["dependencies"]
+    causes = {result.name: result.cause for result in report.results}
     return error_page(
         request,
         "outage",
@@ -42,7 +62,9 @@ def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:
         explanation="",
         advice="",
         is_outage=False,  # it would link this page
-        dependencies=[{"name": name, "since": since[name], **state} for name, state in dependencies.items()],
+        dependencies=[
+            {"name": name, "since": since[name], "cause": causes[name], **state} for name, state in dependencies.items()
+        ],
         database_down_since=since["postgres"],
         down_for=duration((datetime.now(UTC) - since["postgres"]).total_seconds()),
         url=request.get_full_path(),

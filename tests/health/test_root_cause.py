@@ -75,6 +75,9 @@ def test_outage_of_postgres_is_reported_once(servers: Servers, redis: Valkey) ->
             outages = page.split('id="outages"')[1].split("</table>")[0]
             assert outages.count("<code>") == 1
 
+            login = app.get("/admin/login/")[2].decode()
+            assert login.count("Not checked, postgres is down") == 2
+
             metrics = app.get("/metrics")[2].decode()
             assert 'dependency_up{dependency="postgres"} 0.0' in metrics
             assert 'dependency_up{dependency="migrations"} 1.0' in metrics

@@ -263,11 +263,11 @@ def test_plain_text_to_another_server_is_a_decision(name: str) -> None:
         assert server["environment"]["PLAINTEXT_DEPENDENCIES"] == value
 
 
-def test_image_contains_only_the_packages_and_runs_unprivileged() -> None:
+def test_image_contains_only_the_packages_and_docs_and_runs_unprivileged() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     copied = set(re.findall(r"^COPY (\w\S*) ", DOCKERFILE, re.MULTILINE))
     allowed = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
-    assert copied == allowed == packages | {"manage.py", "requirements/base.txt"}
+    assert copied == allowed == packages | {"manage.py", "requirements/base.txt", "docs"}
     assert "--require-hashes" in DOCKERFILE
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", DOCKERFILE, re.MULTILINE)
     command = "gunicorn -c voiceassist/gunicorn.py voiceassist.wsgi:application"

@@ -74,24 +74,28 @@ def resize(browser: Chrome, width: int) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_no_list_hides_a_column(staff_browser: Chrome, live_server: Any, message: Message) -> None:
     for page in (
-        "core/user/",
-        "core/session/",
-        f"core/session/?user__id__exact={message.session.user_id}",
-        "core/message/",
-        f"core/message/?session__id__exact={message.session_id}",
-        "core/auditevent/",
-        "core/job/",
-        "core/backup/",
-        "access-review/",
+        "/admin/core/user/",
+        "/admin/core/session/",
+        f"/admin/core/session/?user__id__exact={message.session.user_id}",
+        "/admin/core/message/",
+        f"/admin/core/message/?session__id__exact={message.session_id}",
+        "/admin/core/auditevent/",
+        "/admin/core/job/",
+        "/admin/core/backup/",
+        "/admin/access-review/",
     ):
         for width in (1440, 1280, 375):
             resize(staff_browser, width)
-            staff_browser.get(f"{live_server.url}/admin/{page}")
+            staff_browser.get(f"{live_server.url}{page}")
             assert staff_browser.execute_script(HIDDEN) == [], (page, width)
             assert staff_browser.execute_script("return document.documentElement.scrollWidth") <= width, page
     resize(staff_browser, 375)
-    for page in (f"session/{message.session_id}", f"message/{message.pk}", f"user/{message.session.user_id}"):
-        staff_browser.get(f"{live_server.url}/admin/core/{page}/change/")
+    for page in (
+        f"/admin/core/session/{message.session_id}/change/",
+        f"/admin/core/message/{message.pk}/change/",
+        f"/admin/core/user/{message.session.user_id}/change/",
+    ):
+        staff_browser.get(f"{live_server.url}{page}")
         assert staff_browser.execute_script("return document.documentElement.scrollWidth") == 375, page
 
 
@@ -142,5 +146,5 @@ def test_every_time_names_its_zone(admin_client: Client, message: Message) -> No
         "/admin/access-review/",
     ]:
         text = admin_client.get(page).content.decode()
-        assert "UTC</time>" in text, page
+        assert re.search(r"\d UTC<", text), page
         assert not TIME_WITHOUT_ZONE.findall(text), page

@@ -41,7 +41,7 @@ def test_exports_and_downloads(message: Message, staff_client: Callable[..., Cli
     assert response["Location"] == user_page
     event = AuditEvent.objects.get(action="export")
     assert (event.object_id, event.actor_email) == (str(user.pk), "staff@example.org")
-    assert event.changes == {"recipient": [None, RECIPIENT]}
+    assert event.changes == {"recipient": [None, RECIPIENT], "subject": [None, str(user.pk)]}
     job, export = Job.objects.get(), Export.objects.get()
     assert job.arguments == {"user_id": str(user.pk), "export_id": str(export.pk)}
     assert (job.reason, job.actor_email) == ("asked by letter", "staff@example.org")

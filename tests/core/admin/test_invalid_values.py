@@ -107,7 +107,7 @@ def test_actions(client: Client, rows: list[Model], value: str) -> None:
 @each_value
 def test_forms(client: Client, admin_user: User, rows: list[Model], value: str) -> None:
     user = User.objects.get(email="ann@example.org")
-    group = Group.objects.get()
+    group = Group.objects.get(name="reviewers")
     fields = ("email", "full_name", "groups", "is_staff", "_saveasnew")
     passwords = (("password1", "a long password 7"), ("password2", "a long password 7"), ("usable_password", "true"))
     forms: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {

@@ -116,7 +116,7 @@ def test_states_that_matches_are_limited(admin_client: Client, monkeypatch: pyte
     monkeypatch.setattr(base, "MAX_MATCHES", 3)
     response = admin_client.get("/admin/core/user/?q=example", follow=True)
     assert response.context["cl"].result_count == 3
-    assert "More than 3 users match." in response.content.decode()
+    assert "More than 3 match; showing an arbitrary 3." in response.content.decode()
     assert "Add another word of the name or the email." in response.content.decode()
 
 
