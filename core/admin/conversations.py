@@ -70,9 +70,11 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
     def latest_messages(self, session: Any) -> SafeString:
         # `read_messages` would load the PHI.
         messages = Message.objects.filter(session=session).order_by(*ordering(newest_first=True)).defer(*Message.PHI)
+        # The buttons Close and Delete of a message lead back to the messages of this session.
+        query = {"_changelist_filters": f"session__id__exact={session.pk}"}
         rows = (
             (
-                link(display.time_element(m.created_at), "message_change", m.pk, request=session.reader),
+                link(display.time_element(m.created_at), "message_change", m.pk, request=session.reader, **query),
                 display.phi_flag(m),
                 m.role,
                 m.model or "–",

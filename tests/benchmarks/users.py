@@ -1,7 +1,8 @@
 """Benchmark the search for users with a million of them: `make benchmark-users`, or `--users N`.
 
 One PostgreSQL server has a database with 100 thousand users and one with a million. Pages of the admin are requested in
-turn, and their medians compared. Exit code 1 means that a search takes more than 1.5 times as long with a million.
+turn, and their medians compared. Exit code 1 means that a search takes more than 1.5 times as long with a million, or
+one with a word that every user has, for which PostgreSQL reads an index entry of every user, 3 times.
 """
 
 import argparse
@@ -29,17 +30,18 @@ ROUNDS = 15
 COLUMNS = "id, created_at, updated_at, password, email, full_name, specialty, is_active, is_staff, is_superuser"
 SYLLABLES = "ber mann hof stein arz lind gra ko va mei er ze wolf ra mo del tan kir os we bau".split()  # noqa: SIM905
 TITLES = ("", "", "", "Dr. ", "Dr. med. ", "Prof. Dr. med. ")
+EVERY_USER = "it, with a word that every user has"
 SEARCHES = {
     "a rare family name": "schwarzenberg",
     "the same with a title": "Prof. Dr. Schwarzenberg",
     "a given name and a rare one": "Friederike Schwarz",
     "two letters": "sc",
-    "part of an email": "77777",
+    "part of an email": "f.schwarz",
     "an email": "f.schwarzenberg@klinikum.example.org",
     "no match": "nobody",
     "the family name of 3 % of the users": "mueller",
     "it, with a given name": "ben müller",
-    "it, with a word that every user has": "müller example",
+    EVERY_USER: "müller example",
     "a title": "prof",
     "a word that every user has": "example",
 }
@@ -109,7 +111,7 @@ def measure(databases: Databases, users: int) -> int:
             calls.append(staff.page_request(staff.results_of(f"/admin/core/user/?q={term.replace(' ', '+')}")))
         interleaved_medians(*calls, rounds=2)
         large_ms, small_ms = interleaved_medians(*calls, rounds=ROUNDS)
-        table.row(f"search for {title}", large_ms, small_ms, 1.5, at_most=True)
+        table.row(f"search for {title}", large_ms, small_ms, 3 if title == EVERY_USER else 1.5, at_most=True)
     return int(table.missed)
 
 

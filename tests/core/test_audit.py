@@ -20,6 +20,7 @@ from core.audit_policy import AUDITED
 from core.conversations import append_message
 from core.deletion import delete_user
 from core.models import AuditEvent, Message, Session, User
+from tests.support.reveal import REASON
 
 pytestmark = pytest.mark.django_db
 
@@ -347,7 +348,8 @@ def test_list_names_who_what_and_changes(admin_client: Client, admin_user: User,
     assert CANARY not in text
     delete_user(user)
     text = admin_client.get("/admin/core/auditevent/").content.decode()
-    assert f'session <span title="{session.pk}">…{str(session.pk)[-8:]}</span>' in text
+    key = str(session.pk)
+    assert f'session <span class="id" title="{key}" data-copy="{key}">…{key[-8:]}</span>' in text
     assert f"/admin/core/session/{session.pk}/change/" not in text
 
 
@@ -386,13 +388,13 @@ def test_hostile_changes_are_listed(admin_client: Client) -> None:
     assert response.status_code == 200
     assert "k" * 64 not in text
     assert "c0, c1, c10, c100, c101, …" in text
-    assert "user no uuid" in text
+    assert 'user <span class="id" title="no uuid" data-copy="no uuid">no uuid</span>' in text
 
 
 def test_lists_who_saw_the_data_of_a_user(admin_client: Client, message: Message) -> None:
     session, user = message.session, message.session.user
     for row in (message, session):
-        admin_client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/")
+        admin_client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/", REASON)
     Message.objects.create(
         session=Session.objects.create(user=User.objects.create_user("bob@example.org")), role="user"
     )

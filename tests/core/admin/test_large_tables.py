@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from core import deletion
 from core.admin import base, changelist
 from core.models import AuditEvent, Message, Session, User
+from tests.support.reveal import REASON
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database_superuser]  # disables triggers, and runs ANALYZE
 
@@ -209,6 +210,27 @@ def test_object_pages_read_a_bounded_number_of_rows(admin_client: Client) -> Non
             for sql in statements:
                 cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
                 assert max(plan_steps(cursor.fetchone()[0][0]["Plan"]))[0] <= MAX_ROWS_PER_STEP
+
+
+def test_page_of_a_long_conversation_reads_a_bounded_number_of_rows(admin_client: Client) -> None:
+    session = Session.objects.latest("created_at")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE messages SET session_id = %s, client_message_id = NULL WHERE created_at < '2026-01-03'",
+            [session.pk],
+        )
+        cursor.execute("ANALYZE messages")
+    assert Message.objects.filter(session=session).count() > 400
+    page = f"/admin/core/session/{session.pk}/read/"
+    for start in ("", "2026-01-02T00:00", "2030-01-01T00:00"):
+        with CaptureQueriesContext(connection) as queries:
+            response = admin_client.post(page, {**REASON, "start": start})
+        assert len(response.context["entries"]) == 50
+        statements = [query["sql"] for query in queries.captured_queries if query["sql"].startswith("SELECT")]
+        with connection.cursor() as cursor:
+            for sql in statements:
+                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+                assert max(plan_steps(cursor.fetchone()[0][0]["Plan"]))[0] <= 51, sql
 
 
 def test_scan_of_an_unindexed_filter_stops_and_continues(admin_client: Client) -> None:

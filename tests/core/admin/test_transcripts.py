@@ -203,21 +203,14 @@ def test_requires_all_permissions(
     assert "Read conversation" not in page
 
 
-def test_time_does_not_depend_on_the_length_of_the_conversation(admin_client: Client, session: Session) -> None:
-    def statements() -> list[str]:
+def test_page_takes_the_same_number_of_queries_for_every_conversation(admin_client: Client, session: Session) -> None:
+    """tests/core/admin/test_large_tables.py tests how many rows they read."""
+
+    def count() -> int:
         with CaptureQueriesContext(connection) as queries:
             assert read(admin_client, session, start="2026-11-25T14:02").status_code == 200
-        return [query["sql"] for query in queries.captured_queries]
+        return len(queries)
 
-    few = statements()
-    Message.objects.bulk_create(
-        Message(session=session, role="user", content="[text 99]", created_at=START) for _ in range(300)
-    )
-    assert len(statements()) == len(few) <= 16
-    (page_query,) = (sql for sql in few if "LIMIT 6" in sql)
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
-        cursor.execute(f"EXPLAIN {page_query}")
-        plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert "messages_session_time" in plan
-    assert "Sort" not in plan
+    few = count()
+    Message.objects.bulk_create(Message(session=session, role="user", content="[text 99]") for _ in range(300))
+    assert count() == few
