@@ -44,7 +44,6 @@ def take_screenshots(folder: Path, servers: Servers) -> None:
         for name, theme, open_page in (("admin", LIGHT, conversation), ("status-page", DARK, status_page)):
             open_page(browser, site)
             show_on(browser, WIDTH, theme, HEIGHT)
-            browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
             browser.save_screenshot(str(IMAGES / f"{name}.png"))
 
 

@@ -11,13 +11,11 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.select import Select
-from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.pages.data import ADMIN, AGENT, PASSWORD, SAID_AT_TWO, yesterday_at
 from tests.pages.site import Site, running_site
-from tests.support.browser import needs_chromium, start_browser
+from tests.support.browser import needs_chromium, start_browser, wait_until_gone
 from tests.support.plugin import Servers
 from tests.support.screen import HEIGHTS, LIGHT, PHONE, show_on
 from tests.support.second_factor import log_in
@@ -53,13 +51,13 @@ class Person:
 
     def open_link(self, link: WebElement) -> None:
         link.click()
-        WebDriverWait(self.browser, 20).until(staleness_of(link))
+        wait_until_gone(self.browser, link)
         self.pages += 1
 
     def search(self, words: str) -> None:
         box = self.browser.find_element(By.ID, "searchbar")
         box.send_keys(words, Keys.ENTER)
-        WebDriverWait(self.browser, 20).until(staleness_of(box))
+        wait_until_gone(self.browser, box)
         self.pages += 1
         self.searches += 1
 
