@@ -200,5 +200,5 @@ def pages(site: Site) -> dict[str, str]:
         "second factor": "/admin/second-factor/",
         "second factor, code": "/admin/second-factor/verify/",
         "access review": "/admin/access-review/",
-        "runbook": "/admin/status/docs/RUNBOOK.md",
+        "page of the documentation": "/admin/status/docs/FIRST_HOUR.md",
     }
