@@ -1,54 +1,60 @@
-"""Take the screenshots in docs/images again, of a server that `make run` and `seed_demo` have prepared.
+"""Take the screenshots in docs/images again: `python -m tests.docs.screenshots`.
 
-    python -m tests.docs.screenshots http://127.0.0.1:8000
-
-Logs in with the password in var/admin-password. Needs Debian's chromium and chromium-driver.
+Starts its own servers, with the data of `tests.pages.data`. Needs Debian's packages chromium and chromium-driver.
 """
 
-import shutil
-import sys
+import os
 import tempfile
 import time
+from pathlib import Path
 
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+import django
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
+from selenium.webdriver.support.select import Select
 
 from tests.docs.markdown import ROOT
+from tests.support.plugin import Servers, remove_project_variables
+from tests.support.screen import DARK, LIGHT, show_on
 
 IMAGES = ROOT / "docs" / "images"
-EMAIL = "admin@localhost.localdomain"  # of create_admin
-# File name, path and height of the window, in which the whole status page fits.
-PAGES = (("admin.png", "/admin/core/session/", 760), ("status-page.png", "/admin/status/", 1290))
-WIDTH = 1400
-SETTLE_TIME = 30  # seconds, in which the status page collects some latencies
+WIDTH, HEIGHT = 1100, 900
+SETTLE_TIME = 40  # seconds, in which the status page collects some latencies
 
 
-def take_screenshots(url: str) -> None:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "install Debian's chromium and chromium-driver"
-    options = ChromeOptions()
-    options.binary_location = chromium
-    with tempfile.TemporaryDirectory() as profile:
-        for argument in ("--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        browser = Chrome(options=options, service=Service(driver))
-        try:
-            browser.get(f"{url}/admin/")
-            browser.find_element(By.NAME, "username").send_keys(EMAIL)
-            browser.find_element(By.NAME, "password").send_keys((ROOT / "var" / "admin-password").read_text().strip())
-            browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
-            WebDriverWait(browser, 10).until(lambda page: page.find_elements(By.ID, "logout-form"))
-            IMAGES.mkdir(exist_ok=True)
-            for name, path, height in PAGES:
-                browser.set_window_size(WIDTH, height)
-                browser.get(f"{url}{path}")
-                time.sleep(SETTLE_TIME)
-                browser.save_screenshot(str(IMAGES / name))
-        finally:
-            browser.quit()
+def take_screenshots(folder: Path, servers: Servers) -> None:
+    from tests.pages.data import ADMIN, PASSWORD
+    from tests.pages.site import Site, running_site
+    from tests.support.browser import start_browser
+    from tests.support.second_factor import log_in
+
+    def conversation(browser: Chrome, site: Site) -> None:
+        browser.get(site.url + site.change("message"))
+        Select(browser.find_element(By.NAME, "reason")).select_by_value("support")
+        browser.find_element(By.CSS_SELECTOR, "button[formaction*='/read/']").click()
+        browser.find_element(By.CLASS_NAME, "transcript")
+
+    def status_page(browser: Chrome, site: Site) -> None:
+        browser.get(f"{site.url}/admin/status/")
+        time.sleep(SETTLE_TIME)
+
+    with running_site(servers, folder, "voiceassist") as site, start_browser(folder) as browser:
+        browser.implicitly_wait(20)  # for the page after a click
+        log_in(browser, f"{site.url}/admin/", ADMIN, PASSWORD)
+        for name, theme, open_page in (("admin", LIGHT, conversation), ("status-page", DARK, status_page)):
+            open_page(browser, site)
+            show_on(browser, WIDTH, theme, HEIGHT)
+            browser.save_screenshot(str(IMAGES / f"{name}.png"))
 
 
 if __name__ == "__main__":
-    take_screenshots(sys.argv[1])
+    remove_project_variables()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
+    django.setup()
+    servers = Servers()
+    try:
+        servers.start()
+        with tempfile.TemporaryDirectory() as temporary:
+            take_screenshots(Path(temporary), servers)
+    finally:
+        servers.stop()

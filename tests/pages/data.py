@@ -14,7 +14,15 @@ PASSWORD = "correct horse battery staple"
 CLINICIAN = "friederike.schwarzenberg@clinic.example.org"
 CLINICIAN_NAME = "Prof. Dr. med. Friederike Freifrau von Schwarzenberg-Hohenlohe"
 LONG_EMAIL = f"{'a.very.long.address' * 5}@{'clinic' * 3}.org"[-120:]
-SAID_AT_TWO = "The potassium is 6.1 mmol/l, please repeat the sample."
+SAID_AT_TWO = "The potassium of bed 3 is 6.1 mmol/l. Is the sample haemolysed?"
+SENTENCES = (
+    "What is the creatinine of the patient in bed 3?",
+    "It was 1.8 mg/dl this morning, after 1.4 mg/dl yesterday.",
+    "Does that change the dose of the antibiotic?",
+    "At this clearance the guideline recommends half of the dose, every twelve hours.",
+    "Please put that on the list for the afternoon.",
+    "It is on the list, with today's laboratory values.",
+)
 
 
 def yesterday_at(hour: int, minute: int) -> datetime:
@@ -70,7 +78,7 @@ def _conversation(user: Any) -> tuple[Any, Any]:
         Message(
             session=session,
             role="user" if number % 2 == 0 else "assistant",
-            content=f"Sentence {number} of the ward round.",
+            content=SENTENCES[number % len(SENTENCES)],
             model="" if number % 2 == 0 else "example-model-1",
             tokens=12,
             contains_phi=False,
@@ -80,7 +88,7 @@ def _conversation(user: Any) -> tuple[Any, Any]:
     ]
     flagged = messages[40]
     flagged.content, flagged.contains_phi = SAID_AT_TWO, True
-    messages[41].content = "يرجى إعادة العينة."
+    messages[41].content = "The laboratory marked it as haemolysed. Please repeat it: يرجى إعادة العينة."
     messages[43].tool_calls = [{"name": "order_lab", "arguments": {"test": "potassium"}}]
     messages[43].tool_results = {"order": 17}
     Message.objects.bulk_create(messages)

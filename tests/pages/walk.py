@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from core.auth.login_failures import LIMITS
 from tests.pages.data import ADMIN, NEWCOMER, PASSWORD
 from tests.pages.site import Site
+from tests.support.browser import wait_until_gone
 from tests.support.second_factor import code_of
 
 TIMEOUT = 20  # seconds, for a page after a click and for the status page to notice a failure
@@ -47,7 +47,7 @@ class Visitor:
             field.send_keys(value)
         button = self.browser.find_element(By.CSS_SELECTOR, "#content [type=submit]")
         button.click()
-        WebDriverWait(self.browser, TIMEOUT).until(staleness_of(button))
+        wait_until_gone(self.browser, button)
 
     def click(self, selector: str) -> None:
         self.browser.find_element(By.CSS_SELECTOR, selector).click()
@@ -185,7 +185,7 @@ def pages(site: Site) -> dict[str, str]:
         "list, filtered by a user": f"/admin/core/session/?user__id__exact={ids['user']}",
         "list, filtered by time": "/admin/core/session/?created_at__gte=2020-01-01T00:00Z",
         "list, nothing found": "/admin/core/user/?q=nobody-has-this-name",
-        "list, invalid filter": "/admin/core/message/?role__exact=nonsense",
+        "list, invalid filter": "/admin/core/backup/?kind__exact=nonsense",
         **{f"page of a {model}": site.change(model) for model in objects},
         "page of a group": site.change("group", "auth"),
         "add user": "/admin/core/user/add/",
@@ -200,4 +200,5 @@ def pages(site: Site) -> dict[str, str]:
         "second factor": "/admin/second-factor/",
         "second factor, code": "/admin/second-factor/verify/",
         "access review": "/admin/access-review/",
+        "page of the documentation": "/admin/status/docs/FIRST_HOUR.md",
     }

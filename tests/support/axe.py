@@ -12,8 +12,6 @@ from selenium.webdriver import Chrome
 COLOUR_RULES = ("color-contrast", "link-in-text-block")  # the rules whose result depends on the theme
 _RUN = """
 const [rules, done] = arguments;
-// Otherwise the colours could be those of a transition from the other theme.
-for (const animation of document.getAnimations()) if (animation instanceof CSSTransition) animation.finish();
 const options = { resultTypes: ["violations"], preload: false, iframes: false };
 if (rules.length) options.runOnly = { type: "rule", values: rules };
 const describe = (rule, { impact, target, html, any, all, none }) => ({

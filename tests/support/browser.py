@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from pytest_django import Settings
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -56,3 +60,10 @@ def start_browser(folder: Path) -> Iterator[Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+def wait_until_gone(browser: Chrome, element: WebElement) -> None:
+    """Wait for the page that follows a click on an element."""
+    # While the page changes, ChromeDriver also raises exceptions of other kinds than the one for a stale element.
+    wait = WebDriverWait(browser, 20, ignored_exceptions=(WebDriverException,))
+    wait.until(staleness_of(element))
