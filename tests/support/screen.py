@@ -13,7 +13,12 @@ HEIGHTS = {DESKTOP: 1000, PHONE: 800}
 
 def show_on(browser: Chrome, width: int, theme: str = LIGHT, height: int | None = None) -> None:
     """Change the width and the theme of the open page and of those that are opened later."""
-    metrics = {"width": width, "height": height or HEIGHTS.get(width, 1000), "deviceScaleFactor": 1, "mobile": width == PHONE}
+    metrics = {
+        "width": width,
+        "height": height or HEIGHTS.get(width, 1000),
+        "deviceScaleFactor": 1,
+        "mobile": width == PHONE,
+    }
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     feature = {"name": "prefers-color-scheme", "value": theme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
