@@ -31,7 +31,6 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
     reason_form_class = TranscriptForm
     list_display = ("started", "user_link", "messages_link", "state", "mode", "ended", "key")
     list_filter = ("mode", "is_archived", ("created_at", TimeFilter))
-    list_select_related = ("user",)
     allowed_lookups = ("user__id__exact",)
     constant_columns = {"user__id__exact": ("user_link",)}
     search_help_text = "ID of a session, or ID, email or any part of the name of its user"
@@ -84,6 +83,9 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
         messages_table = table(("Sent", "PHI flag", "Role", "Model"), rows)
         return format_html("{}<p>All {}</p>", messages_table, self.messages_link(session))
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        return super().get_queryset(request).select_related("user")
+
     def search(self, request: HttpRequest, sessions: QuerySet, term: str) -> QuerySet:
         if key := parse_uuid(term):
             by_key = sessions.filter(pk=key)
@@ -134,7 +136,6 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
 class MessageAdmin(TranscriptAdmin):
     list_display = ("sent", "flag", "role", "user_link", "session_link", "model", "tokens", "key")
     list_filter = ("role", "contains_phi", ("created_at", TimeFilter))
-    list_select_related = ("session__user",)
     allowed_lookups = ("session__id__exact",)
     constant_columns = {"session__id__exact": ("user_link", "session_link")}
     search_help_text = "ID of a message or session, or client message ID"
@@ -174,7 +175,8 @@ class MessageAdmin(TranscriptAdmin):
         return link(text, "session_change", message.session_id, request=message.reader)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        return super().get_queryset(request).defer(*Message.PHI, *(f"session__{name}" for name in Session.PHI))
+        of_session = (f"session__{name}" for name in Session.PHI)
+        return super().get_queryset(request).select_related("session__user").defer(*Message.PHI, *of_session)
 
     def search(self, request: HttpRequest, messages: QuerySet, term: str) -> QuerySet:
         if key := parse_uuid(term):

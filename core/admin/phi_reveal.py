@@ -17,13 +17,12 @@ from django.urls import path, reverse
 from core import audit, phi
 from core.admin.access_reason import AccessReasonForm
 from core.admin.base import ReadOnlyAdmin
-from core.admin.conversation_rows import find_row
 from core.admin.row_names import name_of
 from core.admin.search_terms import parse_uuid
 from core.admin.stored_text import indented, stored_lengths, stored_texts
 from core.auth import second_factor
 from core.metrics import REVEALS
-from core.models import AuditEvent, Message, Session
+from core.models import AuditEvent
 
 
 def label_of(field: str) -> str:
@@ -104,8 +103,6 @@ class RevealPHIAdmin(ReadOnlyAdmin):
         row = super().get_object(request, object_id, from_field)
         if row is not None:
             row.phi_lengths = stored_lengths(row, self.model.PHI)
-            if isinstance(row, Message):
-                row.session = find_row(Session, row.session_id)  # type: ignore[assignment]  # a foreign key
         return row
 
     def get_urls(self) -> list[Any]:
