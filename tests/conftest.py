@@ -12,7 +12,7 @@ from core.auth.password_hashing import PasswordHasher
 from core.database_roles import APPLICATION_ROLE
 from tests.support.browser import browser
 from tests.support.dependency_servers import SUPERUSER
-from tests.support.plugin import drop_readiness_connections
+from tests.support.plugin import Servers, drop_readiness_connections
 
 __all__ = ["browser"]
 
@@ -24,6 +24,12 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use Argon2id with minimal cost. With the production cost, each login takes 19 MiB and about 40 ms."""
     for parameter, value in (("memory_cost", 64), ("time_cost", 1)):
         monkeypatch.setattr(PasswordHasher, parameter, value)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pretended_worker(servers: Servers) -> None:
+    """Let the check `queue` find a worker, also if tests of another module have flushed Redis."""
+    servers.redis.add_worker()
 
 
 @contextmanager

@@ -42,7 +42,7 @@ RESPONSES = {
     "missing static file": (b"GET /static/none HTTP/1.1\r\n" + HTTPS, 404),
     "missing page": (b"GET /none HTTP/1.1\r\n" + HTTPS, 404),
     "missing slash": (b"GET /admin HTTP/1.1\r\n" + HTTPS, 301),
-    "login page": (b"GET /admin/login/ HTTP/1.1\r\n" + HTTPS, 200),
+    "login without a database": (b"GET /admin/login/ HTTP/1.1\r\n" + HTTPS, 503),
     "refused form": (b"POST /admin/login/ HTTP/1.1\r\n" + HTTPS, 403),
     "API schema": (b"GET /api/schema/ HTTP/1.1\r\n" + HTTPS, 200),
     "API documentation": (b"GET /api/docs/ HTTP/1.1\r\n" + HTTPS, 200),

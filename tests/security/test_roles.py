@@ -237,7 +237,7 @@ def test_upgrade_of_a_database_that_belongs_to_the_superuser(servers: Servers, c
     assert run_command("migrate", database=as_owner(copy))[0] == 0
     test_owner_owns_everything_and_sequences_can_only_be_used(copy)
     test_privileges_on_every_table_are_those_in_the_code(as_application(copy))
-    assert fetch(as_application(copy), "SELECT name FROM auth_group") == [("reviewers",)]
+    assert ("reviewers",) in fetch(as_application(copy), "SELECT name FROM auth_group")
 
 
 def test_upgrade_fails_no_request(servers: Servers, copy: str) -> None:

@@ -399,7 +399,8 @@ def test_planted_password_does_not_survive_a_new_permission_of_the_group(
     database: str, people: dict[str, Person], superuser: httpx.Client
 ) -> None:
     [(group, permission)] = query(
-        database, "SELECT g.id, p.id FROM auth_group g, auth_permission p WHERE p.codename = 'view_phi'"
+        database,
+        "SELECT g.id, p.id FROM auth_group g, auth_permission p WHERE g.name = 'readers' AND p.codename = 'view_phi'",
     )
     form = {"name": "readers", "permissions": str(permission)}
     assert submit(superuser, f"/admin/auth/group/{group}/change/", **form).status_code == 302

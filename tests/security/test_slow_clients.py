@@ -173,7 +173,8 @@ def test_haproxy_refuses_large_bodies(proxy: VoiceAssistServer) -> None:
 )
 def test_large_bodies_are_refused_before_they_have_arrived(app: VoiceAssistServer, request_: bytes) -> None:
     response, body = send(app.port, request_)
-    assert (response.status, json.loads(body)["error"]["code"]) == (413, "BAD_REQUEST")
+    assert response.status == 413
+    assert b"<h1>Too much data</h1>" in body
     assert response.headers["Connection"] == "close"
 
 

@@ -1,6 +1,5 @@
 """Reports to Sentry: what leaves the server contains no values, and an unreachable Sentry delays nothing."""
 
-import gzip
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import brotli
 import pytest
 
 from tests.support.dependency_servers import free_port
@@ -34,8 +34,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.is_silent:
             self.server.closing.wait()
             return
-        if self.headers["Content-Encoding"] == "gzip":
-            body = gzip.decompress(body)
+        assert self.headers["Content-Encoding"] == "br"
+        body = brotli.decompress(body)
         self.server.received.append((self.path, str(self.headers), body))
         self.send_response(200)
         self.send_header("Content-Length", "2")

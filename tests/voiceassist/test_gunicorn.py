@@ -262,7 +262,7 @@ def test_database_outage_returns_503_and_logs_one_line() -> None:
     with VoiceAssistServer(DATABASE_URL="postgres://u:p@127.0.0.1:1/db") as app:
         status, headers, body = app.get("/admin/", headers=web_session)
         assert (status, headers["Retry-After"]) == (503, "5")
-        assert b"not available right now" in body
+        assert b"<h1>Not available right now</h1>" in body
         lines = [json.loads(line) for line in app.log().splitlines()]
         (line,) = [line for line in lines if line.get("trace_id") == headers["X-Request-ID"]]
         assert (line["status"], line["outage"], line["level"]) == (503, "OperationalError", "error")
