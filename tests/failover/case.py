@@ -44,7 +44,8 @@ def run_case(folder: Path, template: Template, route: str, inject_faults: Callab
             scene = Scene(cluster, selected_route)
             inject_faults(scene, load)
         same_workers = workers == {worker.pid for worker in app.workers()}
-        return judge(cluster, load, scene.timeline, app.log(), same_workers=same_workers)
+        extra = selected_route.extra_seconds
+        return judge(cluster, load, scene.timeline, app.log(), same_workers=same_workers, extra_seconds=extra)
 
 
 def break_and_recover(scene: Scene, load: Load, fault: Fault) -> None:

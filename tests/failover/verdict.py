@@ -88,6 +88,7 @@ class Verdict:
     ready_after: float  # seconds after the end of the outage
     wrong_ready: int  # responses of /ready that were wrong for longer than promised
     acknowledged_in_outage: int
+    extra_seconds: float  # that the route may add to the slowest request
     without_retry_after: int  # 503 responses to the load's requests without Retry-After
     responses: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -105,7 +106,9 @@ class Verdict:
             f"not all clients wrote again within {MAX_RECOVERY:.0f} s": (
                 self.recovery_seconds > MAX_RECOVERY + TOLERANCE
             ),
-            f"a request took {self.log.slowest:.1f} s": self.log.slowest > DATABASE_TIMEOUT + TOLERANCE,
+            f"a request took {self.log.slowest:.1f} s": (
+                self.log.slowest > DATABASE_TIMEOUT + self.extra_seconds + TOLERANCE
+            ),
             # Clients are not spread evenly over workers, so one may wait until another request has released its thread.
             f"a client waited for {self.slowest_request:.1f} s": (
                 self.slowest_request > 2 * DATABASE_TIMEOUT + TOLERANCE
@@ -124,7 +127,9 @@ class Verdict:
         return [description for description, is_broken in checks.items() if is_broken]
 
 
-def judge(cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_workers: bool) -> Verdict:
+def judge(
+    cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_workers: bool, extra_seconds: float
+) -> Verdict:
     ready = [probe for probe in load.probes if probe.path == "/ready"]
     outages, recoveries = timeline.intervals(False), timeline.intervals(True)[1:]
     not_ready_delays = [_not_ready_after(ready, *outage) for outage in outages]
@@ -139,7 +144,8 @@ def judge(cluster: Cluster, load: Load, timeline: Timeline, log: str, *, same_wo
         slowest_ready=max(probe.seconds for probe in ready),
         not_ready_after=max((seconds for seconds in not_ready_delays if seconds is not None), default=None),
         ready_after=max(_ready_after(ready, *recovery) for recovery in recoveries),
-        wrong_ready=_wrong_ready(ready, timeline),
+        wrong_ready=_wrong_ready(ready, timeline, MAX_READY_LAG + extra_seconds),
+        extra_seconds=extra_seconds,
         acknowledged_in_outage=sum(_acknowledged_between(load, *outage) for outage in outages),
         without_retry_after=sum(attempt.status == 503 and not attempt.retry_after for attempt in load.requests),
         responses=Counter(attempt.status for attempt in load.requests),
@@ -184,11 +190,11 @@ def _reasons(probe: Attempt) -> list[str]:
     return [f"{name}: {dependency['reason']}" for name, dependency in report.items() if dependency["reason"]]
 
 
-def _wrong_ready(ready: list[Attempt], timeline: Timeline) -> int:
-    """Count responses of /ready that contradict a state that held from MAX_READY_LAG before the request."""
+def _wrong_ready(ready: list[Attempt], timeline: Timeline, lag: float) -> int:
+    """Count responses of /ready that contradict a state that held from `lag` seconds before the request."""
     wrong = 0
     for probe in ready:
-        states = timeline.during(probe.started_at - MAX_READY_LAG - TOLERANCE, probe.finished_at)
+        states = timeline.during(probe.started_at - lag - TOLERANCE, probe.finished_at)
         if len(states) == 1 and states != {None}:
             wrong += probe.status != (200 if states == {True} else 503)
     return wrong

@@ -126,7 +126,10 @@ def reported_blockers(alias: str, write: Write) -> Iterator[list[str]]:
 
     def watch() -> None:
         while not stop.wait(_POLL_INTERVAL):
-            blockers = _blockers(connection)
+            try:
+                blockers = _blockers(connection)
+            except psycopg.Error:  # a small pool may have no connection for this; migrate works without the report
+                return
             if blockers and blockers != last_reported:
                 last_reported[:] = blockers
                 write("\n".join(blockers))

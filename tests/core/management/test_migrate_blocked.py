@@ -232,7 +232,9 @@ def test_retries_after_a_deadlock_with_the_application(migrated_database: str, t
 @needs_pgbouncer
 def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_path: Path) -> None:
     """The limit applies, the blocker is reported, and other clients of the pool do not inherit the limit."""
-    pooler = PgBouncer(tmp_path / "pgbouncer", servers.postgres, pool=2)
+    pooler = PgBouncer(
+        tmp_path / "pgbouncer", servers.postgres, pool=3
+    )  # migrate needs two, and one to look for blockers
     pooler.start()
     try:
         pooled = pooler.url_for(migrated_database)
@@ -241,7 +243,7 @@ def test_works_behind_pgbouncer(servers: Servers, migrated_database: str, tmp_pa
                 assert_names_blocker(migrate.wait_for("blocked by"), pid)
                 migrate.wait_for(f"try 1 of {MAX_TRIES}")
             assert migrate.wait() == 0, migrate.stderr.read_text()
-        with psycopg.connect(pooled, autocommit=True) as connection:
+        with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as connection:
             assert {connection.execute("SHOW lock_timeout").fetchone() for _ in range(6)} == {("0",)}
     finally:
         pooler.kill()
