@@ -1,4 +1,4 @@
-"""The form that asks why somebody reveals PHI. The audit record of the access contains the reason."""
+"""The form that asks for the reason before PHI is revealed. The audit record of the access contains it."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """A page that shows the messages of a conversation in their order, after the access has been recorded.
 
 It is opened from the page of a session, at the beginning or at a time, or from the page of a message, at this message.
-Every page of messages is an access of its own, with the same reason.
+Every page of messages is a separate access, with the same reason.
 """
 
 from datetime import UTC, datetime

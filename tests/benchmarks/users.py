@@ -6,13 +6,9 @@ one with a word that every user has, for which PostgreSQL reads an index entry o
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,10 +16,9 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from core.demo import vocabulary
-from tests.benchmarks.data import Databases, DurablePostgres
+from tests.benchmarks.data import Databases, running_databases
 from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import Table, interleaved_medians
-from tests.support.dependency_servers import Valkey
 
 SMALL = 1000 if IS_SMOKE else 100_000
 ROUNDS = 15
@@ -78,24 +73,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=1_000_000)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="voiceassist-benchmark-"))
-    postgres, redis = DurablePostgres(folder / "postgres"), Valkey(folder / "redis")
-    try:
-        postgres.start()
-        redis.start()
-        os.environ |= {"REDIS_URL": redis.url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings", "LOG_LEVEL": "ERROR"}
-        databases = Databases(postgres)
-        os.environ["DATABASE_URL"] = postgres.url
-        import django
-
-        django.setup()
+    with running_databases() as databases:
         for name, users in (("small", SMALL), ("large", options.users)):
             fill(databases.create(name), users)
         return measure(databases, options.users)
-    finally:
-        redis.kill()
-        postgres.kill()
-        shutil.rmtree(folder)
 
 
 def measure(databases: Databases, users: int) -> int:

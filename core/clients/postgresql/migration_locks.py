@@ -114,7 +114,7 @@ def _drop_invalid_index(execute: Any, sql: str, context: dict[str, Any], write: 
 def reported_blockers(alias: str, write: Write) -> Iterator[list[str]]:
     """Report the transactions that block the migration, whenever they change. Yield the lines of the last report.
 
-    It has a connection of its own, in autocommit mode. `CREATE INDEX CONCURRENTLY` waits for the end of each
+    It uses a separate connection in autocommit mode. `CREATE INDEX CONCURRENTLY` waits for the end of each
     transaction that has a snapshot when it looks, so a query in the transaction of the advisory lock could block it for
     ever.
     """
