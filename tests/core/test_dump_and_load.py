@@ -1,6 +1,7 @@
 """`dumpdata` and `loaddata` copy every row into a fresh database, and the audit trail stays protected."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -75,8 +76,12 @@ def manage(database: str, *arguments: str) -> str:
 
 
 def by_model(dump: str) -> dict[str, list[Any]]:
+    """Group the objects of a dump by their models, with the milliseconds of every time.
+
+    A dump cuts the microseconds off: 12:00:00.000499 becomes `12:00:00.000Z`, and after the load `12:00:00Z`.
+    """
     objects: dict[str, list[Any]] = {}
-    for item in json.loads(dump):
+    for item in json.loads(re.sub(r'(T\d\d:\d\d:\d\d)Z"', r'\1.000Z"', dump)):
         objects.setdefault(item["model"], []).append(item)
     return {model: sorted(items, key=lambda item: str(item["pk"])) for model, items in objects.items()}
 
