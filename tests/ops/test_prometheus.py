@@ -15,7 +15,7 @@ from math import isnan
 import pytest
 import trustme
 
-from tests.support.dependency_servers import Valkey, as_application
+from tests.support.dependency_servers import Valkey, as_application, free_port
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
@@ -87,7 +87,7 @@ def app(servers: Servers, postgres: Proxy, redis_url: str) -> Iterator[VoiceAssi
 def worker(app: VoiceAssistServer, servers: Servers, redis: Valkey) -> Iterator[WorkerProcess]:
     """Yield a worker of the server's database, which it does not reach through the proxy."""
     url = as_application(servers.postgres.url.replace("/tests", "/observed"))
-    with WorkerProcess(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN) as worker:
+    with WorkerProcess(port=free_port(), DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN) as worker:
         yield worker
 
 
