@@ -15,6 +15,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.support.forked_python import die_with_parent
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 needs_chromium = pytest.mark.skipif(
@@ -38,7 +40,7 @@ def start_browser(folder: Path) -> Iterator[Chrome]:
     """Start a browser with an empty profile and a width of 1280 pixels. It can only reach loopback addresses."""
     assert CHROMIUM and DRIVER, "Chromium not found. Install Debian's packages chromium and chromium-driver."
     options = ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = _program_that_ends_with_its_parent(CHROMIUM, folder / "start-chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})  # `get_log("browser")`: CSP violations, errors
     for argument in (
         "--headless",
@@ -55,11 +57,21 @@ def start_browser(folder: Path) -> Iterator[Chrome]:
         f"--user-data-dir={folder / 'chromium'}",
     ):
         options.add_argument(argument)
-    driver = Chrome(options=options, service=Service(DRIVER))
+    driver = Chrome(options=options, service=Service(DRIVER, popen_kw={"preexec_fn": die_with_parent}))
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def _program_that_ends_with_its_parent(program: str, path: Path) -> str:
+    """Return a program that starts Chromium. Without it, Chromium survives a ChromeDriver that was killed."""
+    setpriv = shutil.which("setpriv")
+    if not setpriv:
+        return program
+    path.write_text(f'#!/bin/sh\nexec {setpriv} --pdeathsig KILL {program} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def wait_until_gone(browser: Chrome, element: WebElement) -> None:

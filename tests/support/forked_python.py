@@ -44,7 +44,7 @@ PRELOADED = (
     "structlog.dev",
 )
 _spawning = Lock()
-_processes: list[Any] = []  # Popen warns of a process that still runs when its object is deleted
+forking_processes: list["subprocess.Popen[bytes]"] = []  # at most one; it runs until this process exits
 
 
 def die_with_parent() -> None:
@@ -102,7 +102,7 @@ def _forking_process() -> socket.socket:
     command = [sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     with other_end:
-        _processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()]))
+        forking_processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()]))
     return channel
 
 

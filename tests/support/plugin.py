@@ -10,12 +10,14 @@ import signal
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.processes import no_process_is_left as no_process_is_left
 from tests.support.qdrant_server import QdrantServer
 
 API_KEY = "tests-key"
@@ -25,15 +27,17 @@ ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-tests-"))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.postgres = Postgres(self.folder / "postgres")
         self.redis = Valkey(self.folder / "redis")
         self.qdrant = QdrantServer(api_key=API_KEY)
 
     def start(self) -> None:
-        self.postgres.start()
-        self.redis.start()
+        self._stack.enter_context(self.postgres)
+        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self.qdrant)
         self.redis.add_worker()
-        self.qdrant.__enter__()
         os.environ |= {
             "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
@@ -43,10 +47,7 @@ class Servers:
         }
 
     def stop(self) -> None:
-        self.qdrant.__exit__()
-        self.redis.kill()
-        self.postgres.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._stack.close()
 
 
 def remove_project_variables() -> None:
