@@ -10,11 +10,11 @@ from django.test import TransactionTestCase
 
 from core.auth.password_hashing import PasswordHasher
 from core.database_roles import APPLICATION_ROLE
-from tests.support.browser import browser
+from tests.support.browser import browser, chromium
 from tests.support.dependency_servers import SUPERUSER
 from tests.support.plugin import Servers, drop_readiness_connections
 
-__all__ = ["browser"]
+__all__ = ["browser", "chromium"]
 
 collect_ignore = ["failover"]  # takes minutes: `make failover`
 
