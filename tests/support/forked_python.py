@@ -10,6 +10,7 @@ A test of how Python starts (its options, its variables except PYTHONPATH, close
 needs a real start, and so does at least one test of each command.
 """
 
+import atexit
 import ctypes
 import gc
 import json
@@ -97,13 +98,20 @@ def _spawn(args: list[str], cwd: str, environment: dict[str, str], streams: list
 
 @cache
 def _forking_process() -> socket.socket:
-    """Start the process that forks. It exits when this process has exited."""
+    """Start the process that forks. It exits with this process."""
     channel, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     with other_end:
-        forking_processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()]))
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()])
+    forking_processes.append(process)
+    atexit.register(_end, channel, process)
     return channel
+
+
+def _end(channel: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    channel.close()
+    process.wait(10)
 
 
 # In the process that forks
