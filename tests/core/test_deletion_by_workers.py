@@ -9,7 +9,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import pytest
 
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
@@ -48,7 +47,6 @@ def worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(10)
 
 
-@pytest.mark.timeout(180)
 def test_killed_workers_delete_every_row_once(servers: Servers, tmp_path: Path) -> None:
     redis = Valkey(tmp_path / "redis")
     redis.start()

@@ -42,8 +42,6 @@ from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixture runs the whole scenario
-
 PASSWORD = "the admin's password"
 INPUT = "canary-input"  # prefix of the canaries in requests
 LEAKS = ("PHI", "PERSONAL", "SECRET")

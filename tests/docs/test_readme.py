@@ -24,6 +24,7 @@ from tests.docs.markdown import ROOT
 from tests.support.dependency_servers import free_port
 from tests.support.load_settings import KEY
 from tests.support.plugin import API_KEY, Servers
+from tests.support.polling import SLOWNESS
 
 README = (ROOT / "README.md").read_text()
 START_TIMEOUT, STOP_TIMEOUT = 90, 20  # seconds
@@ -95,13 +96,13 @@ class Clone:
             return
         os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(STOP_TIMEOUT)
+            process.wait(STOP_TIMEOUT * SLOWNESS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail(f"Ctrl-C did not stop it. {log.read_text()}")
 
     def _wait_for_health(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        end = time.monotonic() + START_TIMEOUT
+        end = time.monotonic() + START_TIMEOUT * SLOWNESS
         while True:
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
@@ -116,10 +117,7 @@ class Clone:
                 connection.close()
 
 
-pytestmark = [
-    pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment to link"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment to link")
 
 
 def assert_newcomer_finds_all_pages(clone: Clone) -> None:

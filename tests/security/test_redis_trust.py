@@ -17,8 +17,6 @@ from tests.support.plugin import Servers
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
-
 FORMER_KEY = "voiceassist:1:django.contrib.sessions.cached_db"  # of Django's engine, followed by the cookie's value
 MAX_GUESSES = 2_000
 

@@ -18,8 +18,6 @@ from tests.support.polling import succeeds_within
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
-pytestmark = pytest.mark.timeout(180)
-
 DATABASE = "two_roles"
 EMAIL, LOGIN_PASSWORD = "ann@example.org", "correct horse battery"
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")

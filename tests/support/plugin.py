@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.polling import SLOWNESS
 from tests.support.processes import no_process_is_left as no_process_is_left
 from tests.support.qdrant_server import QdrantServer
 
@@ -60,6 +61,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     remove_project_variables()
+    os.environ.setdefault("PYTEST_TIMEOUT", str(float(early_config.getini("timeout")) * SLOWNESS))
     if getattr(early_config.known_args_namespace, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # each worker process of pytest-xdist runs tests and starts its own servers, this process does neither
     servers = Servers()

@@ -14,11 +14,12 @@ from typing import Self
 import psutil
 
 from tests.support.forked_python import die_with_parent
+from tests.support.polling import SLOWNESS
 from voiceassist.embedded.programs import clean_environment
 
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to clients, which could take one before its server
 PORTS_OF_A_PROCESS = 500
-START_TIMEOUT = 30.0  # seconds
+START_TIMEOUT = 30.0 * SLOWNESS  # seconds
 _reservations: list[socket.socket] = []  # open until the process exits
 
 

@@ -18,11 +18,11 @@ import psutil
 
 from tests.support.databases import database_with_staff as database_with_staff
 from tests.support.forked_python import ForkedPython, die_with_parent, run
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 30.0  # seconds
+START_TIMEOUT = 30.0 * SLOWNESS  # seconds
 
 
 @cache

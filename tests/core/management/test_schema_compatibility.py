@@ -46,7 +46,6 @@ def check(url: str, *arguments: str) -> tuple[int, str | None, str]:
     return code, result["reason"], result["detail"]
 
 
-@pytest.mark.timeout(180)  # it starts ten commands
 def test_database_refuses_older_code_until_the_migration_is_unapplied(migrated_database: str, tmp_path: Path) -> None:
     url = migrated_database
     newer = newer_code(tmp_path, REQUIRE_8, REQUIRE_9, version="9.0.0")
