@@ -5,7 +5,6 @@ Tests of `migrate` itself create an empty database instead.
 
 import os
 import subprocess
-from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -80,10 +79,11 @@ def insert(url: str, *rows: "Model") -> None:
 class Rows:
     """The rows of a database, whose permissions and content types stay. A context manager that holds a connection."""
 
-    def __init__(self, url: str, tables: Iterable[str]) -> None:
+    def __init__(self, url: str) -> None:
         self._superuser = psycopg.connect(url, autocommit=True, options="-c lock_timeout=10s")
-        tables = set(tables) - {"django_content_type", "auth_permission", "django_migrations"}
-        each = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for table in sorted(tables))
+        kept = {"django_content_type", "auth_permission", "django_migrations"}
+        tables = self._execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        each = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for (table,) in tables if table not in kept)
         self._find = " UNION ALL ".join(each)
 
     def delete(self) -> None:
