@@ -9,6 +9,9 @@ VALIDATE := .venv-kubernetes/bin/python -m kubernetes_validate --kubernetes-vers
 RULE := ops/kubernetes/prometheus-operator/prometheus-rule.yaml
 
 define INSTALL
+id -un >/dev/null 2>&1 || [ -n "$$DATABASE_URL$$DATABASE_URL_FILE" ] || \
+	{ echo "make: the user $$(id -u) has no name, which PostgreSQL needs. Add a line for it to /etc/passwd, or run this as" \
+	"another user." >&2; exit 1; }; \
 for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
 	python=; \
