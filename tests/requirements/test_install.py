@@ -166,7 +166,7 @@ def test_an_interrupted_installation_keeps_the_environment(
             "PIP_FIND_LINKS": "",
             "PATH": os.environ["PATH"],
         }
-        command = [sys.executable, REQUIREMENTS / "install.py", working, lock]
+        command: list[str | Path] = [sys.executable, REQUIREMENTS / "install.py", working, lock]
         process = subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.DEVNULL)
         connection, _ = index.accept()
         with connection:
