@@ -22,8 +22,8 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
-	smoke check kubernetes prometheus-rule stop lock format
+.PHONY: help run test test-pythons fresh-clone failover benchmark benchmark-data benchmark-users benchmark-compare drill \
+	soak smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -37,6 +37,9 @@ test: .venv/installed-dev ## run every test, in WORKERS=2 processes
 
 test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
+
+fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user
+	@$(PYTHON) -m pytest tests/fresh_clone
 
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)
