@@ -14,7 +14,7 @@ from tests.support.plugin import Servers, drop_readiness_connections
 
 __all__ = ["browser", "chromium"]
 
-collect_ignore = ["failover"]  # takes minutes: `make failover`
+collect_ignore = ["failover", "fresh_clone"]  # take minutes: `make failover`, `make fresh-clone`
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from tests.support.dependency_servers import Postgres, Valkey
 from tests.support.polling import SLOWNESS
 from tests.support.processes import no_process_is_left as no_process_is_left
 from tests.support.qdrant_server import QdrantServer
+from voiceassist.embedded.programs import EmbeddedServerError, require_user_name
 
 API_KEY = "tests-key"
 ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -62,6 +63,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     remove_project_variables()
     os.environ.setdefault("PYTEST_TIMEOUT", str(float(early_config.getini("timeout")) * SLOWNESS))
+    try:
+        require_user_name()
+    except EmbeddedServerError as error:
+        raise pytest.UsageError(str(error)) from None
     if getattr(early_config.known_args_namespace, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # each worker process of pytest-xdist runs tests and starts its own servers, this process does neither
     servers = Servers()

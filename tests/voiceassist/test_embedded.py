@@ -451,3 +451,11 @@ def test_the_socket_folder_of_long_paths_ignores_tmpdir(var: Path, monkeypatch: 
     before = socket_folder(var / ("x" * 90))
     monkeypatch.setattr("tempfile.tempdir", str(var))
     assert socket_folder(var / ("x" * 90)) == before
+
+
+def test_reports_a_user_without_a_name_before_initdb(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(EmbeddedServerError, match=f"The user {os.geteuid()} has no name"):
+        embedded.start(NAMES, var)
+    assert not (var / "postgres.new").exists()
+    assert not running(var)
