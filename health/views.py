@@ -22,7 +22,6 @@ from health.check_runner import Report, Result
 from health.multiprocess import draining, metric_files, process_metrics, runtime_folder
 from health.serializers import LivenessSerializer, ReportSerializer
 
-_METHODS = ("GET", "HEAD")
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
 
 
@@ -48,9 +47,13 @@ class ProbeView(APIView):
     and the wrapped request take a third of the processor time of `/health` (`make benchmark`).
     """
 
+    authentication_classes = ()  # these are for the API documentation too
+    permission_classes = ()
+    http_method_names = ["get", "head"]
+
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.method not in _METHODS:
-            headers = {"Allow": ", ".join(_METHODS)}
+        if request.method not in ("GET", "HEAD"):
+            headers = {"Allow": "GET, HEAD"}
             response: HttpResponse = failure_response(ErrorCode.METHOD_NOT_ALLOWED, headers=headers)
         else:
             response = self.get(request)
