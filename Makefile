@@ -19,7 +19,7 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
+.PHONY: help run test test-pythons mutants failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
 	smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
@@ -34,6 +34,9 @@ test: .venv/installed-dev ## run every test, in WORKERS=2 processes
 
 test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
+
+mutants: .venv/installed-dev ## put faults into the code and print those that no test notices: MODULES='core/*' SAMPLE=40 SEED=1
+	@$(PYTHON) -m tests.mutants $(MODULES:%=--modules '%') $(SAMPLE:%=--sample %) $(SEED:%=--seed %)
 
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)

@@ -1,11 +1,13 @@
 """Put faults into the modules of modules.toml, one at a time, and print those that no test notices.
 
-    make mutants                                          # all modules, takes hours
-    make mutants MODULES=health/check_runner.py           # one module, or those that a pattern matches
-    make mutants MODULES='core/*' SAMPLE=40 SEED=1        # some of the mutants, chosen at random
+make mutants                                             # all modules, takes hours
+make mutants MODULES=health/check_runner.py              # one module, or those that a pattern matches
+make mutants MODULES='health/check_runner.py:*report*'   # the mutants whose names a pattern matches
+make mutants MODULES='core/*' SAMPLE=40 SEED=1           # some of the mutants, chosen at random
 """
 
 import argparse
+import fnmatch
 import random
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from tests.mutants import configuration
 from tests.mutants.mutations import Mutant, mutants_of
-from tests.mutants.report import print_report
+from tests.mutants.report import has_low_score, has_survivors, print_table
 from tests.mutants.workers import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,22 +25,24 @@ COPIES = ROOT / "var" / "mutants"
 
 def main() -> int:
     options = _parse()
-    tests = configuration.modules(options.modules)
-    if not tests:
-        sys.exit(f"make mutants: no module of modules.toml matches {options.modules}.")
+    tests = configuration.modules(options.modules.split(":")[0])
     mutants = [mutant for module in tests for mutant in mutants_of(module, (ROOT / module).read_bytes())]
     reasons = configuration.equivalents()
     unknown = {name for name in reasons if name.split(":")[0] in tests} - {mutant.name for mutant in mutants}
     if unknown:
         sys.exit("make mutants: equivalents.toml lists mutants that do not exist:\n" + "\n".join(sorted(unknown)))
-    mutants = [mutant for mutant in mutants if mutant.name not in reasons]
+    mutants = [mutant for mutant in mutants if mutant.name not in reasons and _matches(mutant, options.modules)]
+    if not mutants:
+        sys.exit(f"make mutants: no module of modules.toml and no mutant matches {options.modules}.")
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
     try:
         outcomes = run([_copy(number) for number in range(options.workers)], mutants, tests)
     finally:
         shutil.rmtree(COPIES, ignore_errors=True)
-    return print_report(mutants, outcomes, reasons, is_sample=bool(options.sample))
+    print_table(mutants, outcomes, reasons)
+    is_part = options.sample or ":" in options.modules
+    return has_survivors(outcomes) if is_part else has_low_score(mutants, outcomes)
 
 
 def _parse() -> argparse.Namespace:
@@ -48,6 +52,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", default="1", help="another seed chooses other mutants")
     parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args()
+
+
+def _matches(mutant: Mutant, pattern: str) -> bool:
+    return ":" not in pattern or fnmatch.fnmatchcase(mutant.name, pattern)
 
 
 def _copy(number: int) -> Path:

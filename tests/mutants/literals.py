@@ -52,9 +52,13 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
         return isinstance(node.value, bool) and isinstance(parent, ast.keyword)
     if isinstance(parent, ast.JoinedStr | ast.FormattedValue | ast.Expr):  # a part of another string, a docstring
         return True
+    if isinstance(parent, ast.List | ast.Set | ast.Tuple) or isinstance(parent, ast.Dict) and node in parent.keys:
+        return True  # removed as a whole
     if isinstance(parent, ast.keyword) and parent.arg in LABELS:
         return True
-    if isinstance(node, ast.Constant) and " " in node.value.strip() and node.value[:1].isupper():
+    first = node.values[0] if isinstance(node, ast.JoinedStr) and node.values else node
+    text = str(first.value) if isinstance(first, ast.Constant) else ""
+    if " " in text.strip() and text[:1].isupper():
         return True
     for ancestor in source.ancestors(node):
         if isinstance(ancestor, ast.Raise):
@@ -69,6 +73,8 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
 def _is_table(source: Source, node: ast.Tuple) -> bool:
     """Return whether the tuple is a collection, not several values of one statement."""
     parent = source.parents[node]
+    if isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Tuple):
+        return False
     return isinstance(node.ctx, ast.Load) and not isinstance(parent, ast.Return | ast.Yield | ast.Subscript | ast.Dict)
 
 

@@ -3,21 +3,23 @@
 The process has collected the tests and imported the project once. Each fork of it gets its own mutated function.
 """
 
+import gc
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
 from _pytest.main import pytest_runtestloop as run_tests
 
-from tests.mutants.mutations import Mutant
 from tests.mutants.forks import Outcome
-from tests.mutants.patching import patch
+from tests.mutants.mutations import Mutant
+from tests.mutants.patching import functions_of, patch
 from tests.support.plugin import SERVERS, Servers, servers
 
 __all__ = ["servers"]  # the fixture
@@ -65,8 +67,8 @@ class Session:
         if not self._migrate:
             from django.test import utils
 
-            utils.setup_databases = _use_prepared_database  # type: ignore[assignment]
-            utils.teardown_databases = lambda *_, **__: None  # type: ignore[assignment]
+            utils.setup_databases = _use_prepared_database
+            utils.teardown_databases = lambda *_, **__: None
 
 
 def _use_prepared_database(*_: object, **__: object) -> list[Any]:
@@ -99,7 +101,7 @@ class Recording(Session):
             return (yield)
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
             names = sorted({code.co_qualname for code in called})
             self._calls[item.nodeid] = (round(time.monotonic() - start, 3), names)
 
@@ -120,10 +122,14 @@ class Forks(Session):
         self.outcomes: dict[str, Outcome] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        functions = functions_of(str(self._path))
+        gc.freeze()  # otherwise the garbage collection of each fork copies the memory of all imported modules
         for mutant in self._mutants:
             items = [item for item in session.items if self._calls_function(item, mutant)]
             if items:
-                self.outcomes[mutant.name] = self._run(mutant, self._time(items), lambda: self._test(session, items, mutant))
+                self.outcomes[mutant.name] = self._run(
+                    mutant, self._time(items), partial(self._test, session, items, mutant, functions)
+                )
         return True
 
     def _calls_function(self, item: pytest.Item, mutant: Mutant) -> bool:
@@ -132,9 +138,11 @@ class Forks(Session):
     def _time(self, items: list[pytest.Item]) -> float:
         return sum(map(self._duration, items))
 
-    def _test(self, session: pytest.Session, items: list[pytest.Item], mutant: Mutant) -> str:
+    def _test(
+        self, session: pytest.Session, items: list[pytest.Item], mutant: Mutant, functions: list[FunctionType]
+    ) -> str:
         """Return the name of the first test that fails. Called in the fork."""
-        if not patch(mutant, str(self._path)):
+        if not patch(mutant, functions, str(self._path)):
             return ""
         self.start_servers()
         session.items[:] = items

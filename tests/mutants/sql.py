@@ -70,7 +70,11 @@ def _is_backwards(source: Source, node: ast.AST) -> bool:
 
 def _of_text(source: Source, node: ast.expr) -> Iterator[Edit]:
     text = source.text(node)
-    if isinstance(source.parents[node], ast.Expr) or text.lstrip("f\"'").startswith("DROP ") or _is_backwards(source, node):
+    if (
+        isinstance(source.parents[node], ast.Expr)
+        or text.lstrip("f\"'").startswith("DROP ")
+        or _is_backwards(source, node)
+    ):
         return
     if isinstance(node, ast.Constant) and not IS_SQL.search(text):
         words = text[1:-1].split()

@@ -48,7 +48,7 @@ def is_left_out(source: Source, node: ast.AST) -> bool:
             return True
         case ast.If() if _last_name(parent.test) == "TYPE_CHECKING":
             return True
-        case ast.Call() if _last_name(parent.func) in TYPING and node is (parent.args or [None])[0]:
+        case ast.Call() if _last_name(parent.func) in TYPING and node in parent.args[:1]:
             return True
     match node:
         case ast.Import() | ast.ImportFrom():

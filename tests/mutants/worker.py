@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -39,11 +40,12 @@ class Worker:
         self._temporary, self._data, self._prepared = (self.folder / name for name in ("tmp", "servers", "prepared"))
         self._temporary.mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
-        self._written = 0
         self._servers = self._prepare_servers()
 
     def _prepare_servers(self) -> "Servers":
+        from tests.support.dependency_servers import unprivileged_command
         from tests.support.plugin import Servers, remove_project_variables
+        from voiceassist.embedded.programs import clean_environment, postgres_program
 
         remove_project_variables()
         servers = Servers()
@@ -54,6 +56,10 @@ class Worker:
         command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
         subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, check=True)
         servers.postgres.stop()
+        data = servers.postgres.data
+        # Small files of the write-ahead log are faster to copy.
+        reset = [postgres_program("pg_resetwal"), "--wal-segsize=1", "-D", data]
+        subprocess.run([*unprivileged_command(data), *reset], check=True, capture_output=True, env=clean_environment())
         shutil.move(servers.folder, self._prepared)
         self._data = servers.folder
         return servers
@@ -63,7 +69,7 @@ class Worker:
         migrate = "/migrations/" in module
         if "names" not in job:
             return self._run_clean(module, tests, migrate)
-        mutants = [mutant for mutant in mutants_of(module, Path(module).read_bytes()) if mutant.name in job["names"]]
+        mutants = [mutant for mutant in _mutants_of(module) if mutant.name in job["names"]]
         outcomes: dict[str, Outcome] = {}
         in_functions = [mutant for mutant in mutants if mutant.function and is_in_function(mutant)]
         if in_functions and not migrate:
@@ -90,7 +96,9 @@ class Worker:
             from tests.mutants.session import Forks
 
             adopt_orphans()
-            forks = Forks(self._servers, mutants, ROOT / mutants[0].module, self._run_mutant, migrate=False, calls=calls)
+            forks = Forks(
+                self._servers, mutants, ROOT / mutants[0].module, self._run_mutant, migrate=False, calls=calls
+            )
             failed = self._pytest(tests, forks)
             return json.dumps({"failed": failed, "outcomes": forks.outcomes})
 
@@ -144,6 +152,11 @@ class Worker:
         options = ["-x", "-q", "--override-ini=addopts=", "-p", "no:cacheprovider", "-W", ignored]
         code = pytest.main([*options, *tests], plugins=[plugin, sys.modules[type(plugin).__module__]])
         return "" if code == 0 else plugin.failed or f"pytest's exit code {int(code)}"
+
+
+@cache
+def _mutants_of(module: str) -> list[Mutant]:
+    return mutants_of(module, (ROOT / module).read_bytes())
 
 
 def preload() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
+from tests.mutants.report import print_survivors
 
 PORTION = 20  # mutants of one job; a job imports the project and collects the tests once
 
@@ -56,7 +57,9 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
 
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
-            calls = dict(zip(names, pool.map(lambda module: _clean(perform, module, tests[module]), names), strict=True))
+            calls = dict(
+                zip(names, pool.map(lambda module: _clean(perform, module, tests[module]), names), strict=True)
+            )
             jobs = [
                 {"module": module, "tests": tests[module], "names": listed[start : start + PORTION],
                  "calls": calls[module]}
@@ -64,13 +67,14 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
             ]  # fmt: skip
             outcomes: dict[str, Outcome] = {}
             for answer in pool.map(perform, jobs):
-                outcomes |= {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
-                print(f"\r{len(outcomes)} of {len(mutants)}", end="", file=sys.stderr, flush=True)
+                found = {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
+                outcomes |= found
+                print_survivors([mutant for mutant in mutants if mutant.name in found], found)
+                print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(cancel_futures=True)
             for worker in workers:
                 worker.stop()
-    print(file=sys.stderr)
     return outcomes
 
 
