@@ -46,9 +46,8 @@ def edits(source: Source, node: ast.AST) -> Iterator[Edit]:
         return
     if isinstance(node, ast.Constant | ast.JoinedStr) and not isinstance(source.parents[node], ast.JoinedStr):
         yield from _of_text(source, node)
-    elif isinstance(node, ast.Tuple | ast.List | ast.Dict | ast.For | ast.If | ast.Compare | ast.Return):
-        if not (isinstance(node, ast.List) and _assigns(source.parents[node], "dependencies")):
-            yield from literals.edits(source, node)
+    elif isinstance(node, ast.Tuple | ast.List | ast.Dict):
+        yield from literals.edits(source, node)
 
 
 def _is_generated(node: ast.AST) -> bool:

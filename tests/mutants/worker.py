@@ -58,7 +58,7 @@ class Worker:
         servers.postgres.stop()
         data = servers.postgres.data
         # Small files of the write-ahead log are faster to copy.
-        reset = [postgres_program("pg_resetwal"), "--wal-segsize=1", "-D", data]
+        reset = [postgres_program("pg_resetwal"), "--wal-segsize=1", "-D", str(data)]
         subprocess.run([*unprivileged_command(data), *reset], check=True, capture_output=True, env=clean_environment())
         shutil.move(servers.folder, self._prepared)
         self._data = servers.folder
