@@ -22,8 +22,8 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons fresh-clone failover benchmark benchmark-data benchmark-users benchmark-compare drill \
-	soak smoke check kubernetes prometheus-rule stop lock format
+.PHONY: help run test test-pythons fresh-clone mutants failover benchmark benchmark-data benchmark-users benchmark-compare \
+	drill soak smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -40,6 +40,9 @@ test-pythons: .venv/installed-dev ## run the fast half of the tests on every oth
 
 fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user
 	@$(PYTHON) -m pytest tests/fresh_clone
+
+mutants: .venv/installed-dev ## put faults into the code and print those that no test notices: MODULES='core/*' SAMPLE=40 SEED=1
+	@$(PYTHON) -m tests.mutants $(MODULES:%=--modules '%') $(SAMPLE:%=--sample %) $(SEED:%=--seed %)
 
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)

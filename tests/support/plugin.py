@@ -40,7 +40,12 @@ class Servers:
         self._stack.enter_context(self.redis)
         self._stack.enter_context(self.qdrant)
         self.redis.add_worker()
-        os.environ |= {
+        os.environ |= self.variables
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings with which the application uses these servers."""
+        return {
             "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
             "QDRANT_URL": self.qdrant.url,
