@@ -82,9 +82,12 @@ def test_deletion_in_background(
     user: User, other: User, delete: Callable[[User], Iterator[Job]], sessions: int
 ) -> None:
     left = [Message.objects.count()]
+    jobs = []
     for job in delete(user):
+        jobs.append(job)
         left.append(Message.objects.count())
         assert left[-2] - left[-1] <= BATCH
+    job = jobs[-1]
     assert (job.done, job.total) == (NUMBER * sessions, NUMBER * sessions)
     assert job.result == {"sessions": sessions}
     assert Session.objects.filter(user=user.pk).count() == NUMBER - sessions
