@@ -159,7 +159,8 @@ def test_late_caller_of_an_earlier_round_does_not_end_the_current_one(gate: Gate
     callers = [threading.Thread(target=lambda: reports.append(runner.report())) for _ in range(3)]
     late_caller, second_caller, third_caller = callers
     late_caller.start()
-    assert is_late.wait(10)  # the check of the first round has finished, and its report is not built yet
+    assert is_late.wait(10)
+    assert wait_for(lambda: not check_threads())  # the first round has ended, and its report is not built yet
     gates.pop(0)
     second_caller.start()
     assert wait_for(lambda: is_waiting(second_caller))
