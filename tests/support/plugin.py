@@ -34,7 +34,12 @@ class Servers:
         self.redis.start()
         self.redis.add_worker()
         self.qdrant.__enter__()
-        os.environ |= {
+        os.environ |= self.variables
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings with which the application uses these servers."""
+        return {
             "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
             "QDRANT_URL": self.qdrant.url,
