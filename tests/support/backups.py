@@ -121,21 +121,22 @@ class BackedUpPostgres(Postgres):
         return max((self.target / kind).glob("2*Z"))
 
     def _drill(self, backup: Path, identity: Path, **variables: str) -> tuple[list[str], dict[str, str]]:
-        """Return a command and its environment."""
-        command = [*self.as_user, sys.executable, "manage.py", "drill", str(backup), "--identity", str(identity)]
+        """Return the arguments of Python, and the environment."""
         environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "voiceassist.settings", "PATH": self.environment["PATH"]}
-        return command, environment | {"DATABASE_URL": self.application_url} | variables
+        environment |= {"DATABASE_URL": self.application_url, **variables}
+        return ["manage.py", "drill", str(backup), "--identity", str(identity)], environment
 
     def drill(self, backup: Path, *, check: bool = True, identity: Path | None = None, **variables: str) -> Done:
         command, environment = self._drill(backup, identity or self.identity, **variables)
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run(command, environment, as_user=self.as_user, timeout=300)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
     def start_drill(self, backup: Path, **variables: str) -> "subprocess.Popen[str]":
+        """Start a drill with a new Python, in its own process group."""
         command, environment = self._drill(backup, self.identity, **variables)
         return subprocess.Popen(
-            command, env=environment, cwd=ROOT, start_new_session=True,
+            [*self.as_user, sys.executable, *command], env=environment, cwd=ROOT, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
