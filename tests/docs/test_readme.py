@@ -159,7 +159,7 @@ def test_running_in_production(tmp_path: Path, servers: Servers) -> None:
     )
     assert "created secrets/SECRET_KEY" in clone.run(create_secrets)
     with clone.serving(serve):
-        pass
+        assert list(clone.folder.glob("staticfiles/admin/css/base.*.css.br"))  # other tests don't compress them
 
 
 def test_every_block_is_run_or_listed() -> None:

@@ -34,10 +34,8 @@ NAN_QUERY = "histogram_quantile(0.95, sum by (le, method) (rate(voiceassist_qdra
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    redis = Valkey(tmp_path_factory.mktemp("redis"))
-    redis.start()
-    yield redis
-    redis.kill()
+    with Valkey(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +94,10 @@ def prometheus(
     app: VoiceAssistServer, worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
-    prometheus = Prometheus(folder, target=app.port, worker=worker.port, token=TOKEN)
-    prometheus.start()
-    try:
+    with Prometheus(folder, target=app.port, worker=worker.port, token=TOKEN) as prometheus:
         assert succeeds_within(20, lambda: prometheus.query("up == 1 and voiceassist_ready == 1")), app.log()[-2000:]
         assert succeeds_within(20, lambda: prometheus.query("voiceassist_job_workers == 1")), worker.log()
         yield prometheus
-    finally:
-        prometheus.kill()
 
 
 class Visitor:

@@ -36,10 +36,8 @@ def database(servers: Servers) -> Database:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"), options=("--appendfsync", "always"))
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("valkey"), options=("--appendfsync", "always")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,7 @@ class Deployment:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.postgres, self.valkey = Postgres(folder / "postgres"), Valkey(folder / "valkey")
         for server in (self.postgres, self.valkey):
-            server.start()
-            stack.callback(server.kill)
+            stack.enter_context(server)
         self.qdrant = stack.enter_context(QdrantServer(api_key=API_KEY))
         database = create_database(self.postgres, "rotation")
         self._values = {

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +45,7 @@ PRELOADED = (
     "structlog.dev",
 )
 _spawning = Lock()
-forking_processes: list["subprocess.Popen[bytes]"] = []  # at most one; it runs until this process exits
+forking_processes: list["subprocess.Popen[bytes]"] = []  # at most one for each user; they run until this process exits
 
 
 def die_with_parent() -> None:
@@ -55,8 +55,10 @@ def die_with_parent() -> None:
 
 
 class ForkedPython(subprocess.Popen[Any]):
-    def __init__(self, args: list[str], **options: Any) -> None:
-        super().__init__([sys.executable, *args], **options)
+    def __init__(self, args: list[str], *, as_user: Sequence[str] = (), **options: Any) -> None:
+        """Start a program. `as_user` are the words in front of a command that run it as another user."""
+        self._as_user = tuple(as_user)
+        super().__init__([*as_user, sys.executable, *args], **options)
 
     def _execute_child(self, args: Any, *others: Any) -> None:
         """Private: Popen has created the pipes, and starts the process here."""
@@ -66,17 +68,24 @@ class ForkedPython(subprocess.Popen[Any]):
         cwd, env, pipes = others[4], others[5], others[9:15]
         child_ends = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         environment = dict(os.environ if env is None else env)
-        self.pid = _spawn([*map(str, args[1:])], str(cwd or Path.cwd()), environment, child_ends)
+        arguments = [*map(str, args[len(self._as_user) + 1 :])]
+        self.pid = _spawn(self._as_user, arguments, str(cwd or Path.cwd()), environment, child_ends)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
 def run(
-    args: list[str], environment: Mapping[str, str] | None = None, *, stdin: str | None = None, timeout: float = 60
+    args: list[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    as_user: Sequence[str] = (),
+    stdin: str | None = None,
+    timeout: float = 60,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a program in the root of the project, as `subprocess.run` does. `environment` replaces that of the tests."""
     pipes = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE, "stdout": subprocess.PIPE}
-    with ForkedPython(args, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE, **pipes) as process:
+    options = {"env": environment, "cwd": ROOT, "text": True, "stderr": subprocess.PIPE, **pipes}
+    with ForkedPython(args, as_user=as_user, **options) as process:
         try:
             stdout, stderr = process.communicate(stdin, timeout)
         except BaseException:
@@ -85,9 +94,9 @@ def run(
     return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
 
 
-def _spawn(args: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
+def _spawn(as_user: tuple[str, ...], args: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
     with _spawning:
-        channel = _forking_process()
+        channel = _forking_process(as_user)
         ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: adopt the program when the process between has exited
         try:
             socket.send_fds(channel, [json.dumps([args, cwd, environment]).encode()], streams)
@@ -97,10 +106,10 @@ def _spawn(args: list[str], cwd: str, environment: dict[str, str], streams: list
 
 
 @cache
-def _forking_process() -> socket.socket:
-    """Start the process that forks. It exits with this process."""
+def _forking_process(as_user: tuple[str, ...]) -> socket.socket:
+    """Start the process that forks, one for each user. It exits with this process."""
     channel, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
+    command = [*as_user, sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     with other_end:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()])

@@ -29,11 +29,12 @@ START_TIMEOUT = 30.0 * SLOWNESS  # seconds
 def collect_static_files() -> None:
     """Collect the static files of this checkout, without which production does not start, unless they are current.
 
-    Other test processes, whose servers use these files, wait meanwhile.
+    Other test processes, whose servers use these files, wait meanwhile. The test of the README collects them as
+    production does.
     """
     environment = {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "voiceassist.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.support.static_settings",
         "VOICEASSIST_ENV": "production",
         "SECRET_KEY": "only-for-collectstatic-which-signs-nothing-and-connects-to-no-server",
         "ALLOWED_HOSTS": "localhost",
