@@ -7,6 +7,7 @@ that a developer's configuration does not affect the tests.
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -57,6 +58,15 @@ class Servers:
         self._stack.close()
 
 
+def write_bytecode() -> None:
+    """Write bytecode also where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+
+    Otherwise the hundreds of processes that the tests start would compile every module again, for half of their time.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 def remove_project_variables() -> None:
     for line in ENV_EXAMPLE.read_text().splitlines():
         os.environ.pop(line.lstrip("# ").split("=")[0], None)
@@ -66,6 +76,7 @@ def remove_project_variables() -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    write_bytecode()
     remove_project_variables()
     os.environ.setdefault("PYTEST_TIMEOUT", str(float(early_config.getini("timeout")) * SLOWNESS))
     try:
