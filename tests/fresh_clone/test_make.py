@@ -1,6 +1,6 @@
 """`make run`, `make stop` and `make test` in a fresh clone, in which nothing is installed: `make fresh-clone`.
 
-The tests of a user share a clone. `tests/docs/test_readme.py` runs the commands of the README, without the installation.
+The tests of a user share a clone. `tests/docs/test_readme.py` runs the commands of the README without the installation.
 """
 
 import os
