@@ -63,14 +63,13 @@ class Clone:
         )
 
     @contextmanager
-    def making(self, *targets: str, **environment: str) -> Iterator["Make"]:
-        """Run `make` in the background. Kill it with its children at the end if it still runs."""
+    def serving(self, *arguments: str, port: int = 0, **environment: str) -> Iterator["Server"]:
+        """Run a command that serves, with a port in BIND. Kill it with its children at the end if it still runs."""
+        port = port or free_port()
         with tempfile.TemporaryFile("w+") as log:
-            port = free_port()
-            bind = {"BIND": f"127.0.0.1:{port}", **environment}
-            process = self.start("make", *targets, stdout=log, stderr=log, **bind)
+            process = self.start(*arguments, stdout=log, stderr=log, BIND=f"127.0.0.1:{port}", **environment)
             try:
-                yield Make(process, f"http://127.0.0.1:{port}", log)
+                yield Server(process, f"http://127.0.0.1:{port}", log)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -81,8 +80,8 @@ class Clone:
         shutil.rmtree(self.folder.parent)
 
 
-class Make:
-    """A running `make`."""
+class Server:
+    """A running `make run` or `manage.py runserver`."""
 
     def __init__(self, process: "subprocess.Popen[str]", url: str, log: Any) -> None:
         self.process, self.url, self._log = process, url, log
