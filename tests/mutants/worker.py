@@ -22,7 +22,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.mutants.forks import Outcome, adopt_orphans, run_in_fork, test_in_fork
+from tests.mutants.forks import Outcome, outcome_of, run_in_fork
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.patching import is_in_function
 
@@ -95,7 +95,6 @@ class Worker:
         def collect() -> str:
             from tests.mutants.session import Forks
 
-            adopt_orphans()
             forks = Forks(
                 self._servers, mutants, ROOT / mutants[0].module, self._run_mutant, migrate=False, calls=calls
             )
@@ -120,7 +119,7 @@ class Worker:
         """Write the mutant and run its tests in a fork. They usually take `seconds`."""
         self._restore()
         with self._written_mutant(mutant):
-            return test_in_fork(test, 20 + 5 * seconds)
+            return outcome_of(test, 20 + 5 * seconds)
 
     @contextmanager
     def _written_mutant(self, mutant: Mutant) -> Iterator[None]:
@@ -177,7 +176,6 @@ def forget_project() -> None:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    adopt_orphans()
     preload()
     worker = Worker()
     forget_project()
