@@ -77,7 +77,7 @@ def without_each_word(source: Source, node: ast.Constant) -> Iterator[Edit]:
     if len(words) > 1 and "_" in "".join(words) and all(word.isidentifier() for word in words):
         for number, word in enumerate(words):
             rest = " ".join(words[:number] + words[number + 1 :])
-            yield source.replace(node, repr(rest))._replace(before=f"{word} of {node.value}", after="")
+            yield source.replace(node, repr(rest))._replace(before=f"{word} of {source.text(node)}", after="")
 
 
 def _is_table(source: Source, node: ast.Tuple) -> bool:
