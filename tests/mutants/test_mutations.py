@@ -14,8 +14,8 @@ import pytest
 
 from tests.mutants import configuration
 from tests.mutants.forks import Outcome, outcome_of
-from tests.mutants.mutations import mutants_of
-from tests.mutants.patching import functions_of, is_in_function, patch
+from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.patching import changes, functions_of, is_in_function
 from tests.mutants.report import difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,9 +117,10 @@ def test_functions_are_patched_and_survivors_are_found(module: ModuleType) -> No
     assert tests() == ""  # only the forks have been changed
 
 
-def _patched(tests: Callable[[], str], mutant: "object", path: str) -> Callable[[], str]:
+def _patched(tests: Callable[[], str], mutant: Mutant, path: str) -> Callable[[], str]:
     def run() -> str:
-        assert patch(mutant, functions_of(path), path)  # type: ignore[arg-type]
+        for function, code in changes(mutant, functions_of(path), path):
+            function.__code__ = code
         return tests()
 
     return run

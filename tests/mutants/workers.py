@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -13,6 +14,8 @@ from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
 from tests.mutants.report import print_survivors
 
+Job = dict[str, Any]
+Answer = dict[str, Any]
 PORTION = 20  # mutants of one job; a job imports the project and collects the tests once
 
 
@@ -48,7 +51,7 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
     for worker in workers:
         free.put(worker)
 
-    def perform(job: dict[str, Any]) -> dict[str, Any]:
+    def perform(job: Job) -> Answer:
         worker = free.get()
         try:
             return worker.run(job)
@@ -57,12 +60,11 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
 
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
-            calls = dict(
-                zip(names, pool.map(lambda module: _clean(perform, module, tests[module]), names), strict=True)
-            )
+            clean = pool.map(lambda module: _clean(perform, module, tests[module]), names)
+            results = dict(zip(names, clean, strict=True))
             jobs = [
                 {"module": module, "tests": tests[module], "names": listed[start : start + PORTION],
-                 "calls": calls[module]}
+                 "clean": results[module]}
                 for module, listed in names.items() for start in range(0, len(listed), PORTION)
             ]  # fmt: skip
             outcomes: dict[str, Outcome] = {}
@@ -78,8 +80,8 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
     return outcomes
 
 
-def _clean(perform: Any, module: str, tests: list[str]) -> dict[str, Any]:
+def _clean(perform: Callable[[Job], Answer], module: str, tests: list[str]) -> Answer:
     answer = perform({"module": module, "tests": tests})
     if answer["failed"]:
         raise RuntimeError(f"{module}: a test fails without any mutant: {answer['failed']}")
-    return dict(answer["calls"])
+    return answer
