@@ -9,6 +9,7 @@ make mutants MODULES='core/*' SAMPLE=40 SEED=1           # some of the mutants, 
 import argparse
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     options = _parse()
     patterns = options.modules.split()
     tests = configuration.modules([pattern.split(":")[0] for pattern in patterns])

@@ -17,9 +17,10 @@ class PreparedServers:
         self._folder = Path(tempfile.mkdtemp(prefix="mutants-"))
         self._temporary = self._folder / "tmp"
         self._temporary.mkdir()
-        tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
         remove_project_variables()
+        tempfile.tempdir = str(self._folder)
         self.servers = Servers()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
         os.environ |= self.servers.variables
         self._migrate()
         shutil.move(self.servers.folder, self._folder / "prepared")
@@ -42,10 +43,31 @@ class PreparedServers:
 
     def restore(self) -> None:
         """Replace what a fork has left behind. No server may be running."""
-        for folder in (self.servers.folder, self._temporary):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._temporary)
         self._temporary.mkdir()
-        subprocess.run(["cp", "-a", self._folder / "prepared", self.servers.folder], check=True)
+        if self.servers.folder.exists():
+            _remove_changed(self._folder / "prepared", self.servers.folder)
+        # -a copies the times too, by which the next call finds the files that have changed.
+        subprocess.run(["cp", "-a", "--no-clobber", f"{self._folder / 'prepared'}/.", self.servers.folder], check=True)
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_changed(original: Path, copy: Path) -> None:
+    """Remove the files and folders of a copy that differ from the original. Few of the thousands of files do."""
+    expected = {entry.name: entry for entry in os.scandir(original)}
+    for entry in os.scandir(copy):
+        other = expected.get(entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            if other:
+                _remove_changed(Path(other.path), Path(entry.path))
+            else:
+                shutil.rmtree(entry.path)
+        elif not other or _version(entry) != _version(other):
+            os.unlink(entry.path)
+
+
+def _version(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    status = entry.stat(follow_symlinks=False)
+    return status.st_size, status.st_mtime_ns

@@ -11,6 +11,7 @@ database. Each fork starts its own servers from a copy of this data, so that no 
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,8 @@ def forget_project() -> None:
 
 
 def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     preload()

@@ -35,6 +35,9 @@ class WorkerProcess:
             raise RuntimeError(f"A worker has exited:\n{self._log.read_text(errors='replace')[-4000:]}")
         return dict(json.loads(answer))
 
+    def interrupt(self) -> None:
+        self._process.terminate()
+
     def stop(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
@@ -73,8 +76,12 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
                 outcomes |= found
                 print_survivors([mutant for mutant in mutants if mutant.name in found], found)
                 print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.interrupt()
+            raise
         finally:
-            pool.shutdown(cancel_futures=True)
             for worker in workers:
                 worker.stop()
     return outcomes
