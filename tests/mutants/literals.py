@@ -15,6 +15,7 @@ def edits(source: Source, node: ast.AST) -> Iterator[Edit]:
         case ast.Constant():
             if (text := _other_value(node.value)) is not None and not _is_left_out(source, node):
                 yield source.replace(node, text)
+                yield from without_each_word(source, node)
         case ast.JoinedStr() if not _is_left_out(source, node):
             yield source.replace(node, '"mutated"')
         case ast.List() | ast.Set() if isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -68,6 +69,15 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
         if isinstance(ancestor, ast.stmt):
             return False
     return False
+
+
+def without_each_word(source: Source, node: ast.Constant) -> Iterator[Edit]:
+    """Remove each name of a text that lists names of columns."""
+    words = node.value.split() if isinstance(node.value, str) else []
+    if len(words) > 1 and "_" in "".join(words) and all(word.isidentifier() for word in words):
+        for number, word in enumerate(words):
+            rest = " ".join(words[:number] + words[number + 1 :])
+            yield source.replace(node, repr(rest))._replace(before=f"{word} of {source.text(node)}", after="")
 
 
 def _is_table(source: Source, node: ast.Tuple) -> bool:

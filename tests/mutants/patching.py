@@ -6,6 +6,7 @@ from types import CodeType, FunctionType
 
 from tests.mutants.mutations import Mutant
 
+Change = tuple[FunctionType, CodeType]
 Key = tuple[str, int]  # qualified name and first line, which tells functions with the same name apart
 
 
@@ -15,19 +16,18 @@ def functions_of(path: str) -> list[FunctionType]:
     return [function for function in candidates if function.__code__.co_filename == path]
 
 
-def patch(mutant: Mutant, functions: Iterable[FunctionType], path: str) -> bool:
-    """Replace the code of those functions that the mutant changes. Return whether this was possible."""
+def changes(mutant: Mutant, functions: Iterable[FunctionType], path: str) -> list[Change]:
+    """Return those of the functions that the mutant changes, with their new code, [] if that is impossible."""
     before = _functions(compile(mutant.original, path, "exec", dont_inherit=True))
     after = _functions(compile(mutant.content, path, "exec", dont_inherit=True))
-    found = False
+    found: list[Change] = []
     for function in functions:
         code = function.__code__
         key = (code.co_qualname, code.co_firstlineno)
         if key in before and key in after and before[key] != after[key]:
             if code.co_freevars != after[key].co_freevars:
-                return False
-            function.__code__ = after[key]
-            found = True
+                return []
+            found.append((function, after[key]))
     return found
 
 

@@ -76,11 +76,7 @@ def _of_text(source: Source, node: ast.expr) -> Iterator[Edit]:
     ):
         return
     if isinstance(node, ast.Constant) and not IS_SQL.search(text):
-        words = text[1:-1].split()
-        if len(words) > 1 and all(re.fullmatch(r"[a-z_]+|'',?|'[a-z_ ]*',?", word) for word in words):
-            for number, word in enumerate(words):
-                rest = " ".join(words[:number] + words[number + 1 :])
-                yield Edit(source.start(node), source.end(node), text[0] + rest + text[-1], f"{word} of {text}", "")
+        yield from literals.without_each_word(source, node)
         return
     for pattern, replacement in EDITS:
         for match in re.finditer(pattern, text):
