@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -19,6 +20,7 @@ from core.api.exceptions import ApiError
 from core.conversations import append_message, read_messages
 from core.cursor_pagination import after_cursor, cursor_of, decode_cursor, encode_cursor, ordering
 from core.models import AuditEvent, Message, Session, User
+from core.phi import stored_fields
 
 pytestmark = pytest.mark.django_db
 concurrent = pytest.mark.django_db(transaction=True)
@@ -102,24 +104,53 @@ def test_does_not_retry_other_errors(session: Session) -> None:
     assert failures.times == 1
 
 
-def test_stores_every_field(session: Session) -> None:
-    values = {
-        "role": "assistant",
-        "content": "Ruhe, Schmerz 7/10 😷",
-        "client_message_id": "c-1",
-        "audio_url": "https://audio.example.org/1",
-        "model": "m",
-        "tokens": 7,
-        "tool_calls": [{"name": "dose"}],
-        "tool_results": {"mg": 5},
-        "metadata": {"device": "ward"},
-        "contains_phi": False,
+VALUES: dict[str, Any] = {
+    "role": "assistant",
+    "content": "Ruhe, Schmerz 7/10 😷",
+    "client_message_id": "c-1",
+    "audio_url": "https://audio.example.org/1",
+    "model": "m",
+    "tokens": 7,
+    "tool_calls": [{"name": "dose"}],
+    "tool_results": {"mg": 5},
+    "metadata": {"device": "ward"},
+    "contains_phi": False,
+}
+
+
+def columns(row: Model) -> dict[str, Any]:
+    return {field.attname: getattr(row, field.attname) for field in stored_fields(type(row))}
+
+
+def test_stores_and_returns_every_field(session: Session) -> None:
+    message = append_message(session.pk, **VALUES)
+    stored = columns(Message.objects.get(pk=message.pk))
+    assert stored == {
+        **VALUES,
+        "id": message.pk,
+        "session_id": session.pk,
+        "created_at": message.created_at,
+        "updated_at": message.created_at,
     }
-    message = append_message(session.pk, **values)  # type: ignore[arg-type]
-    stored = Message.objects.get(pk=message.pk)
-    assert {name: getattr(stored, name) for name in values} == values
+    assert columns(message) == columns(append_message(session.pk, **VALUES)) == stored  # the second one is a retry
     assert counts(session) == (1, 1)
-    assert session.updated_at == stored.created_at
+    assert session.updated_at == stored["created_at"]
+    message.content = "changed"
+    message.save()  # updates the row
+    assert Message.objects.get().content == "changed"
+
+
+def test_returned_session_is_the_stored_one(session: Session) -> None:
+    changes: tuple[Callable[[], Session], ...] = (
+        lambda: conversations.archive_session(session.pk),
+        lambda: conversations.archive_session(session.pk, archived=False),
+        lambda: conversations.end_session(session.pk),
+    )
+    for change in changes:
+        before = Session.objects.get().updated_at
+        returned = columns(change())
+        assert returned == columns(Session.objects.get())
+        assert returned["updated_at"] > before
 
 
 def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
@@ -144,6 +175,13 @@ def test_ended_session_accepts_only_retries(session: Session) -> None:
     assert error_code(lambda: append_message(session.pk, role="user", content="b")) is ErrorCode.CONFLICT
     assert append_message(session.pk, role="user", content="a", client_message_id="a").content == "a"
     assert counts(session) == (1, 1)
+
+
+def test_ended_session_refuses_a_message_that_equals_a_stored_one(session: Session) -> None:
+    """Without a `client_message_id` it is another message, which must not look as if it were stored."""
+    append_message(session.pk, role="user", content="a")
+    conversations.end_session(session.pk)
+    assert error_code(lambda: append_message(session.pk, role="user", content="a")) is ErrorCode.CONFLICT
 
 
 def test_append_to_missing_session_is_not_found() -> None:

@@ -1,13 +1,12 @@
 """The console blocks of README.md work in a fresh clone, as they are written.
 
 The clone uses the packages of the virtual environment that runs the tests, so that nothing is downloaded. Blocks that
-need Docker or download packages are not run; `NOT_RUN` lists them.
+need Docker or download packages are not run; `NOT_RUN` lists them. `make fresh-clone` tests the installation.
 """
 
 import http.client
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 
 from tests.docs import markdown
 from tests.docs.markdown import ROOT
+from tests.support.clone import copy_tree
 from tests.support.dependency_servers import free_port
 from tests.support.load_settings import KEY
 from tests.support.plugin import API_KEY, Servers
@@ -28,7 +28,6 @@ from tests.support.polling import SLOWNESS
 
 README = (ROOT / "README.md").read_text()
 START_TIMEOUT, STOP_TIMEOUT = 90, 20  # seconds
-NOT_IN_A_CLONE = (".git", ".venv*", ".*_cache", ".env", "secrets", "var", "staticfiles", "__pycache__", "node_modules")
 NOT_RUN = ("docker compose ", "python3 -m venv ")  # first words of the blocks
 
 
@@ -50,7 +49,7 @@ class Clone:
             "BIND": f"127.0.0.1:{self.port}",
             **environment,
         }
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_IN_A_CLONE))
+        copy_tree(folder)
         self._link_packages()
 
     def _link_packages(self) -> None:

@@ -32,17 +32,24 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_MESSAGE = 100_000  # bytes
 # Importing these reads no settings and no environment variables, and starts no thread.
 PRELOADED = (
+    "cryptography.fernet",
+    "cryptography.hazmat.primitives.serialization.pkcs12",
+    "cryptography.x509",
     "django.contrib.admin",
     "django.contrib.postgres.indexes",
     "django.core.management.commands.migrate",
     "django.db.backends.postgresql.base",
+    "django.views.debug",
     "django_redis",
+    "django_stubs_ext",
     "opentelemetry.sdk.metrics",
     "redis.asyncio",
     "requests",
     "rest_framework.serializers",
     "rich.table",
+    "segno",
     "structlog.dev",
+    "xml.dom.minidom",
 )
 _spawning = Lock()
 forking_processes: list["subprocess.Popen[bytes]"] = []  # at most one for each user; they run until this process exits

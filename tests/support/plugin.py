@@ -7,6 +7,7 @@ that a developer's configuration does not affect the tests.
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ from tests.support.dependency_servers import Postgres, Valkey
 from tests.support.polling import SLOWNESS
 from tests.support.processes import no_process_is_left as no_process_is_left
 from tests.support.qdrant_server import QdrantServer
+from voiceassist.embedded.programs import EmbeddedServerError, require_user_name
 
 API_KEY = "tests-key"
 ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -39,7 +41,12 @@ class Servers:
         self._stack.enter_context(self.redis)
         self._stack.enter_context(self.qdrant)
         self.redis.add_worker()
-        os.environ |= {
+        os.environ |= self.variables
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings with which the application uses these servers."""
+        return {
             "DATABASE_URL": self.postgres.application_url,
             "REDIS_URL": self.redis.url,
             "QDRANT_URL": self.qdrant.url,
@@ -51,6 +58,15 @@ class Servers:
         self._stack.close()
 
 
+def write_bytecode() -> None:
+    """Write bytecode also where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+
+    Otherwise the hundreds of processes that the tests start would compile every module again, for half of their time.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 def remove_project_variables() -> None:
     for line in ENV_EXAMPLE.read_text().splitlines():
         os.environ.pop(line.lstrip("# ").split("=")[0], None)
@@ -60,8 +76,13 @@ def remove_project_variables() -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    write_bytecode()
     remove_project_variables()
     os.environ.setdefault("PYTEST_TIMEOUT", str(float(early_config.getini("timeout")) * SLOWNESS))
+    try:
+        require_user_name()
+    except EmbeddedServerError as error:
+        raise pytest.UsageError(str(error)) from None
     if getattr(early_config.known_args_namespace, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # each worker process of pytest-xdist runs tests and starts its own servers, this process does neither
     servers = Servers()

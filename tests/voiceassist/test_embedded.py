@@ -467,3 +467,11 @@ def test_the_socket_folder_of_long_paths_ignores_tmpdir(new_var: Path, monkeypat
     before = socket_folder(new_var / ("x" * 90))
     monkeypatch.setattr("tempfile.tempdir", str(new_var))
     assert socket_folder(new_var / ("x" * 90)) == before
+
+
+def test_reports_a_user_without_a_name_before_initdb(new_var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(EmbeddedServerError, match=f"The user {os.geteuid()} has no name"):
+        embedded.start(NAMES, new_var)
+    assert not (new_var / "postgres.new").exists()
+    assert not running(new_var)
