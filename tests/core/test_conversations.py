@@ -140,6 +140,23 @@ def test_stores_and_returns_every_field(session: Session) -> None:
     assert Message.objects.get().content == "changed"
 
 
+def test_stores_the_defaults_of_what_is_not_given(session: Session) -> None:
+    stored = columns(Message.objects.get(pk=append_message(session.pk, role="user").pk))
+    values: dict[str, Any] = {
+        "role": "user",
+        "content": "",
+        "client_message_id": None,
+        "audio_url": "",
+        "model": "",
+        "tokens": None,
+        "tool_calls": None,
+        "tool_results": None,
+        "metadata": {},
+        "contains_phi": True,  # until it has been classified
+    }
+    assert {name: stored[name] for name in VALUES} == values
+
+
 def test_returned_session_is_the_stored_one(session: Session) -> None:
     changes: tuple[Callable[[], Session], ...] = (
         lambda: conversations.archive_session(session.pk),
@@ -321,6 +338,14 @@ def test_pages_return_every_message_once_in_order(
         if cursor is None:
             break
     assert seen == (ten_contents[::-1] if newest_first else ten_contents)
+
+
+def test_page_has_the_50_newest_messages_unless_asked_otherwise(session: Session) -> None:
+    rows = [Message(session=session, role="user", content=str(number)) for number in range(51)]
+    Message.objects.bulk_create(rows)
+    page = read_messages(session.pk)
+    assert [message.content for message in page.messages] == [str(number) for number in range(50, 0, -1)]
+    assert page.next_cursor == cursor_of(page.messages[-1])
 
 
 def test_empty_session_has_an_empty_page(session: Session) -> None:
