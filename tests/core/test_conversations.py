@@ -178,6 +178,13 @@ def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
         assert statements == ["SAVEPOINT", "WITH", "RELEASE"]
 
 
+@concurrent
+def test_append_outside_of_a_transaction_is_one_statement(session: Session) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        append_message(session.pk, role="user", content="x")
+    assert [query["sql"].split()[0] for query in queries] == ["WITH"]
+
+
 def test_times_increase_even_if_the_clock_is_behind(session: Session) -> None:
     ahead = timezone.now() + timedelta(hours=1)
     Session.objects.filter(pk=session.pk).update(updated_at=ahead)
@@ -415,6 +422,20 @@ def test_delete_messages_updates_message_count(session: Session) -> None:
         append_message(session.pk, role="user", content=str(number))
     deletion.delete_messages(Message.objects.filter(content__in=("1", "2")))
     assert counts(session) == (3, 3)
+
+
+def test_delete_messages_never_decreases_the_time_of_the_session(session: Session) -> None:
+    message = append_message(session.pk, role="user")
+    imported = Message.objects.create(session=session, role="user")  # never counted
+    before = Session.objects.get().updated_at
+    deletion.delete_messages(Message.objects.filter(pk=message.pk))
+    assert counts(session) == (0, 1)
+    assert session.updated_at > before
+    ahead = timezone.now() + timedelta(hours=1)
+    Session.objects.update(updated_at=ahead)
+    deletion.delete_messages(Message.objects.filter(pk=imported.pk))
+    assert counts(session) == (0, 0)
+    assert session.updated_at == ahead
 
 
 def test_delete_user_deletes_conversations_and_keeps_audit_events(session: Session) -> None:
