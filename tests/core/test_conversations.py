@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -93,6 +93,15 @@ def test_retries_after_postgresql_rolled_the_transaction_back(session: Session, 
 def test_does_not_retry_inside_the_callers_transaction(session: Session) -> None:
     with pytest.raises(OperationalError), transaction.atomic(), connection.execute_wrapper(_FailedAppends("40001", 1)):
         append_message(session.pk, role="user")
+    assert counts(session) == (0, 0)
+
+
+@concurrent
+def test_raises_an_integrity_error_that_is_not_of_the_id(session: Session) -> None:
+    failures = _FailedAppends("23514", 5)
+    with connection.execute_wrapper(failures), pytest.raises(IntegrityError):
+        append_message(session.pk, role="user", client_message_id="1")
+    assert failures.times == 2
     assert counts(session) == (0, 0)
 
 
@@ -208,6 +217,15 @@ def test_ended_session_refuses_a_message_that_equals_a_stored_one(session: Sessi
     assert error_code(lambda: append_message(session.pk, role="user", content="a")) is ErrorCode.CONFLICT
 
 
+def test_refusal_says_what_to_do(session: Session) -> None:
+    User.objects.update(is_active=False)
+    with pytest.raises(ApiError, match="The user of this session is deactivated"):
+        append_message(session.pk, role="user")
+    conversations.end_session(session.pk)
+    with pytest.raises(ApiError, match="The session has ended"):
+        append_message(session.pk, role="user")
+
+
 def test_append_to_missing_session_is_not_found() -> None:
     assert error_code(lambda: append_message(uuid4(), role="user")) is ErrorCode.NOT_FOUND
 
@@ -231,6 +249,12 @@ def test_retry_returns_the_stored_message_and_changes_nothing(session: Session) 
     assert (retried.pk, retried.created_at) == (first.pk, first.created_at)
     assert counts(session) == (1, 1)
     assert session.updated_at == updated_at
+
+
+def test_retry_of_an_earlier_message_returns_it(session: Session) -> None:
+    first, second = (append_message(session.pk, role="user", client_message_id=key) for key in "12")
+    assert append_message(session.pk, role="user", client_message_id="1").pk == first.pk
+    assert append_message(session.pk, role="user", client_message_id="2").pk == second.pk
 
 
 def test_same_id_in_another_session_is_another_message(session: Session) -> None:

@@ -50,6 +50,7 @@ def test_reveals_nothing_without_a_reason(
         assert response.status_code == 200
         assert error in text
         assert NOTHING in text
+        assert f">{'Reveal PHI' if url.endswith('/reveal/') else 'Read conversation'}</button>" in text
         assert CANARY not in text
     assert recorded() == []
     # The page that shows the error has the same form.
