@@ -20,6 +20,7 @@ import redis
 from environ import Env
 
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+from tests.support.forked_python import ForkedPython
 from tests.support.polling import ends_within
 from voiceassist import embedded
 from voiceassist.embedded import programs, server_process
@@ -363,10 +364,7 @@ def test_processes_take_turns_with_local_qdrant(tmp_path: Path) -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "QDRANT_URL"}
     environment["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "qdrant"), name], env=environment, cwd=ROOT)
-        for name in "ab"
-    ]
+    processes = [ForkedPython(["-c", code, str(tmp_path / "qdrant"), name], env=environment, cwd=ROOT) for name in "ab"]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert len(json.loads((tmp_path / "qdrant" / "meta.json").read_text())["collections"]) == 10
 

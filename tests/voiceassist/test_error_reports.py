@@ -10,6 +10,7 @@ from typing import Any
 
 import brotli
 import pytest
+from sentry_sdk.consts import DEFAULT_QUEUE_SIZE
 
 from tests.support.dependency_servers import free_port
 from tests.support.plugin import Servers
@@ -123,8 +124,8 @@ def test_unreachable_sentry_delays_neither_requests_nor_the_stop(is_silent: bool
         dsn = sentry.dsn if is_silent else f"http://{PUBLIC_KEY}@127.0.0.1:{free_port()}/42"
         options = {**SETTINGS, "WEB_CONCURRENCY": "1", "DRAIN_SECONDS": "0"}
         with VoiceAssistServer(SENTRY_DSN=dsn, **options) as app:
-            with ends_within(30):  # 200 × the timeout of the SDK would be 100 minutes
-                for _ in range(200):  # more than the SDK queues
+            with ends_within(30):  # with the timeout of the SDK it would be an hour
+                for _ in range(DEFAULT_QUEUE_SIZE + 20):
                     assert app.get(FAILING)[0] == 500
             app.terminate()
             assert app.process.wait(15) == 0

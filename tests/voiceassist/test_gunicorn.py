@@ -278,12 +278,13 @@ def test_drains_before_it_stops(workers: str) -> None:
         app.terminate()
         assert succeeds_within(2, lambda: state(app) == "draining")
         probes = 0
-        while time.monotonic() - started_at < 2:
+        while time.monotonic() - started_at < 1.5:
             assert state(app) == "draining"
             assert app.get("/")[0] == 200
             assert app.get("/health")[0] == 200
             probes += 1
-        assert probes > 10
+            time.sleep(0.05)
+        assert probes >= 3
         assert app.process.wait(10) == 0
         assert 3 <= time.monotonic() - started_at < 3 + 5 * SLOWNESS
         with pytest.raises((OSError, http.client.HTTPException)):
@@ -378,6 +379,7 @@ def test_log_says_whether_the_drain_was_long_enough(path: str, seconds: str, lev
         with contextlib.suppress(OSError, http.client.HTTPException):
             while True:
                 app.get(path)
+                time.sleep(0.01)
         assert app.process.wait(10) == 0
         logged_level, logged_message = result_of_drain(app)
         assert logged_level == level
