@@ -19,6 +19,7 @@ RUN_BY = {
     "run": "tests/fresh_clone/test_make.py",
     "test": CI,
     "test-pythons": CI,
+    "mutants": CI,
     "fresh-clone": CI,
     "failover": CI,
     "benchmark": "tests/benchmarks/smoke.py",

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -78,8 +78,8 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
                 for module, listed in names.items() for start in range(0, len(listed), PORTION)
             ]  # fmt: skip
             outcomes: dict[str, Outcome] = {}
-            for answer in pool.map(perform, jobs):
-                found = {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
+            for done in as_completed([pool.submit(perform, job) for job in jobs]):
+                found = {name: Outcome(*outcome) for name, outcome in done.result()["outcomes"].items()}
                 outcomes |= found
                 print_survivors([mutant for mutant in mutants if mutant.name in found], found)
                 print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
