@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pyrage
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from core import batched_deletion, deletion, exports, personal_data, tasks
@@ -48,7 +50,13 @@ def other() -> User:
 
 
 def test_delete_sessions(user: User, other: User) -> None:
-    deletion.delete_sessions(Session.objects.filter(user=user))
+    with CaptureQueriesContext(connection) as queries:
+        deletion.delete_sessions(Session.objects.filter(user=user))
+    deletions = [
+        query["sql"] for query in queries if query["sql"].startswith('DELETE FROM "messages" WHERE "messages"."id"')
+    ]
+    assert deletions and all(f"LIMIT {BATCH}" in sql for sql in deletions)
+    assert len([query for query in queries if query["sql"].startswith('DELETE FROM "sessions"')]) == 3
     assert set(Session.objects.values_list("user", flat=True)) == {other.pk}
     assert Session.objects.count() == NUMBER and Message.objects.count() == NUMBER**2
     assert User.objects.count() == 2

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -97,6 +97,15 @@ def test_does_not_retry_inside_the_callers_transaction(session: Session) -> None
 
 
 @concurrent
+def test_raises_an_integrity_error_that_is_not_of_the_id(session: Session) -> None:
+    failures = _FailedAppends("23514", 5)
+    with connection.execute_wrapper(failures), pytest.raises(IntegrityError):
+        append_message(session.pk, role="user", client_message_id="1")
+    assert failures.times == 2
+    assert counts(session) == (0, 0)
+
+
+@concurrent
 def test_does_not_retry_other_errors(session: Session) -> None:
     failures = _FailedAppends("57014", 2)
     with connection.execute_wrapper(failures), pytest.raises(OperationalError):
@@ -178,6 +187,13 @@ def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
         assert statements == ["SAVEPOINT", "WITH", "RELEASE"]
 
 
+@concurrent
+def test_append_outside_of_a_transaction_is_one_statement(session: Session) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        append_message(session.pk, role="user", content="x")
+    assert [query["sql"].split()[0] for query in queries] == ["WITH"]
+
+
 def test_times_increase_even_if_the_clock_is_behind(session: Session) -> None:
     ahead = timezone.now() + timedelta(hours=1)
     Session.objects.filter(pk=session.pk).update(updated_at=ahead)
@@ -199,6 +215,15 @@ def test_ended_session_refuses_a_message_that_equals_a_stored_one(session: Sessi
     append_message(session.pk, role="user", content="a")
     conversations.end_session(session.pk)
     assert error_code(lambda: append_message(session.pk, role="user", content="a")) is ErrorCode.CONFLICT
+
+
+def test_refusal_says_what_to_do(session: Session) -> None:
+    User.objects.update(is_active=False)
+    with pytest.raises(ApiError, match="The user of this session is deactivated"):
+        append_message(session.pk, role="user")
+    conversations.end_session(session.pk)
+    with pytest.raises(ApiError, match="The session has ended"):
+        append_message(session.pk, role="user")
 
 
 def test_append_to_missing_session_is_not_found() -> None:
@@ -224,6 +249,12 @@ def test_retry_returns_the_stored_message_and_changes_nothing(session: Session) 
     assert (retried.pk, retried.created_at) == (first.pk, first.created_at)
     assert counts(session) == (1, 1)
     assert session.updated_at == updated_at
+
+
+def test_retry_of_an_earlier_message_returns_it(session: Session) -> None:
+    first, second = (append_message(session.pk, role="user", client_message_id=key) for key in "12")
+    assert append_message(session.pk, role="user", client_message_id="1").pk == first.pk
+    assert append_message(session.pk, role="user", client_message_id="2").pk == second.pk
 
 
 def test_same_id_in_another_session_is_another_message(session: Session) -> None:
@@ -415,6 +446,20 @@ def test_delete_messages_updates_message_count(session: Session) -> None:
         append_message(session.pk, role="user", content=str(number))
     deletion.delete_messages(Message.objects.filter(content__in=("1", "2")))
     assert counts(session) == (3, 3)
+
+
+def test_delete_messages_never_decreases_the_time_of_the_session(session: Session) -> None:
+    message = append_message(session.pk, role="user")
+    imported = Message.objects.create(session=session, role="user")  # never counted
+    before = Session.objects.get().updated_at
+    deletion.delete_messages(Message.objects.filter(pk=message.pk))
+    assert counts(session) == (0, 1)
+    assert session.updated_at > before
+    ahead = timezone.now() + timedelta(hours=1)
+    Session.objects.update(updated_at=ahead)
+    deletion.delete_messages(Message.objects.filter(pk=imported.pk))
+    assert counts(session) == (0, 0)
+    assert session.updated_at == ahead
 
 
 def test_delete_user_deletes_conversations_and_keeps_audit_events(session: Session) -> None:

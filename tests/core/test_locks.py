@@ -82,6 +82,27 @@ def test_nobody_can_add_a_session_while_the_user_is_deleted(session: Session, de
     assert was_free and not any(was_free)
 
 
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda session: deletion.delete_sessions(Session.objects.filter(user__email="ann@example.org", pk=session.pk)),
+        lambda session: deletion.delete_messages(Message.objects.filter(session=session)),
+        lambda session: list(batched_deletion.delete_session(session.pk)),
+    ],
+    ids=["session", "messages", "session in background"],
+)
+def test_other_sessions_go_on_while_one_is_deleted(session: Session, delete: Callable[[Session], object]) -> None:
+    other = Session.objects.create(user=session.user)
+    append_message(other.pk, role="user")
+    with (
+        tried_at('DELETE FROM "messages"', APPEND, other.pk) as could_append,
+        tried_at('DELETE FROM "messages"', NEW_SESSION, session.user_id) as could_begin,
+    ):
+        delete(session)
+    assert could_append and all(could_append) and all(could_begin)
+    assert list(Message.objects.values_list("session", flat=True)) == [other.pk]
+
+
 @pytest.mark.parametrize("action", ["end", "archive"])
 def test_nobody_can_delete_a_session_between_its_selection_and_its_change(
     admin_client: Client, session: Session, action: str
@@ -89,8 +110,9 @@ def test_nobody_can_delete_a_session_between_its_selection_and_its_change(
     """The change would raise an error, and undo those of the other selected sessions."""
     with tried_at('UPDATE "sessions"', "SELECT FROM sessions WHERE id = %s FOR UPDATE NOWAIT", session.pk) as was_free:
         form = {"action": action, "_selected_action": str(session.pk)}
-        assert admin_client.post("/admin/core/session/", form).status_code == 302
-    assert was_free == [False]
+        with tried_at('UPDATE "sessions"', NEW_SESSION, session.user_id) as user_was_free:
+            assert admin_client.post("/admin/core/session/", form).status_code == 302
+    assert (was_free, user_was_free) == ([False], [True])
 
 
 def assert_waits(other: "Future[None]") -> None:

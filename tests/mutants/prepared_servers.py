@@ -12,8 +12,9 @@ class PreparedServers:
     """Servers that are not running. `servers.start()` in a fork starts them with the data that `restore` has copied."""
 
     def __init__(self) -> None:
-        from tests.support.plugin import Servers, remove_project_variables
+        from tests.support.plugin import Servers, remove_project_variables, write_bytecode
 
+        write_bytecode()
         self._folder = Path(tempfile.mkdtemp(prefix="mutants-"))
         self._temporary = self._folder / "tmp"
         self._temporary.mkdir()
@@ -26,15 +27,17 @@ class PreparedServers:
         shutil.move(self.servers.folder, self._folder / "prepared")
 
     def _migrate(self) -> None:
-        from tests.support.dependency_servers import unprivileged_command
+        from tests.support.databases import url_of
+        from tests.support.dependency_servers import as_owner, unprivileged_command
         from voiceassist.embedded.programs import clean_environment, postgres_program
 
         postgres = self.servers.postgres
         postgres.start()
-        postgres.execute("CREATE DATABASE test_tests")  # the name that Django gives to its test database
-        url = postgres.url.replace("/tests", "/test_tests")
-        command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
-        subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, check=True)
+        # As pytest-django and tests.support.databases would create them
+        for name, as_role in (("test_tests", str), ("prepared_template", as_owner)):
+            postgres.execute(f"CREATE DATABASE {name}")
+            environment = {**os.environ, "DATABASE_URL": as_role(url_of(postgres, name))}
+            subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity=0"], env=environment, check=True)
         postgres.stop()
         # Small files of the write-ahead log are faster to copy.
         reset = [postgres_program("pg_resetwal"), "--wal-segsize=1", "-D", str(postgres.data)]

@@ -16,6 +16,7 @@ from _pytest.main import pytest_runtestloop as run_tests
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
 from tests.mutants.patching import Change, changes, functions_of
+from tests.support import databases
 from tests.support.plugin import SERVERS, Servers, servers
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Session:
         self._servers, self._migrate, self._selected = servers, migrate, selected
         self.recorded = recorded
         self.failed = ""  # name of the first test that failed
+        if not migrate:
+            vars(databases)["migrated_template"] = lambda _: "prepared_template"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:

@@ -32,10 +32,15 @@ MAX_LINE = 16_000  # characters; Docker splits lines longer than 16 KiB
 _QUOTING_PREFIXES = ("Invalid request", "Error handling request")
 
 
+def as_record(_logger: Any, _method: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
+    """Return the arguments of the call to `logging`, as structlog's last processor. `Formatter` formats the event."""
+    return (event,), {"extra": {"is_event": True}}
+
+
 class Formatter(logging.Formatter):
     """Format records of structlog and `logging` as JSON, or as readable text with style "console".
 
-    structlog's ProcessorFormatter would copy each record first, which takes a third of the time of a line.
+    structlog's ProcessorFormatter would copy each record, which takes a third of the time.
     """
 
     def __init__(self, *, service: str, style: str, colors: bool, full_tracebacks: bool = False) -> None:
@@ -59,11 +64,8 @@ class Formatter(logging.Formatter):
         return line
 
     def _line(self, record: logging.LogRecord) -> str:
-        # structlog's `wrap_for_formatter` sets this attribute, and the event as the message of the record.
-        if hasattr(record, "_logger"):
-            event = dict(cast(EventDict, record.msg))
-        else:
-            event = {"event": record.getMessage(), "exc_info": record.exc_info}
+        foreign = {} if hasattr(record, "is_event") else {"event": record.getMessage(), "exc_info": record.exc_info}
+        event = foreign or dict(cast(EventDict, record.msg))
         return self._render(self._standard_fields(record, self._safe_event(record, event)))
 
     def _safe_event(self, record: logging.LogRecord, event: EventDict) -> EventDict:

@@ -70,6 +70,19 @@ def test_links_lead_to_every_row_once_in_order(admin_client: Client, numbers: di
     assert "older_than" not in walk.response.request["QUERY_STRING"]
 
 
+def test_page_has_fifty_rows(admin_client: Client, numbers: dict[Any, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    session = Message.objects.all()[0].session
+    Message.objects.bulk_create(Message(session=session, role="user") for _ in range(43))
+    response = admin_client.get(LIST)
+    assert (response.context["cl"].result_count, len(response.context["cl"].result_list)) == (50, 50)
+    assert "50 messages" in response.content.decode()
+    assert "about" not in response.content.decode().split("50 messages")[1].split("</p>")[0]  # without an estimate
+    assert (
+        len(admin_client.get(LIST + dict(response.context["cl"].page_links)["Older ›"]).context["cl"].result_list) == 1
+    )
+
+
 def test_whole_list_has_no_links(admin_client: Client, numbers: dict[Any, int]) -> None:
     Message.objects.filter(pk__in=[key for key, number in numbers.items() if number > 2]).delete()
     walk = Walk(admin_client, numbers)

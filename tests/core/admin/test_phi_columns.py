@@ -7,6 +7,7 @@ from django.db import connection
 from django.db.models import JSONField
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils.html import escape
 
 from core.models import Message, Session
 from tests.support.reveal import REASON
@@ -47,6 +48,16 @@ def test_reveal_shows_every_column_of_the_row(admin_client: Client, message: Mes
     for row in (message, message.session):
         page = f"/admin/core/{row._meta.model_name}/{row.pk}/reveal/"
         assert shown(admin_client.post(page, REASON).content.decode()) == all_of(type(row))
+
+
+def test_text_is_shown_as_it_is_and_json_with_one_line_per_value(admin_client: Client, message: Message) -> None:
+    Message.objects.update(content='{"a": [1]}', metadata={"a": [1]}, audio_url="https://audio.example.org/1?a=b&c")
+    for view in ("reveal", "read"):
+        text = admin_client.post(f"/admin/core/message/{message.pk}/{view}/", REASON).content.decode()
+        for shown_text in ('{"a": [1]}', '{\n  "a": [\n    1\n  ]\n}', "https://audio.example.org/1?a=b&c"):
+            assert text.count(escape(shown_text)) == 1
+    for label in ("content", "audio URL", "tool calls", "tool results", "metadata"):
+        assert label.lower() in text.lower()
 
 
 def test_conversation_shows_every_column_of_the_session_and_its_messages(
