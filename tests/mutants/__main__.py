@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.mutants import configuration
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.report import has_low_score, has_survivors, print_table
-from tests.mutants.workers import run
+from tests.mutants.workers import WorkerError, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,10 @@ def main() -> int:
         mutants = sample(mutants, options.sample, options.seed)
     (ROOT / "var").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutants-", dir=ROOT / "var", ignore_cleanup_errors=True) as folder:
-        outcomes = run([_copy(Path(folder, str(number))) for number in range(options.workers)], mutants, tests)
+        try:
+            outcomes = run([_copy(Path(folder, str(number))) for number in range(options.workers)], mutants, tests)
+        except WorkerError as error:
+            sys.exit(f"make mutants: {error}")
     print_table(mutants, outcomes, reasons)
     is_part = options.sample or ":" in options.modules
     return has_survivors(outcomes) if is_part else has_low_score(mutants, outcomes)

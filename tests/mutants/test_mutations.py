@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.mutants import configuration
+from tests.mutants.__main__ import sample
 from tests.mutants.forks import Outcome, outcome_of
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.patching import changes, functions_of, is_in_function
@@ -86,6 +87,15 @@ def test_name_stays_the_same_when_other_code_changes() -> None:
     assert set(names) <= {mutant.name for mutant in mutants_of("module.py", moved)}
     assert len(set(names)) == len(names)
     assert "module.py:sizes: total < 0 \N{RIGHTWARDS ARROW} total <= …" in names
+
+
+def test_sample_hardly_changes_with_the_code() -> None:
+    changed = mutants_of("module.py", MODULE.replace(b"< 0", b"<= 0 or total > 1000"))
+    before = {mutant.name for mutant in sample(mutants_of("module.py", MODULE), 8, "1")}
+    after = {mutant.name for mutant in sample(changed, 8, "1")}
+    assert len(before) == len(after) == 8
+    assert len(before & after) >= 4
+    assert before != {mutant.name for mutant in sample(mutants_of("module.py", MODULE), 8, "2")}
 
 
 @pytest.fixture

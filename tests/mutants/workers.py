@@ -19,6 +19,10 @@ Answer = dict[str, Any]
 PORTION = 20  # mutants of one job; a job imports the project and collects the tests once
 
 
+class WorkerError(Exception):
+    pass
+
+
 class WorkerProcess:
     def __init__(self, copy: Path) -> None:
         with copy.with_suffix(".log").open("wb") as log:
@@ -32,8 +36,11 @@ class WorkerProcess:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"A worker has exited:\n{self._log.read_text(errors='replace')[-4000:]}")
-        return dict(json.loads(answer))
+            raise WorkerError(f"A worker has exited:\n{self._output()}")
+        return {**json.loads(answer), "output": self._output()}
+
+    def _output(self) -> str:
+        return self._log.read_text(errors="replace")[-4000:]
 
     def interrupt(self) -> None:
         self._process.terminate()
@@ -90,5 +97,5 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
 def _clean(perform: Callable[[Job], Answer], module: str, tests: list[str]) -> Answer:
     answer = perform({"module": module, "tests": tests})
     if answer["failed"]:
-        raise RuntimeError(f"{module}: a test fails without any mutant: {answer['failed']}")
+        raise WorkerError(f"{module}: a test fails without any mutant: {answer['failed']}\n{answer['output']}")
     return answer
