@@ -33,7 +33,7 @@ def link(text: str, page: str, *args: Any, request: HttpRequest, **query: Any) -
     model = apps.get_model("core", page.partition("_")[0])
     if not admin.site.get_model_admin(model).has_view_permission(request):
         return format_html("{}", text)
-    return format_html('<a href="{}">{}</a>', reverse(f"admin:core_{page}", args=args, query=query or None), text)
+    return format_html('<a href="{}">{}</a>', reverse(f"admin:core_{page}", args=args, query=query), text)
 
 
 def table(headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> SafeString:

@@ -99,7 +99,8 @@ class ChangeList(ScopedChangeList):
         else:
             next_cursor = scan_end and cursor_of(scan_end)
             self.scanned_to = scan_end and scan_end.created_at
-        previous_cursor = cursor and (cursor_of(page[0]) if page else cursor)
+        has_previous = cursor and cursor != _OLDEST_CURSOR  # "Oldest" begins where no row is older
+        previous_cursor = (cursor_of(page[0]) if page else cursor) if has_previous else None
         cursors = (next_cursor, previous_cursor)
         self.older_cursor, self.newer_cursor = cursors if newest_first else reversed(cursors)
         self.is_newest_first = newest_first

@@ -50,7 +50,7 @@ class Value(NamedTuple):
 
 def value_of(model: type[Model], field: str, text: str, is_cut: bool = False) -> Value:
     is_json = isinstance(model._meta.get_field(field), JSONField)
-    return Value(label_of(field), indented(text) if is_json and not is_cut else text, is_json, is_cut)
+    return Value(label_of(field), indented(text) if is_json else text, is_json, is_cut)
 
 
 def record_outcomes(model: type[Model], view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:

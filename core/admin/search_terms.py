@@ -59,8 +59,7 @@ def read(request: HttpRequest, query: str) -> str:
 def _store(request: HttpRequest, term: str) -> str:
     """Store the term in the web session and return its token."""
     token = _PREFIX + secrets.token_urlsafe(16)
-    # PostgreSQL refuses NUL, and UTF-8 has no surrogates.
-    text = term[:MAX_LENGTH].replace("\0", "\ufffd").encode(errors="replace")
+    text = term[:MAX_LENGTH].replace("\0", "\ufffd").encode()  # PostgreSQL refuses NUL
     earlier = list(request.session.get(_SESSION_KEY, {}).items())[1 - _MAX_SEARCHES :]
     encrypted = b64encode(_cipher(token).encrypt(_NONCE, text, None)).decode()
     request.session[_SESSION_KEY] = {**dict(earlier), _digest(token): encrypted}

@@ -34,7 +34,7 @@ class TranscriptForm(AccessReasonForm):
         required=False,
         input_formats=[INPUT_FORMAT, f"{INPUT_FORMAT}:%S"],
         help_text="Leave empty to read from the beginning.",
-        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format=INPUT_FORMAT),
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
     )
 
 

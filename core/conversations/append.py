@@ -23,7 +23,7 @@ _MAX_TRIES = 3
 _ROLLED_BACK = {"40001", "40P01"}
 _INSERT_FIELDS = [field for field in stored_fields(Message) if field.name not in ("created_at", "updated_at")]
 # A retry with the same client_message_id must have the stored values in these fields.
-_IDEMPOTENCY_FIELDS = [field for field in _INSERT_FIELDS if field.name not in ("id", "session", "client_message_id")]
+_IDEMPOTENCY_FIELDS = [field for field in _INSERT_FIELDS if field.name != "id"]
 # The UPDATE locks the session's row until the transaction ends, so appends to one session are serialised. The time
 # comes from the database, because the clocks of the application servers differ.
 _INSERT = f"""

@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -19,6 +20,7 @@ from core.api.exceptions import ApiError
 from core.conversations import append_message, read_messages
 from core.cursor_pagination import after_cursor, cursor_of, decode_cursor, encode_cursor, ordering
 from core.models import AuditEvent, Message, Session, User
+from core.phi import stored_fields
 
 pytestmark = pytest.mark.django_db
 concurrent = pytest.mark.django_db(transaction=True)
@@ -95,6 +97,15 @@ def test_does_not_retry_inside_the_callers_transaction(session: Session) -> None
 
 
 @concurrent
+def test_raises_an_integrity_error_that_is_not_of_the_id(session: Session) -> None:
+    failures = _FailedAppends("23514", 5)
+    with connection.execute_wrapper(failures), pytest.raises(IntegrityError):
+        append_message(session.pk, role="user", client_message_id="1")
+    assert failures.times == 2
+    assert counts(session) == (0, 0)
+
+
+@concurrent
 def test_does_not_retry_other_errors(session: Session) -> None:
     failures = _FailedAppends("57014", 2)
     with connection.execute_wrapper(failures), pytest.raises(OperationalError):
@@ -102,24 +113,70 @@ def test_does_not_retry_other_errors(session: Session) -> None:
     assert failures.times == 1
 
 
-def test_stores_every_field(session: Session) -> None:
-    values = {
-        "role": "assistant",
-        "content": "Ruhe, Schmerz 7/10 😷",
-        "client_message_id": "c-1",
-        "audio_url": "https://audio.example.org/1",
-        "model": "m",
-        "tokens": 7,
-        "tool_calls": [{"name": "dose"}],
-        "tool_results": {"mg": 5},
-        "metadata": {"device": "ward"},
-        "contains_phi": False,
+VALUES: dict[str, Any] = {
+    "role": "assistant",
+    "content": "Ruhe, Schmerz 7/10 😷",
+    "client_message_id": "c-1",
+    "audio_url": "https://audio.example.org/1",
+    "model": "m",
+    "tokens": 7,
+    "tool_calls": [{"name": "dose"}],
+    "tool_results": {"mg": 5},
+    "metadata": {"device": "ward"},
+    "contains_phi": False,
+}
+
+
+def columns(row: Model) -> dict[str, Any]:
+    return {field.attname: getattr(row, field.attname) for field in stored_fields(type(row))}
+
+
+def test_stores_and_returns_every_field(session: Session) -> None:
+    message = append_message(session.pk, **VALUES)
+    stored = columns(Message.objects.get(pk=message.pk))
+    assert stored == {
+        **VALUES,
+        "id": message.pk,
+        "session_id": session.pk,
+        "created_at": message.created_at,
+        "updated_at": message.created_at,
     }
-    message = append_message(session.pk, **values)  # type: ignore[arg-type]
-    stored = Message.objects.get(pk=message.pk)
-    assert {name: getattr(stored, name) for name in values} == values
+    assert columns(message) == columns(append_message(session.pk, **VALUES)) == stored  # the second one is a retry
     assert counts(session) == (1, 1)
-    assert session.updated_at == stored.created_at
+    assert session.updated_at == stored["created_at"]
+    message.content = "changed"
+    message.save()  # updates the row
+    assert Message.objects.get().content == "changed"
+
+
+def test_stores_the_defaults_of_what_is_not_given(session: Session) -> None:
+    stored = columns(Message.objects.get(pk=append_message(session.pk, role="user").pk))
+    values: dict[str, Any] = {
+        "role": "user",
+        "content": "",
+        "client_message_id": None,
+        "audio_url": "",
+        "model": "",
+        "tokens": None,
+        "tool_calls": None,
+        "tool_results": None,
+        "metadata": {},
+        "contains_phi": True,  # until it has been classified
+    }
+    assert {name: stored[name] for name in VALUES} == values
+
+
+def test_returned_session_is_the_stored_one(session: Session) -> None:
+    changes: tuple[Callable[[], Session], ...] = (
+        lambda: conversations.archive_session(session.pk),
+        lambda: conversations.archive_session(session.pk, archived=False),
+        lambda: conversations.end_session(session.pk),
+    )
+    for change in changes:
+        before = Session.objects.get().updated_at
+        returned = columns(change())
+        assert returned == columns(Session.objects.get())
+        assert returned["updated_at"] > before
 
 
 def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
@@ -128,6 +185,13 @@ def test_append_uses_one_statement_and_a_savepoint(session: Session) -> None:
             append_message(session.pk, role="user", content="x")
         statements = [query["sql"].split()[0] for query in queries]
         assert statements == ["SAVEPOINT", "WITH", "RELEASE"]
+
+
+@concurrent
+def test_append_outside_of_a_transaction_is_one_statement(session: Session) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        append_message(session.pk, role="user", content="x")
+    assert [query["sql"].split()[0] for query in queries] == ["WITH"]
 
 
 def test_times_increase_even_if_the_clock_is_behind(session: Session) -> None:
@@ -144,6 +208,22 @@ def test_ended_session_accepts_only_retries(session: Session) -> None:
     assert error_code(lambda: append_message(session.pk, role="user", content="b")) is ErrorCode.CONFLICT
     assert append_message(session.pk, role="user", content="a", client_message_id="a").content == "a"
     assert counts(session) == (1, 1)
+
+
+def test_ended_session_refuses_a_message_that_equals_a_stored_one(session: Session) -> None:
+    """Without a `client_message_id` it is another message, which must not look as if it were stored."""
+    append_message(session.pk, role="user", content="a")
+    conversations.end_session(session.pk)
+    assert error_code(lambda: append_message(session.pk, role="user", content="a")) is ErrorCode.CONFLICT
+
+
+def test_refusal_says_what_to_do(session: Session) -> None:
+    User.objects.update(is_active=False)
+    with pytest.raises(ApiError, match="The user of this session is deactivated"):
+        append_message(session.pk, role="user")
+    conversations.end_session(session.pk)
+    with pytest.raises(ApiError, match="The session has ended"):
+        append_message(session.pk, role="user")
 
 
 def test_append_to_missing_session_is_not_found() -> None:
@@ -169,6 +249,12 @@ def test_retry_returns_the_stored_message_and_changes_nothing(session: Session) 
     assert (retried.pk, retried.created_at) == (first.pk, first.created_at)
     assert counts(session) == (1, 1)
     assert session.updated_at == updated_at
+
+
+def test_retry_of_an_earlier_message_returns_it(session: Session) -> None:
+    first, second = (append_message(session.pk, role="user", client_message_id=key) for key in "12")
+    assert append_message(session.pk, role="user", client_message_id="1").pk == first.pk
+    assert append_message(session.pk, role="user", client_message_id="2").pk == second.pk
 
 
 def test_same_id_in_another_session_is_another_message(session: Session) -> None:
@@ -285,6 +371,14 @@ def test_pages_return_every_message_once_in_order(
     assert seen == (ten_contents[::-1] if newest_first else ten_contents)
 
 
+def test_page_has_the_50_newest_messages_unless_asked_otherwise(session: Session) -> None:
+    rows = [Message(session=session, role="user", content=str(number)) for number in range(51)]
+    Message.objects.bulk_create(rows)
+    page = read_messages(session.pk)
+    assert [message.content for message in page.messages] == [str(number) for number in range(50, 0, -1)]
+    assert page.next_cursor == cursor_of(page.messages[-1])
+
+
 def test_empty_session_has_an_empty_page(session: Session) -> None:
     assert read_messages(session.pk) == conversations.Page([], None)
 
@@ -352,6 +446,20 @@ def test_delete_messages_updates_message_count(session: Session) -> None:
         append_message(session.pk, role="user", content=str(number))
     deletion.delete_messages(Message.objects.filter(content__in=("1", "2")))
     assert counts(session) == (3, 3)
+
+
+def test_delete_messages_never_decreases_the_time_of_the_session(session: Session) -> None:
+    message = append_message(session.pk, role="user")
+    imported = Message.objects.create(session=session, role="user")  # never counted
+    before = Session.objects.get().updated_at
+    deletion.delete_messages(Message.objects.filter(pk=message.pk))
+    assert counts(session) == (0, 1)
+    assert session.updated_at > before
+    ahead = timezone.now() + timedelta(hours=1)
+    Session.objects.update(updated_at=ahead)
+    deletion.delete_messages(Message.objects.filter(pk=imported.pk))
+    assert counts(session) == (0, 0)
+    assert session.updated_at == ahead
 
 
 def test_delete_user_deletes_conversations_and_keeps_audit_events(session: Session) -> None:

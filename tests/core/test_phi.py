@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import sentry_sdk
 from django.apps import apps
-from django.db import IntegrityError, models, transaction
+from django.core.checks import registry
+from django.db import IntegrityError, connection, models, transaction
 from django.test import RequestFactory, override_settings
 from django.test.utils import isolate_apps
 from django.views.debug import get_exception_reporter_class, technical_500_response
@@ -41,6 +42,28 @@ def test_declared_columns() -> None:
     assert phi.columns(Message, "PHI") == ["content", "audio_url", "tool_calls", "tool_results", "metadata"]
     assert phi.columns(Session, "PHI") == ["title", "context"]
     assert phi.columns(User, "PERSONAL", "SECRET") == ["password", "email", "full_name"]
+    always = ["id", "created_at", "updated_at"]
+    assert phi.columns(Session, "NON_SENSITIVE") == [
+        *always,
+        "user_id",
+        "mode",
+        "is_archived",
+        "message_count",
+        "ended_at",
+    ]
+    assert phi.columns(Session) == []
+
+
+def test_stored_fields_are_the_columns_of_the_table(db: None) -> None:
+    for model in apps.get_app_config("core").get_models():
+        with connection.cursor() as cursor:
+            table = connection.introspection.get_table_description(cursor, model._meta.db_table)
+        columns = {column.name for column in table} - {"position", "words"}  # only the database knows these
+        assert {field.column for field in phi.stored_fields(model)} == columns, model
+
+
+def test_check_runs_at_every_start() -> None:
+    assert phi.check_declarations in registry.registry.get_checks()
 
 
 @isolate_apps("core")
@@ -59,6 +82,7 @@ def test_check_refuses_undeclared_column() -> None:
     assert "core.Note.text is declared in PHI and NON_SENSITIVE" in duplicate.msg
     assert "core.Note.diagnosis is declared in none" in missing.msg
     assert missing.id == "core.E001"
+    assert missing.obj is Note
     assert "If in doubt, declare it as PHI" in str(missing.hint)
 
 
@@ -120,6 +144,29 @@ def test_error_report_shows_the_location_and_no_values(message: Message, rf: Req
     assert "test_phi.py" in report
 
 
+def test_error_report_keeps_names_and_classes(message: Message, rf: RequestFactory) -> None:
+    data = phi.Reporter(rf.post("/"), *captured_exception(CANARY)).get_traceback_data()
+    assert (data["exception_type"], data["exception_value"], data["exception_notes"]) == ("ValueError", phi.MASK, "")
+    assert data["settings"] == {}
+    assert data["request"] is None
+    frames = {(frame["function"], name, value) for frame in data["frames"] for name, value in frame["vars"]}
+    assert ("captured_exception", "canary", repr(phi.MASK)) in frames
+    causes = {frame["exc_cause"] for frame in data["frames"]}
+    assert causes == {None, "CheckViolation", "IntegrityError"}
+
+
+def test_error_report_quotes_no_text_that_is_not_utf8(rf: RequestFactory) -> None:
+    """Django would quote what surrounds the characters that could not be converted."""
+    try:
+        f"{CANARY} \ud800".encode()
+    except UnicodeEncodeError:
+        exc_info: Any = sys.exc_info()
+    reporter = phi.Reporter(rf.post("/"), *exc_info)
+    assert reporter.get_traceback_data()["unicode_hint"] == ""
+    assert reporter.is_email is False
+    assert CANARY not in reporter.get_traceback_html()
+
+
 @override_settings(DEBUG=True)
 def test_debug_page_contains_no_values(message: Message, rf: RequestFactory) -> None:
     request = rf.get(f"/{CANARY}")
@@ -170,3 +217,39 @@ def test_sentry_event_contains_no_values(message: Message) -> None:
     assert {e["type"] for e in event["exception"]["values"]} >= {"ValueError", "IntegrityError", "CheckViolation"}
     frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
     assert any(frame["function"] == "captured_exception" for frame in frames)
+
+
+def test_sentry_event_keeps_only_listed_keys() -> None:
+    kept = {
+        name: name
+        for name in ("event_id", "timestamp", "platform", "level", "release", "environment", "server_name", "sdk")
+    }
+    frame = {name: name for name in ("filename", "abs_path", "module", "function", "lineno", "in_app")}
+    dropped = {"vars": {"a": CANARY}, "context_line": CANARY, "message": CANARY, "extra": CANARY}
+    exception = {"type": "ValueError", "module": "builtins"}
+    sent = {
+        **kept,
+        **dropped,
+        "exception": {
+            **dropped,
+            "values": [
+                {
+                    **exception,
+                    **dropped,
+                    "value": CANARY,
+                    "stacktrace": {**dropped, "frames": [{**frame, **dropped}, {}]},
+                },
+                {"type": "KeyError", "value": CANARY, "stacktrace": None},
+            ],
+        },
+    }
+    assert phi.before_send(sent, {}) == {
+        **kept,
+        "exception": {
+            "values": [
+                {**exception, "value": phi.MASK, "stacktrace": {"frames": [frame, {}]}},
+                {"type": "KeyError", "module": None, "value": phi.MASK, "stacktrace": {"frames": []}},
+            ]
+        },
+    }
+    assert phi.before_send({"message": CANARY}, {}) == {"exception": {"values": []}}

@@ -1,5 +1,6 @@
 """PHI is revealed only for a reason, which the audit trail stores and no log or URL contains."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -49,6 +50,7 @@ def test_reveals_nothing_without_a_reason(
         assert response.status_code == 200
         assert error in text
         assert NOTHING in text
+        assert f">{'Reveal PHI' if url.endswith('/reveal/') else 'Read conversation'}</button>" in text
         assert CANARY not in text
     assert recorded() == []
     # The page that shows the error has the same form.
@@ -72,6 +74,31 @@ def test_audit_page_shows_the_reason(admin_client: Client, message: Message, for
     event = AuditEvent.objects.get(action="reveal")
     page = admin_client.get(f"/admin/core/auditevent/{event.pk}/change/").content.decode()
     assert reason.replace("<b>", "&lt;b&gt;") in page
+
+
+def test_every_choice_is_recorded_in_words(admin_client: Client, message: Message) -> None:
+    choices = {
+        "support": "Support request from the user",
+        "incident": "Incident or error analysis",
+        "privacy": "Privacy or security review",
+        "quality": "Quality review",
+        "other": "Other",
+    }
+    page = admin_client.get(f"/admin/core/message/{message.pk}/change/").content.decode()
+    offered = re.findall(r'<option value="(\w*)"[^>]*>(.*?)</option>', page)
+    assert dict(offered) == {"": "Choose a reason", **choices}
+    details = "x" * 200
+    for choice in choices:
+        admin_client.post(urls(message)[0], {"reason": choice, "details": details})
+    assert recorded() == [[None, f"{label}: {details}"] for label in choices.values()]
+
+
+def test_form_has_plain_labels_and_remembers_no_input(admin_client: Client, message: Message) -> None:
+    page = admin_client.get(f"/admin/core/message/{message.pk}/change/").content.decode()
+    assert re.search(r"<label[^>]*>Reason for access</label>", page)
+    (details,) = re.findall(r'<input[^>]*name="details"[^>]*>', page)
+    for attribute in ('autocomplete="off"', 'class="vTextField"', 'maxlength="200"'):
+        assert attribute in details
 
 
 @pytest.mark.parametrize(

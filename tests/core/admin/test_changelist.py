@@ -1,12 +1,14 @@
 """Search, filters and URL parameters of the lists. tests/core/admin/test_large_tables.py tests their queries."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from core.models import Backup, Message
+from core.models import Backup, Message, Session, User
 from tests.core.admin.conftest import CANARY
 
 pytestmark = pytest.mark.django_db
@@ -56,19 +58,47 @@ def test_unsupported_search_is_explained(admin_client: Client, pages: dict[str, 
         assert f'href="/admin/core/session/?user__id__exact={user_id}"' in text
 
 
-@pytest.mark.parametrize(
-    ("page", "query"),
-    [
-        ("users", "is_staff__exact=1"),
-        ("sessions", "mode__exact=voice"),
-        ("sessions", "is_archived__exact=0"),
-        ("messages", "role__exact=tool"),
-        ("messages", "contains_phi__exact=1"),
-        ("messages", "created_at__gte=2020-01-01T00%3A00%3A00Z"),
-    ],
-)
-def test_filters(admin_client: Client, pages: dict[str, str], page: str, query: str) -> None:
-    assert admin_client.get(f"{pages[page]}?{query}").status_code == 200
+FILTERED = {
+    "users": {
+        "is_staff__exact=1": ["admin"],
+        "is_staff__exact=0": ["ann", "bob"],
+        "is_superuser__exact=0&is_active__exact=0": ["bob"],
+        "created_at__lt=2026-01-01T00%3A00%3A00Z": ["bob"],
+    },
+    "sessions": {
+        "mode__exact=voice": ["ann"],
+        "mode__exact=text&is_archived__exact=1": ["bob"],
+        "is_archived__exact=0": ["ann"],
+        "user__id__exact={ann}": ["ann"],
+        "user__id__exact={ann}&is_archived__exact=1": [],
+        "created_at__year=2025&created_at__month=12": ["bob"],
+        "created_at__year=2025&created_at__month=12&created_at__day=30": [],
+    },
+    "messages": {
+        "role__exact=tool": ["bob"],
+        "contains_phi__exact=1": ["ann"],
+        "role__exact=tool&contains_phi__exact=1": [],
+        "session__id__exact={session}": ["ann"],
+        "created_at__gte=2026-01-01T00%3A00%3A00Z": ["ann"],
+        "created_at__lt=2026-01-01T00%3A00%3A00Z&role__exact=tool": ["bob"],
+        "created_at__around=2025-12-31T12:10": ["bob"],
+    },
+}
+
+
+@pytest.mark.parametrize(("page", "query"), [(page, query) for page, queries in FILTERED.items() for query in queries])
+def test_filters(admin_client: Client, pages: dict[str, str], message: Message, page: str, query: str) -> None:
+    """Bob has one of each at the end of 2025, Ann one of each now."""
+    last_year = datetime(2025, 12, 31, 12, tzinfo=UTC)
+    ann, session = message.session.user, message.session
+    bob = User.objects.create_user("bob@example.org", is_active=False, created_at=last_year)
+    old = Session.objects.create(user=bob, is_archived=True, created_at=last_year)
+    Session.objects.filter(pk=session.pk).update(mode="voice")
+    Message.objects.create(session=old, role="tool", contains_phi=False, created_at=last_year)
+    response = admin_client.get(f"{pages[page]}?{query.format(ann=ann.pk, session=session.pk)}")
+    rows = response.context["cl"].result_list
+    users = [row if page == "users" else row.user if page == "sessions" else row.session.user for row in rows]
+    assert sorted(user.email.partition("@")[0] for user in users) == FILTERED[page][query]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from core import deletion, tasks
@@ -76,6 +78,17 @@ def test_many_sessions_are_large_too(user: User) -> None:
     assert not deletion.is_large(Session.objects.filter(user=user))
     Session.objects.bulk_create(Session(user=user) for _ in range(4))
     assert deletion.is_large(Session.objects.filter(user=user))
+
+
+def test_the_question_reads_a_bounded_number_of_rows(user: User) -> None:
+    """One row more than a request deletes is enough to know."""
+    Message.objects.all()[0].delete()
+    for sessions, counts in ((0, 2), (5, 1)):
+        Session.objects.bulk_create(Session(user=user) for _ in range(sessions))
+        with CaptureQueriesContext(connection) as queries:
+            assert deletion.is_large(Session.objects.filter(user=user)) is (sessions > 0)
+        assert len(queries) == counts
+        assert all("LIMIT 5" in query["sql"] for query in queries)
 
 
 def test_answers_as_the_question_said(admin_client: Client, user: User) -> None:

@@ -63,6 +63,7 @@ def test_page_of_a_session_counts_and_lists_its_messages_in_words(admin_client: 
     Session.objects.update(message_count=1)
     text = admin_client.get(f"/admin/core/session/{message.session_id}/change/").content.decode()
     assert ">1 message</a>" in text
+    assert '<table class="cards"><thead><tr><th scope="col">Sent</th><th scope="col">PHI flag</th>' in text
     assert "<td>User</td>" in text
 
 

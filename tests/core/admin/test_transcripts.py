@@ -1,5 +1,6 @@
 """The page that shows a conversation: its messages, their pages, the audit records, and who may open it."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -72,6 +73,39 @@ def test_pages_show_every_message_once_in_both_directions(admin_client: Client, 
     assert "[of another session]" not in response.content.decode()
 
 
+def test_last_page_may_be_full(admin_client: Client, session: Session) -> None:
+    Message.objects.filter(content__in=("[text 10]", "[text 11]")).delete()
+    first = read(admin_client, session)
+    last = read(admin_client, session, after=first.context["later"])
+    assert (numbers(last), last.context["later"]) == ([5, 6, 7, 8, 9], None)
+    back = read(admin_client, session, before=last.context["earlier"])
+    assert (numbers(back), back.context["earlier"]) == ([0, 1, 2, 3, 4], None)
+
+
+def test_page_has_fifty_messages(admin_client: Client, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    Message.objects.bulk_create(Message(session=session, role="user", content="[text 12]") for _ in range(39))
+    response = read(admin_client, session)
+    assert len(numbers(response)) == 50
+    assert numbers(read(admin_client, session, after=response.context["later"])) == [12]
+
+
+def test_session_that_is_deleted_meanwhile_is_not_found(
+    admin_client: Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = transcripts.read_page
+
+    def read_and_delete(*args: Any) -> Any:
+        page = original(*args)
+        session.delete()
+        return page
+
+    monkeypatch.setattr(transcripts, "read_page", read_and_delete)
+    admin_client.raise_request_exception = False
+    assert read(admin_client, session).status_code == 404
+    assert events() == []
+
+
 def test_each_page_is_recorded_with_its_range_and_the_reason(
     admin_client: Client, session: Session, admin_user: Any
 ) -> None:
@@ -106,10 +140,11 @@ def test_begins_at_a_message(admin_client: Client, session: Session) -> None:
     ("start", "expected"),
     [
         ("2026-11-25T14:03", [6, 7, 8, 9, 10]),
+        ("2026-11-25T14:03:00", [6, 7, 8, 9, 10]),
         ("2020-01-01T00:00", [0, 1, 2, 3, 4]),
         ("2030-01-01T00:00", [7, 8, 9, 10, 11]),
     ],
-    ids=["within", "before", "after"],
+    ids=["within", "with seconds", "before", "after"],
 )
 def test_begins_at_a_time(admin_client: Client, session: Session, start: str, expected: list[int]) -> None:
     """The last page is shown for a time after the last message."""
@@ -120,7 +155,9 @@ def test_message_list_of_a_time_links_to_the_form_for_it(admin_client: Client, s
     filters = f"session__id__exact={session.pk}&created_at__gte=2026-11-25T14%3A03%3A00Z"
     url = f"/admin/core/session/{session.pk}/change/?start=2026-11-25T14%3A03"
     assert f'href="{url}#access"' in admin_client.get(f"/admin/core/message/?{filters}").content.decode()
-    assert 'value="2026-11-25T14:03"' in admin_client.get(url).content.decode()
+    (field,) = re.findall('<input[^>]*name="start"[^>]*>', admin_client.get(url).content.decode())
+    assert 'value="2026-11-25T14:03"' in field
+    assert 'type="datetime-local"' in field
 
 
 @pytest.mark.parametrize("field", ["before", "after"])
@@ -146,6 +183,8 @@ def test_shows_speaker_flag_and_folded_values_and_leaves_out_empty_ones(admin_cl
     assert [value.text for value in second.others] == ['{\n  "a": [\n    1\n  ]\n}']
     assert [value.label for value in response.context["about"]] == ["title", "context"]
     assert "(empty)" not in text
+    Session.objects.update(title="", context={})
+    assert read(admin_client, message.session).context["about"] == []
     assert "no-store" in response["Cache-Control"]
     # The link to a message leads back to the messages of this session.
     assert f"_changelist_filters=session__id__exact%3D{message.session_id}" in text

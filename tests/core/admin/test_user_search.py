@@ -1,8 +1,10 @@
 """The search for users by words of their names and emails. test_large_tables.py tests that it reads few rows."""
 
+import re
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 
@@ -81,6 +83,39 @@ def test_finds_users_by_words(term: str, expected: str | None) -> None:
     assert found(term) == (expected or "").split()
 
 
+def test_titles_are_ignored() -> None:
+    titles = [
+        "prof",
+        "pd",
+        "priv",
+        "doz",
+        "dr",
+        "med",
+        "dent",
+        "vet",
+        "phil",
+        "rer",
+        "nat",
+        "habil",
+        "dipl",
+        "ing",
+        "md",
+        "phd",
+        "mr",
+        "mrs",
+        "ms",
+        "herr",
+        "frau",
+    ]
+    assert {title: found(f"{title}. Lee") for title in titles} == {title: ["ann.lee42"] for title in titles}
+
+
+def test_key_finds_its_user() -> None:
+    user = User.objects.get(email="ivan@example.org")
+    assert found(str(user.pk)) == found(user.pk.hex.upper()) == ["ivan"]
+    assert found("0198c000-0000-7000-8000-000000000000") == []
+
+
 def test_email_is_found_by_its_beginning() -> None:
     assert found("ann.lee42@EXAMPLE.org") == ["ann.lee42"]
     assert found("ann.lee42@ex") == ["ann.lee42"]
@@ -120,6 +155,13 @@ def test_states_that_matches_are_limited(admin_client: Client, monkeypatch: pyte
     assert "Add another word of the name or the email." in response.content.decode()
 
 
+def test_as_many_matches_as_are_shown_are_all(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MAX_MATCHES", 9)  # the eight users and the fixture's
+    response = admin_client.get("/admin/core/user/?q=example", follow=True)
+    assert response.context["cl"].result_count == 9
+    assert "showing an arbitrary" not in response.content.decode()
+
+
 def test_no_match_says_what_to_search_by(admin_client: Client) -> None:
     text = admin_client.get("/admin/core/user/?q=nobody", follow=True).content.decode()
     assert "No user matches. Search by ID, email or any part of a name." in text
@@ -132,9 +174,24 @@ def test_names_lead_to_sessions(admin_client: Client, staff_client: Any) -> None
         assert f'Sessions of <a href="/admin/core/session/?user__id__exact={user.pk}">{user.email}</a>.' in text
     text = admin_client.get("/admin/core/session/?q=example", follow=True).content.decode()
     assert text.count("user__id__exact=") == 5
-    assert "More users match." in text
-    text = staff_client("view_message").get("/admin/core/message/?q=lee", follow=True).content.decode()
-    assert user.email not in text
+    assert " More users match. Add another word of the name or the email." in text
+    User.objects.filter(email__in=("li@example.org", "ivan@example.org", "soren@example.org")).delete()
+    text = admin_client.get("/admin/core/session/?q=example.org", follow=True).content.decode()
+    links = re.search(r"Sessions of (<a [^>]*>[^<]*</a>(, )?){5}[.]", text)
+    assert links and text.count("user__id__exact=") == 5
+    assert "More users match" not in text
+    client = staff_client("view_message")
+    staff = User.objects.get(email="staff@example.org")
+    for permissions, is_named in (
+        ((), False),
+        (("view_user",), False),
+        (("view_session",), False),
+        (("view_user", "view_session"), True),
+    ):
+        allowed = Permission.objects.filter(codename__in=("view_message", *permissions), content_type__app_label="core")
+        staff.user_permissions.set(allowed)
+        text = client.get("/admin/core/message/?q=lee", follow=True).content.decode()
+        assert (user.email in text) is is_named, permissions
 
 
 def test_emails_of_links_are_not_stored(admin_client: Client) -> None:

@@ -139,6 +139,13 @@ def test_requests(staff_client: Client, send: Callable[[Client], Any], status: i
     check_page(send(staff_client), status, title)
 
 
+@pytest.mark.parametrize("path", ["/adminfoo", "/adminfoo/", "/administration/x/", "/api/admin/", "/Admin/"])
+def test_only_paths_below_admin_are_pages(client: Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "NOT_FOUND"
+
+
 def test_429_says_what_the_caller_says(rf: RequestFactory) -> None:
     response = too_many_requests(rf.get("/admin/login/"), "Wait a minute.", "60")
     assert (response.status_code, response["Retry-After"]) == (429, "60")

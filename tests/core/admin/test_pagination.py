@@ -1,0 +1,135 @@
+"""The links between the pages of a list, and the rows of each page in their order."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+
+from core.admin import changelist
+from core.models import Message
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/core/message/"
+NUMBER = 8
+START = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def numbers(message: Message, monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
+    """Add messages of which each two share a time, and show three per page. Return their numbers, oldest first."""
+    monkeypatch.setattr(admin.site.get_model_admin(Message), "list_per_page", 3)
+    times = [START + timedelta(minutes=number // 2) for number in range(NUMBER)]
+    rows = [Message.objects.create(session=message.session, role="user", created_at=time) for time in times]
+    message.delete()
+    return {row.pk: number for number, row in enumerate(rows)}
+
+
+class Walk:
+    """Follows the links of a list."""
+
+    def __init__(self, client: Client, numbers: dict[Any, int], query: str = "") -> None:
+        self.client, self.numbers = client, numbers
+        self.open(f"?{query}")
+
+    def open(self, query: str) -> None:
+        self.response = self.client.get(LIST + query)
+        self.cl = self.response.context["cl"]
+        self.links = dict(self.cl.page_links)
+
+    def follow(self, label: str) -> Iterator[list[int]]:
+        """Yield the rows of each page to which links with this label lead, one after the other."""
+        while label in self.links:
+            self.open(self.links[label])
+            yield self.rows
+
+    @property
+    def rows(self) -> list[int]:
+        return [self.numbers[row.pk] for row in self.cl.result_list]
+
+
+@pytest.mark.parametrize("query", ["", "role__exact=user", "session__id__exact={session}", "q={session}"])
+def test_links_lead_to_every_row_once_in_order(admin_client: Client, numbers: dict[Any, int], query: str) -> None:
+    walk = Walk(admin_client, numbers, query.format(session=Message.objects.all()[0].session_id))
+    assert walk.rows == [7, 6, 5]
+    assert list(walk.links) == ["Older ›", "Oldest »"]
+    assert not walk.cl.is_complete
+    assert list(walk.follow("Older ›")) == [[4, 3, 2], [1, 0]]
+    assert list(walk.links) == ["« Newest", "‹ Newer"]
+    assert list(walk.follow("‹ Newer")) == [[4, 3, 2], [7, 6, 5]]
+    assert list(walk.links) == ["Older ›", "Oldest »"]
+    assert next(walk.follow("Oldest »")) == [2, 1, 0]
+    assert not walk.cl.is_complete
+    assert list(walk.links) == ["« Newest", "‹ Newer"]
+    assert next(walk.follow("‹ Newer")) == [5, 4, 3]
+    assert list(walk.links) == ["« Newest", "‹ Newer", "Older ›", "Oldest »"]
+    assert next(walk.follow("« Newest")) == [7, 6, 5]
+    assert "older_than" not in walk.response.request["QUERY_STRING"]
+
+
+def test_page_has_fifty_rows(admin_client: Client, numbers: dict[Any, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    session = Message.objects.all()[0].session
+    Message.objects.bulk_create(Message(session=session, role="user") for _ in range(43))
+    response = admin_client.get(LIST)
+    assert (response.context["cl"].result_count, len(response.context["cl"].result_list)) == (50, 50)
+    assert "50 messages" in response.content.decode()
+    assert "about" not in response.content.decode().split("50 messages")[1].split("</p>")[0]  # without an estimate
+    assert (
+        len(admin_client.get(LIST + dict(response.context["cl"].page_links)["Older ›"]).context["cl"].result_list) == 1
+    )
+
+
+def test_whole_list_has_no_links(admin_client: Client, numbers: dict[Any, int]) -> None:
+    Message.objects.filter(pk__in=[key for key, number in numbers.items() if number > 2]).delete()
+    walk = Walk(admin_client, numbers)
+    assert (walk.rows, walk.links, walk.cl.is_complete) == ([2, 1, 0], {}, True)
+
+
+def test_page_beyond_the_last_row_leads_back(admin_client: Client, numbers: dict[Any, int]) -> None:
+    walk = Walk(admin_client, numbers)
+    older = walk.links["Older ›"]
+    Message.objects.filter(pk__in=[key for key, number in numbers.items() if number < 5]).delete()
+    walk.open(older)
+    assert walk.rows == []
+    assert list(walk.links) == ["« Newest", "‹ Newer"]
+    assert next(walk.follow("‹ Newer")) == [7, 6]  # newer than the last row of the first page
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize(("distance", "is_found"), [(3, True), (4, True), (5, False)], ids=["n - 1", "n", "n + 1"])
+def test_filter_without_an_index_scans_so_many_rows(
+    admin_client: Client,
+    numbers: dict[Any, int],
+    monkeypatch: pytest.MonkeyPatch,
+    distance: int,
+    is_found: bool,
+    newest_first: bool,
+) -> None:
+    """The row that matches is this many rows from the beginning. The next page continues exactly behind the scan."""
+    monkeypatch.setattr(changelist, "MAX_SCANNED_ROWS", 4)
+    number = NUMBER - distance if newest_first else distance - 1
+    (key,) = (key for key, value in numbers.items() if value == number)
+    Message.objects.filter(pk=key).update(role="tool")
+    walk = Walk(admin_client, numbers, "role__exact=tool")
+    if not newest_first:
+        walk.open(walk.links["Oldest »"])
+    first_page = [number] if is_found else []
+    last = START + timedelta(minutes=2 if newest_first else 1)  # of the rows 4 and 3
+    assert (walk.rows, walk.cl.scanned_to, walk.cl.is_complete) == (first_page, last, False)
+    second_page = next(walk.follow("Older ›" if newest_first else "‹ Newer"))
+    assert second_page == ([] if is_found else [number])
+
+
+def test_scan_of_all_rows_is_complete(
+    admin_client: Client, numbers: dict[Any, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan of exactly so many rows may not be complete, and one of fewer is."""
+    for limit, is_complete in ((NUMBER, False), (NUMBER + 1, True)):
+        monkeypatch.setattr(changelist, "MAX_SCANNED_ROWS", limit)
+        walk = Walk(admin_client, numbers, "role__exact=tool")
+        assert (walk.rows, walk.cl.is_complete) == ([], is_complete)
+        assert (walk.cl.scanned_to is None) is is_complete
