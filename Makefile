@@ -9,6 +9,9 @@ VALIDATE := .venv-kubernetes/bin/python -m kubernetes_validate --kubernetes-vers
 RULE := ops/kubernetes/prometheus-operator/prometheus-rule.yaml
 
 define INSTALL
+id -un >/dev/null 2>&1 || [ -n "$$DATABASE_URL$$DATABASE_URL_FILE" ] || \
+	{ echo "make: the user $$(id -u) has no name, which PostgreSQL needs. Add a line for it to /etc/passwd, or run this as" \
+	"another user." >&2; exit 1; }; \
 for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
 	python=; \
@@ -19,8 +22,8 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons failover benchmark benchmark-data benchmark-users benchmark-compare drill soak \
-	smoke check kubernetes prometheus-rule stop lock format
+.PHONY: help run test test-pythons fresh-clone mutants failover benchmark benchmark-data benchmark-users benchmark-compare \
+	drill soak smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -34,6 +37,12 @@ test: .venv/installed-dev ## run every test, in WORKERS=2 processes
 
 test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
+
+fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user
+	@$(PYTHON) -m pytest tests/fresh_clone
+
+mutants: .venv/installed-dev ## put faults into the code and print those that no test notices: MODULES='core/*' SAMPLE=40 SEED=1
+	@$(PYTHON) -m tests.mutants $(MODULES:%=--modules '%') $(SAMPLE:%=--sample %) $(SEED:%=--seed %)
 
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)

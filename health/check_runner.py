@@ -109,8 +109,8 @@ class _Round:
 class Runner:
     """Run `checks` within `timeout` seconds in total, and reuse each report for `max_age` seconds.
 
-    `explain` maps the exception of a failed check to a reason and a detail. `attribute` receives all results of a round
-    and sets their causes. `observe` receives each new report once.
+    `explain` maps an exception to a reason and a detail. `attribute` receives all results of a round and sets their
+    causes. `observe` receives each new report once.
     """
 
     def __init__(
@@ -133,27 +133,25 @@ class Runner:
         self._running: dict[str, _Attempt] = {}  # by check; started in this round or an earlier one
         self._round: _Round | None = None
         self.latest: Report | None = None
+        self._latest_deadline = 0.0  # of its round
 
     def report(self) -> Report:
         """Return a report that is at most `max_age` seconds old, within `timeout` seconds even if checks hang."""
         with self._lock:
             if self.latest and time.monotonic() - self.latest.finished_at < self.max_age:
                 return self.latest
-            round_ = self._round
-            if round_ is None or round_.finished.is_set():
-                # A finished round may predate a recovery, so this caller gets a new one.
-                round_ = self._start_round()
-        round_.finished.wait(max(0.0, round_.deadline - time.monotonic()))
+            round_ = self._join_or_start_round()
         return self._finish_round(round_)
 
+    def _join_or_start_round(self) -> _Round:
+        if self._round and not self._round.finished.is_set():
+            return self._round
+        return self._start_round()  # because a finished round may predate a recovery
+
     def _start_round(self) -> _Round:
-        attempts, new = [], []
-        for check in self.checks:
-            attempt = self._running.get(check.name)
-            if attempt is None:
-                attempt = self._running[check.name] = _Attempt(check)
-                new.append(attempt)
-            attempts.append(attempt)
+        new = [_Attempt(check) for check in self.checks if check.name not in self._running]
+        self._running |= {attempt.check.name: attempt for attempt in new}
+        attempts = [self._running[check.name] for check in self.checks]
         round_ = self._round = _Round(attempts, len(new), time.monotonic() + self.timeout)
         for attempt in new:
             name = f"check-{attempt.check.name}"
@@ -183,15 +181,18 @@ class Runner:
             round_.finished.set()
 
     def _finish_round(self, round_: _Round) -> Report:
-        """Return the report of the round, built by the first caller."""
+        """Wait for the checks or the deadline, and return the report of the round, built by the first caller."""
+        round_.finished.wait(max(0.0, round_.deadline - time.monotonic()))
         with self._lock:
             if round_.report is not None:
                 return round_.report
             late = f"the check did not finish within {self.timeout:g} s"
             results = tuple(attempt.result or attempt.build_result("timeout", late) for attempt in round_.attempts)
-            self.latest = Report(self._attribute(results), datetime.now(UTC), time.monotonic())
-            round_.report = self.latest
+            round_.report = Report(self._attribute(results), datetime.now(UTC), time.monotonic())
             if self._round is round_:
                 self._round = None
+            if round_.deadline < self._latest_deadline:  # a later round was faster, and has been observed
+                return round_.report
+            self.latest, self._latest_deadline = round_.report, round_.deadline
         self._observe(round_.report)
         return round_.report

@@ -30,8 +30,6 @@ class ProbeMiddleware:
         request.resolver_match = match
         request.quiet_success = True  # type: ignore[attr-defined]  # read by core.http.request_logging
         response: HttpResponse = match.func(request)
-        if hasattr(response, "render"):
-            response.render()  # Django renders only the responses of views that it calls
         return response
 
 

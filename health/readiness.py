@@ -18,8 +18,9 @@ from django.conf import settings
 from core.api.envelope import timestamp
 from core.clients import redis_url
 from health import database_warnings, job_counts, metrics
-from health.check_runner import Report, Result, Runner
+from health.check_runner import Report, Result
 from health.checks import checks, failure_reasons, root_cause
+from health.early_refresh import RefreshingRunner
 from health.multiprocess import draining, worker_states
 
 log = structlog.stdlib.get_logger("voiceassist.readiness")
@@ -110,9 +111,9 @@ def _logging_failures(name: str) -> Iterator[None]:
         _failing.add(name)
 
 
-def _make_runner() -> Runner:
+def _make_runner() -> RefreshingRunner:
     timeout, max_age = settings.HEALTH_TIMEOUT, settings.HEALTH_MAX_AGE
-    return Runner(
+    return RefreshingRunner(
         checks(), timeout=timeout, max_age=max_age, explain=explain, attribute=root_cause.attribute, observe=observe
     )
 
@@ -120,7 +121,7 @@ def _make_runner() -> Runner:
 _runner = _make_runner()
 
 
-def runner() -> Runner:
+def runner() -> RefreshingRunner:
     """Return the runner of this process."""
     return _runner
 

@@ -5,13 +5,16 @@ library only. pip installs uv by the hashes in uv.txt. uv then installs the lock
 as pip. If uv fails, pip installs the same lock. The environment itself has no pip, because installing pip would take
 longer than installing uv; only a Python without a recent pip installs it there.
 
-The file `installed-NAME` in the environment is newer than NAME.txt when the environment is complete. Without any such
-file it is created again, so that an interrupted installation leaves no incomplete environment in use.
+A new environment is built in `.venv.new` and renamed to `.venv` when it is complete. So an installation that fails or
+is interrupted leaves the old environment as it was. uv links most files from its cache, so this takes hardly longer
+than changing the environment. The file `installed-NAME` in an environment is newer than NAME.txt if the environment has
+the packages of this NAME.txt.
 """
 
 import ast
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -32,7 +35,7 @@ UV_VARIABLES = {
 
 
 def install(environment: Path, lock: Path, *included: Path) -> None:
-    """Create the environment if necessary and install exactly the packages of the lock.
+    """Replace the environment by a new one that has exactly the packages of the lock.
 
     Does nothing if another process has installed it, or a lock that includes it, in the meantime.
 
@@ -45,16 +48,30 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
         )
     with suppress(OSError):  # a file system without locks
         fcntl.flock(os.open(UV_LOCK.parent, os.O_RDONLY), fcntl.LOCK_EX)  # until this process exits
+    old, new = (environment.with_name(f"{environment.name}.{suffix}") for suffix in ("old", "new"))
+    if old.exists() and not environment.exists():
+        old.rename(environment)  # an earlier installation was killed between the two renames below
     if is_installed(environment, lock):
         return
-    python = environment / "bin" / "python"
-    markers = list(environment.glob("installed*"))
-    if not markers or not python.exists():
-        report(f"Creating {environment} with Python {sys.version.split()[0]}")
-        run(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
-    for stale in markers:
-        stale.unlink(missing_ok=True)
+    report(f"Creating {environment} with Python {sys.version.split()[0]}")
+    try:
+        run(sys.executable, "-m", "venv", "--clear", "--without-pip", "--prompt", environment.name, new)
+        install_packages(new, lock)
+        for installed in (lock, *included):
+            marker(new, installed).touch()
+        change_paths(new, environment)
+        shutil.rmtree(old, ignore_errors=True)
+        if environment.exists():
+            environment.rename(old)
+        new.rename(environment)
+    finally:
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def install_packages(environment: Path, lock: Path) -> None:
     count = sum("==" in line for line in lock.read_text().splitlines())
+    python = environment / "bin" / "python"
     pip = pip_command(python)
     options = ["-qq", "--no-user", "--disable-pip-version-check", "--require-hashes"]
     pip_install = [*pip, "install", *options, "--requirement"]
@@ -64,14 +81,23 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
         report(f"Installing {count} packages of {lock}")
         configured = pip_options(pip)
         no_index = ["--no-index"] if "no-index" in configured else []
-        sync = ["pip", "sync", "--quiet", "--require-hashes", *no_index, "--python", str(python), str(lock)]
+        # uv shows the progress of downloads at a terminal.
+        quiet = [] if sys.stderr.isatty() else ["--quiet"]
+        sync = ["pip", "sync", *quiet, "--require-hashes", *no_index, "--python", str(python), str(lock)]
         run(python, "-m", "uv", *sync, env=uv_environment(configured, dict(os.environ)))
     except subprocess.CalledProcessError:
         report(f"uv failed. Installing {count} packages of {lock} with pip, which takes longer")
         # The lock is complete. Without --no-deps, pip would miss what pyproject.toml leaves out of it.
         run(*pip_install, lock, "--no-deps")
-    for installed in (lock, *included):
-        marker(environment, installed).touch()
+
+
+def change_paths(folder: Path, final: Path) -> None:
+    """Replace the path of the folder by the final one in its configuration and in the scripts of its packages."""
+    before, after = (os.fsencode(path.absolute()) for path in (folder, final))
+    for file in (folder / "pyvenv.cfg", *(folder / "bin").iterdir()):
+        content = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
+        if before in content and b"\0" not in content:  # programs such as ruff do not know their path
+            file.write_bytes(content.replace(before, after))  # keeps the mode
 
 
 def marker(environment: Path, lock: Path) -> Path:

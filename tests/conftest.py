@@ -1,22 +1,21 @@
 """Fixtures that every test uses."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import pytest_django
 from django.db import connection
 from django.test import TransactionTestCase
 
 from core.auth.password_hashing import PasswordHasher
-from core.database_roles import APPLICATION_ROLE
-from tests.support.browser import browser
+from tests.support.browser import browser, chromium
+from tests.support.databases import Rows, migrated_database
 from tests.support.dependency_servers import SUPERUSER
 from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.slowest_files import pytest_collection_modifyitems
 
-__all__ = ["browser"]
+__all__ = ["browser", "chromium", "pytest_collection_modifyitems"]
 
-collect_ignore = ["failover"]  # takes minutes: `make failover`
+collect_ignore = ["failover", "fresh_clone"]  # take minutes: `make failover`, `make fresh-clone`
 
 
 @pytest.fixture(autouse=True)
@@ -32,45 +31,18 @@ def pretended_worker(servers: Servers) -> None:
     servers.redis.add_worker()
 
 
-@contextmanager
-def _connected_as(role: str) -> Iterator[None]:
-    """Connect Django as `role`, which has the same password. Call this outside of a transaction."""
-    settings, before = connection.settings_dict, connection.settings_dict["USER"]
-    connection.close()
-    settings["USER"] = role
-    try:
-        yield
-    finally:
-        connection.close()
-        settings["USER"] = before
-
-
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(django_db_modify_db_settings: None) -> Iterator[None]:
-    """Create and drop the test database as superuser. The tests in between connect as the application's role."""
-    with _connected_as(SUPERUSER):
-        yield
+def django_db_setup(servers: Servers, django_test_environment: None) -> Iterator[None]:
+    """Connect Django to a copy of the migrated template, as the application's role.
 
-
-@pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
-    """Allow TRUNCATE, which pytest-django uses, and close all connections before it drops the database.
-
-    Private: Django empties the tables after a test with real transactions, which the application's role may not do.
+    Private: after a test with real transactions, Django would truncate all tables, which that role may not do and which
+    takes ten times as long as deleting the rows, and then create the permissions and content types again.
     """
-    with django_db_blocker.unblock(), connection.cursor() as cursor:
-        cursor.execute("SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'audit_is_not_passed'")
-        for (table,) in cursor.fetchall():
-            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER audit_is_not_passed")
-
-    empty_tables = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]
-
-    def empty_tables_as_superuser(test: TransactionTestCase) -> None:
-        with _connected_as(SUPERUSER):
-            empty_tables(test)
-
-    with _connected_as(APPLICATION_ROLE), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", empty_tables_as_superuser)
+    name = "test_tests"
+    connection.close()
+    with Rows(migrated_database(servers.postgres, name)) as rows, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connection.settings_dict, "NAME", name)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda test: rows.delete())
         yield
     drop_readiness_connections()
 
@@ -78,11 +50,14 @@ def django_db_setup(django_db_setup: None, django_db_blocker: pytest_django.Djan
 @pytest.fixture
 def _database_role(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[None]:
     """Connect a test with the marker `database_superuser` as superuser, because it changes the schema."""
-    if request.node.get_closest_marker("database_superuser"):
-        with _connected_as(SUPERUSER):
-            yield
-    else:
+    if not request.node.get_closest_marker("database_superuser"):
         yield
+        return
+    connection.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(connection.settings_dict, "USER", SUPERUSER)  # has the same password
+        yield
+    connection.close()
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from selectors import EVENT_READ
 from typing import Any
 
 import structlog
-from gunicorn.workers.gthread import ThreadWorker
+
+from voiceassist.gunicorn_balance import BalancingWorker
 
 log = structlog.stdlib.get_logger("voiceassist.worker")
 
@@ -19,7 +20,7 @@ _LINGER_TIMEOUT = 2.0  # seconds until the client has received the last response
 _DISCARDED = 65_536  # bytes read at once
 
 
-class LimitedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class LimitedWorker(BalancingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._next_warnings: dict[str, float] = {}  # time.monotonic()

@@ -37,10 +37,15 @@ def error(code: ErrorCode, message: str | None = None, details: Any = None) -> d
 
 
 def failure_response(
-    code: ErrorCode, message: str | None = None, *, status: int | None = None, headers: dict[str, str] | None = None
+    code: ErrorCode,
+    message: str | None = None,
+    details: Any = None,
+    *,
+    status: int | None = None,
+    headers: dict[str, str] | None = None,
 ) -> JsonResponse:
     """Return the failure as a Django response, for errors outside of DRF views. `status` defaults to the code's."""
-    return JsonResponse(failure(code, message), status=status or code.status, headers=headers)
+    return JsonResponse(failure(code, message, details), status=status or code.status, headers=headers)
 
 
 def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from django.contrib.sessions import middleware
 from django.contrib.sessions.backends import db
 from django.core import signing
 from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -45,9 +46,9 @@ class SessionStore(db.SessionStore):
     reads_cache = True
     _keeps_key = False
 
-    def __init__(self, session_key: str | None = None) -> None:
-        super().__init__(session_key)
-        self._cache = caches[settings.SESSION_CACHE_ALIAS]
+    @property
+    def _cache(self) -> BaseCache:
+        return caches[settings.SESSION_CACHE_ALIAS]  # only when it is needed, because each request has a store
 
     @property
     def key_salt(self) -> str:

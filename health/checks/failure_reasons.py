@@ -66,14 +66,7 @@ _EXCEPTIONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((PrimaryDownError,), NOT_READY),
     ((socket.gaierror,), DNS_FAILURE),
     ((TimeoutError, redis.exceptions.TimeoutError, NoResponse), TIMEOUT),
-    (
-        (
-            redis.exceptions.AuthenticationError,
-            redis.exceptions.AuthorizationError,
-            redis.exceptions.NoPermissionError,
-        ),
-        AUTH_FAILED,
-    ),
+    ((redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError), AUTH_FAILED),
     (
         (
             redis.exceptions.BusyLoadingError,

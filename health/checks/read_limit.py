@@ -14,6 +14,7 @@ from typing import Any, cast
 from health.checks.failure_reasons import BAD_RESPONSE, CheckFailed
 
 MAX_BYTES = 1_000_000  # that one check may read
+_MIN_TIMEOUT = 0.01  # seconds; 0 would mean "do not wait"
 
 
 class ReadLimit:
@@ -26,6 +27,11 @@ class ReadLimit:
     def start(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self._bytes_left = MAX_BYTES
+
+    def shorten(self, timeout: float | None) -> float:
+        """Return the timeout of one read, which ends at the deadline. The client's own is that of its first check."""
+        left = max(_MIN_TIMEOUT, self._deadline - time.monotonic())
+        return left if timeout is None else min(timeout, left)
 
     def wrap(self, connected: socket.socket) -> socket.socket:
         """Return an object that behaves like the socket, and raises TimeoutError or CheckFailed at the limit."""
@@ -47,7 +53,12 @@ class _LimitedSocket:
         self._socket, self._limit = connected, limit
 
     def recv(self, size: int) -> Any:
-        return self._limit.read(lambda: self._socket.recv(size))
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(self._limit.shorten(timeout))
+        try:
+            return self._limit.read(lambda: self._socket.recv(size))
+        finally:
+            self._socket.settimeout(timeout)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_LimitedFile(self._socket.makefile("rb", buffering=0), self._limit))

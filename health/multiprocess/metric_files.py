@@ -13,6 +13,7 @@ prometheus_client is imported in functions only, because the runtime folder must
 import errno
 import logging
 import mmap
+import os
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -34,6 +35,16 @@ _TEMPORARY_ERRORS = (errno.ENOENT, errno.EMFILE, errno.ENFILE)  # merged in the 
 _merges = mmap.mmap(-1, 1)  # incremented at the start and at the end of a merge: odd while one is running
 _reported: set[str] = set()  # files about which this process has logged an error
 
+_pid = os.getpid()
+
+
+def _reset_after_fork() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
+
 
 def start() -> None:
     """Make prometheus_client use MappedFile in this process and its workers. Call it before a metric is created."""
@@ -43,6 +54,8 @@ def start() -> None:
 
     # Private: prometheus_client has no setting for the class of its files.
     values.MmapedDict = MappedFile  # type: ignore[assignment, attr-defined]
+    # Otherwise each of about 20 changes per request would be a system call for the process id.
+    values.ValueClass = values.MultiProcessValue(lambda: _pid)  # type: ignore[no-untyped-call]
 
 
 def read() -> "Iterable[Metric]":

@@ -20,7 +20,8 @@ import psycopg
 from tests.benchmarks.smoke import IS_SMOKE
 from tests.support.databases import migrated_database
 from tests.support.dependency_servers import Postgres, Valkey, as_application
-from tests.support.jobs.worker import ROOT, Worker
+from tests.support.forked_python import ROOT
+from tests.support.jobs.worker import Worker
 from tests.support.polling import succeeds_within
 
 JOBS = 50 if IS_SMOKE else 10_000
@@ -66,8 +67,9 @@ class Setup:
 
 def throughput(setup: Setup) -> float:
     """Return jobs per second of one worker, and print how its memory grew."""
+    constants = {"core.jobs.queue._SEND_AGAIN": 60}
     with Worker(
-        constants={"core.jobs.queue._SEND_AGAIN": 60}, LOG_LEVEL="WARNING", wait=False, **setup.environment
+        constants=constants, python=sys.executable, LOG_LEVEL="WARNING", wait=False, **setup.environment
     ) as worker:
         process = psutil.Process(worker.process.pid)
         memory: list[float] = []
@@ -113,7 +115,7 @@ def run_plain(url: str) -> float:
 
 def idle_and_latency(setup: Setup) -> None:
     setup.sql("DELETE FROM jobs")
-    with Worker(constants=PRODUCTION, **setup.environment) as worker:
+    with Worker(constants=PRODUCTION, python=sys.executable, **setup.environment) as worker:
         process = psutil.Process(worker.process.pid)
         time.sleep(IDLE_SECONDS / 3)
         cpu, commands, transactions = process.cpu_times(), setup.redis_commands(), _transactions(setup)

@@ -1,17 +1,15 @@
 """Deleting a user with many messages, by worker processes that are killed meanwhile."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import pytest
 
 from tests.support.dependency_servers import Valkey
+from tests.support.forked_python import ForkedPython, run
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import ROOT, database_with_staff
@@ -39,8 +37,8 @@ EXPIRE_LEASE = "UPDATE jobs SET leased_until = now(), sent_at = NULL WHERE id = 
 
 
 @contextmanager
-def worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "manage.py", "worker"], cwd=ROOT, env=environment)
+def worker(environment: dict[str, str]) -> Iterator[ForkedPython]:
+    process = ForkedPython(["manage.py", "worker"], cwd=ROOT, env=environment)
     try:
         yield process
     finally:
@@ -48,7 +46,6 @@ def worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(10)
 
 
-@pytest.mark.timeout(180)
 def test_killed_workers_delete_every_row_once(servers: Servers, tmp_path: Path) -> None:
     redis = Valkey(tmp_path / "redis")
     redis.start()
@@ -63,9 +60,8 @@ def test_killed_workers_delete_every_row_once(servers: Servers, tmp_path: Path) 
 def run_and_kill(environment: dict[str, str], url: str) -> None:
     with psycopg.connect(url, autocommit=True) as database:
         database.execute(DATA)
-        command = [sys.executable, "-c", ENQUEUE]
         environment["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
-        job = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        job = run(["-c", ENQUEUE], environment).stdout
 
         def progress() -> tuple[str, int]:
             row = database.execute("SELECT status, done FROM jobs WHERE id = %s", [job.strip()]).fetchone()

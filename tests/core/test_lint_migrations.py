@@ -1,12 +1,11 @@
 """The linters of `make check` reject migrations that break running servers, and accept those that do not."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.forked_python import run
 from tests.support.lint_migrations import EXEMPT, REVIEWED
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, REQUIRE_VERSION, STOP_USING_COLUMN, newer_code
 
@@ -16,16 +15,8 @@ SQUAWK_ERROR = "Find detailed examples and solutions for each rule"
 
 
 def lint(folder: Path, *operations: str) -> tuple[int, str]:
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.support.lint_migrations"],
-        env={**os.environ, **newer_code(folder, *operations)},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return process.returncode, process.stdout
+    process = run(["-m", "tests.support.lint_migrations"], {**os.environ, **newer_code(folder, *operations)})
+    return process.returncode, process.stdout + process.stderr
 
 
 def test_accepts_existing_and_expanding_migrations(tmp_path: Path) -> None:

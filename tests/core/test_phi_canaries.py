@@ -42,8 +42,6 @@ from tests.support.reveal import REASON
 from tests.support.second_factor import CONTINUE, code_of, secret_of
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixture runs the whole scenario
-
 PASSWORD = "the admin's password"
 INPUT = "canary-input"  # prefix of the canaries in requests
 LEAKS = ("PHI", "PERSONAL", "SECRET")
@@ -197,8 +195,7 @@ def scenario(servers: Servers) -> Iterator[Scenario]:
         scenario = Scenario(Path(folder), servers)
         try:
             migrate = scenario.command("migrate", DATABASE_URL=as_owner(scenario.postgres.url))
-            commands = [migrate, scenario.command("collectstatic", "--noinput", "--verbosity=0")]
-            scenario.wait_for_exit(*commands, code=0)
+            scenario.wait_for_exit(migrate, code=0)
             scenario.insert(
                 User(email="admin@example.org", password=make_password(PASSWORD), is_staff=True, is_superuser=True)
             )

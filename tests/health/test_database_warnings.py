@@ -1,7 +1,6 @@
 """Warnings about the database are refreshed rarely, never fail a check, and are logged and measured."""
 
 import re
-import time
 from typing import Any
 
 import psycopg
@@ -15,7 +14,7 @@ from core.clients.postgresql.probe import ProbeConnection
 from health import database_warnings, metrics
 from health.checks.postgres import postgres
 from tests.support.plugin import Servers, drop_readiness_connections
-from tests.support.polling import succeeds_within
+from tests.support.polling import ends_within, succeeds_within
 from tests.support.voiceassist_server import ROOT
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -74,9 +73,8 @@ def test_failing_or_hanging_source_changes_nothing(
     source.problems = {"logs_values": "message"}
     refresh_now(probe, monkeypatch)
     source.problems, source.statement = {}, statement
-    started_at = time.monotonic()
-    refresh_now(probe, monkeypatch, seconds=0.2)
-    assert time.monotonic() - started_at < 5
+    with ends_within(3):
+        refresh_now(probe, monkeypatch, seconds=0.2)
     assert database_warnings.current == {"logs_values": "message"}
     assert "could not be refreshed" in caplog.text
 
@@ -84,9 +82,8 @@ def test_failing_or_hanging_source_changes_nothing(
 def test_check_succeeds_although_a_source_hangs(source: Source) -> None:
     drop_readiness_connections()
     source.statement = "SELECT pg_sleep(20)"
-    started_at = time.monotonic()
-    assert postgres(1).version
-    assert time.monotonic() - started_at < 1 + 1  # the limit of the check, and time for a busy machine
+    with ends_within(1):  # the limit of the check
+        assert postgres(1).version
     assert postgres(10).version  # the connection, or a new one, still works
 
 

@@ -27,14 +27,10 @@ class TookTooLong(Exception):
     pass
 
 
-def adopt_orphans() -> None:
-    """Let this process become the parent of the processes that its children leave behind."""
-    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-
-
 def run_in_fork(function: Callable[[], str], limit: float) -> str:
     """Return what `function` returns in a fork. Raise TookTooLong after `limit` seconds, or ForkError."""
     existing = set(psutil.Process().children(recursive=True))
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: adopt what the fork leaves behind, to kill it
     with tempfile.NamedTemporaryFile() as result:
         pid = os.fork()
         if not pid:
@@ -46,6 +42,7 @@ def run_in_fork(function: Callable[[], str], limit: float) -> str:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         _kill_all_but(existing)
+        ctypes.CDLL(None).prctl(36, 0)
         text = Path(result.name).read_text()
     if not has_exited:
         raise TookTooLong
@@ -54,7 +51,7 @@ def run_in_fork(function: Callable[[], str], limit: float) -> str:
     return text
 
 
-def test_in_fork(function: Callable[[], str], limit: float) -> Outcome:
+def outcome_of(function: Callable[[], str], limit: float) -> Outcome:
     """Return the outcome of tests. `function` returns the name of the first test that failed, "" if all passed."""
     try:
         failed = run_in_fork(function, limit)

@@ -15,6 +15,7 @@ def edits(source: Source, node: ast.AST) -> Iterator[Edit]:
         case ast.Constant():
             if (text := _other_value(node.value)) is not None and not _is_left_out(source, node):
                 yield source.replace(node, text)
+                yield from without_each_word(source, node)
         case ast.JoinedStr() if not _is_left_out(source, node):
             yield source.replace(node, '"mutated"')
         case ast.List() | ast.Set() if isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -52,9 +53,13 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
         return isinstance(node.value, bool) and isinstance(parent, ast.keyword)
     if isinstance(parent, ast.JoinedStr | ast.FormattedValue | ast.Expr):  # a part of another string, a docstring
         return True
+    if isinstance(parent, ast.List | ast.Set | ast.Tuple) or isinstance(parent, ast.Dict) and node in parent.keys:
+        return True  # removed as a whole
     if isinstance(parent, ast.keyword) and parent.arg in LABELS:
         return True
-    if isinstance(node, ast.Constant) and " " in node.value.strip() and node.value[:1].isupper():
+    first = node.values[0] if isinstance(node, ast.JoinedStr) and node.values else node
+    text = str(first.value) if isinstance(first, ast.Constant) else ""
+    if " " in text.strip() and text[:1].isupper():
         return True
     for ancestor in source.ancestors(node):
         if isinstance(ancestor, ast.Raise):
@@ -66,9 +71,20 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
     return False
 
 
+def without_each_word(source: Source, node: ast.Constant) -> Iterator[Edit]:
+    """Remove each name of a text that lists names of columns."""
+    words = node.value.split() if isinstance(node.value, str) else []
+    if len(words) > 1 and "_" in "".join(words) and all(word.isidentifier() for word in words):
+        for number, word in enumerate(words):
+            rest = " ".join(words[:number] + words[number + 1 :])
+            yield source.replace(node, repr(rest))._replace(before=f"{word} of {source.text(node)}", after="")
+
+
 def _is_table(source: Source, node: ast.Tuple) -> bool:
     """Return whether the tuple is a collection, not several values of one statement."""
     parent = source.parents[node]
+    if isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Tuple):
+        return False
     return isinstance(node.ctx, ast.Load) and not isinstance(parent, ast.Return | ast.Yield | ast.Subscript | ast.Dict)
 
 

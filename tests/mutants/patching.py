@@ -1,29 +1,33 @@
 """Put a mutated function into this process, where its module is already imported."""
 
 import gc
+from collections.abc import Iterable
 from types import CodeType, FunctionType
 
 from tests.mutants.mutations import Mutant
 
+Change = tuple[FunctionType, CodeType]
 Key = tuple[str, int]  # qualified name and first line, which tells functions with the same name apart
 
 
-def patch(mutant: Mutant, path: str) -> bool:
-    """Replace the code of all functions whose code the mutant changes. Return whether there were any.
+def functions_of(path: str) -> list[FunctionType]:
+    """Return all functions of this process that the module at `path` defines."""
+    candidates = (candidate for candidate in gc.get_objects() if type(candidate) is FunctionType)
+    return [function for function in candidates if function.__code__.co_filename == path]
 
-    `path` is that of the module. Return False if the mutant changes something else than bodies of functions.
-    """
+
+def changes(mutant: Mutant, functions: Iterable[FunctionType], path: str) -> list[Change]:
+    """Return those of the functions that the mutant changes, with their new code, [] if that is impossible."""
     before = _functions(compile(mutant.original, path, "exec", dont_inherit=True))
     after = _functions(compile(mutant.content, path, "exec", dont_inherit=True))
-    found = False
-    for function in [candidate for candidate in gc.get_objects() if type(candidate) is FunctionType]:
+    found: list[Change] = []
+    for function in functions:
         code = function.__code__
         key = (code.co_qualname, code.co_firstlineno)
-        if code.co_filename == path and key in before and key in after and before[key] != after[key]:
+        if key in before and key in after and before[key] != after[key]:
             if code.co_freevars != after[key].co_freevars:
-                return False
-            function.__code__ = after[key]
-            found = True
+                return []
+            found.append((function, after[key]))
     return found
 
 

@@ -6,24 +6,40 @@ from tests.mutants.configuration import MIN_SCORE
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
 
+Outcomes = dict[str, Outcome]  # by the mutant's name
 
-def print_report(
-    mutants: list[Mutant], outcomes: dict[str, Outcome], reasons: dict[str, str], *, is_sample: bool
-) -> int:
-    """Return the exit code: 1 if a mutant of a sample has survived, or too many of a module."""
-    survivors = [mutant for mutant in mutants if outcomes[mutant.name].status == "survived"]
-    for mutant in survivors:
-        print(f"\n{mutant.name}\n{difference(mutant)}")
-    total = Counter(mutant.module for mutant in mutants)
-    survived = Counter(mutant.module for mutant in survivors)
+
+def print_survivors(mutants: list[Mutant], outcomes: Outcomes) -> None:
+    for mutant in mutants:
+        if _has_survived(outcomes[mutant.name]):
+            print(f"\nSurvived: {mutant.name}\n{difference(mutant)}", flush=True)
+
+
+def print_table(mutants: list[Mutant], outcomes: Outcomes, reasons: dict[str, str]) -> None:
+    """Print the score of each module: the share of its mutants that were killed, without the equivalent ones."""
     equivalent = Counter(name.split(":")[0] for name in reasons)
     print(f"\n{'module':50} {'killed':>7} {'survived':>9} {'equivalent':>11} {'score':>6}")
-    for module, count in sorted(total.items()):
-        killed = count - survived[module]
-        print(f"{module:50} {killed:7} {survived[module]:9} {equivalent[module]:11} {killed / count:6.0%}")
-    if is_sample:
-        return bool(survivors)
-    return any(1 - survived[module] / count < MIN_SCORE for module, count in total.items())
+    for module, (survived, total) in sorted(_counts(mutants, outcomes).items()):
+        score = 1 - survived / total
+        print(f"{module:50} {total - survived:7} {survived:9} {equivalent[module]:11} {score:6.0%}")
+
+
+def has_survivors(outcomes: Outcomes) -> bool:
+    return any(map(_has_survived, outcomes.values()))
+
+
+def has_low_score(mutants: list[Mutant], outcomes: Outcomes) -> bool:
+    return any(1 - survived / total < MIN_SCORE for survived, total in _counts(mutants, outcomes).values())
+
+
+def _counts(mutants: list[Mutant], outcomes: Outcomes) -> dict[str, tuple[int, int]]:
+    total = Counter(mutant.module for mutant in mutants)
+    survived = Counter(mutant.module for mutant in mutants if _has_survived(outcomes[mutant.name]))
+    return {module: (survived[module], count) for module, count in total.items()}
+
+
+def _has_survived(outcome: Outcome) -> bool:
+    return outcome.status == "survived"
 
 
 def difference(mutant: Mutant) -> str:

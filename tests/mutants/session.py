@@ -3,50 +3,59 @@
 The process has collected the tests and imported the project once. Each fork of it gets its own mutated function.
 """
 
-import sys
-import threading
-import time
+import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.main import pytest_runtestloop as run_tests
 
-from tests.mutants.mutations import Mutant
 from tests.mutants.forks import Outcome
-from tests.mutants.patching import patch
+from tests.mutants.mutations import Mutant
+from tests.mutants.patching import Change, changes, functions_of
+from tests.mutants.prepared_servers import TEMPLATE
+from tests.support import databases
 from tests.support.plugin import SERVERS, Servers, servers
+
+if TYPE_CHECKING:
+    from tests.mutants.recording import Recorded
 
 __all__ = ["servers"]  # the fixture
 
-# A test: how long it takes in seconds, and which functions of the module it calls in its own process.
-Calls = dict[str, tuple[float, list[str]]]
+ROOT = Path(__file__).resolve().parents[2]
+
+Tests = dict[str, "Recorded"]
 
 
 class Session:
-    """Run the tests of one module: all of them, or for each of `mutants` those that call its function."""
+    """Run the tests of one module. `selected` are the names of those to run, None for all."""
 
-    def __init__(self, servers: Servers, *, migrate: bool, calls: Calls) -> None:
-        self._servers, self._migrate, self._calls = servers, migrate, calls
+    def __init__(self, servers: Servers, *, migrate: bool, recorded: Tests, selected: list[str] | None) -> None:
+        self.servers, self._selected = servers, selected
+        self.recorded = recorded
         self.failed = ""  # name of the first test that failed
+        if not migrate:
+            vars(databases)["migrated_template"] = lambda _: TEMPLATE
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
-        early_config.stash[SERVERS] = self._servers
+        early_config.stash[SERVERS] = self.servers
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Run fast files first, and in each file the fast tests."""
+        if self._selected is not None:
+            items[:] = [item for item in items if item.nodeid in self._selected]
         files: dict[Path, float] = defaultdict(float)
         for item in items:
             files[item.path] += self._duration(item)
         items.sort(key=lambda item: (files[item.path], item.path, self._duration(item)))
 
     def _duration(self, item: pytest.Item) -> float:
-        return self._calls.get(item.nodeid, (0.0, []))[0]
+        return self.recorded[item.nodeid][0] if item.nodeid in self.recorded else 0.0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -57,86 +66,37 @@ class Session:
             self.failed = self.failed or report.nodeid
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self.start_servers()
+        self.servers.start()
         return bool(run_tests(session))
-
-    def start_servers(self) -> None:
-        self._servers.start()
-        if not self._migrate:
-            from django.test import utils
-
-            utils.setup_databases = _use_prepared_database  # type: ignore[assignment]
-            utils.teardown_databases = lambda *_, **__: None  # type: ignore[assignment]
-
-
-def _use_prepared_database(*_: object, **__: object) -> list[Any]:
-    from django.db import connection
-
-    connection.close()
-    connection.settings_dict["NAME"] = "test_tests"
-    return []
-
-
-class Recording(Session):
-    """Run all tests of a module, and record their durations and calls in `calls`."""
-
-    def __init__(self, servers: Servers, path: Path, *, migrate: bool) -> None:
-        super().__init__(servers, migrate=migrate, calls={})
-        self._path = str(path)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        called: set[CodeType] = set()
-
-        def profile(frame: FrameType, event: str, _: object) -> None:
-            if event == "call" and frame.f_code.co_filename == self._path:
-                called.add(frame.f_code)
-
-        start = time.monotonic()
-        sys.setprofile(profile)
-        threading.setprofile(profile)
-        try:
-            return (yield)
-        finally:
-            sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
-            names = sorted({code.co_qualname for code in called})
-            self._calls[item.nodeid] = (round(time.monotonic() - start, 3), names)
-
-    @property
-    def calls(self) -> Calls:
-        return self._calls
 
 
 class Forks(Session):
     """Run the tests of each mutant in a fork, in which only the code of a function is replaced."""
 
     def __init__(
-        self, servers: Servers, mutants: list[Mutant], path: Path, run: Callable[..., Outcome], *,
-        migrate: bool, calls: Calls,
-    ) -> None:  # fmt: skip
-        super().__init__(servers, migrate=migrate, calls=calls)
-        self._mutants, self._path, self._run = mutants, path, run
+        self, servers: Servers, mutants: dict[Mutant, list[str]], run: Callable[..., Outcome], recorded: Tests
+    ) -> None:
+        super().__init__(servers, migrate=False, recorded=recorded, selected=None)
+        self._mutants, self._run = mutants, run
         self.outcomes: dict[str, Outcome] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        for mutant in self._mutants:
-            items = [item for item in session.items if self._calls_function(item, mutant)]
-            if items:
-                self.outcomes[mutant.name] = self._run(mutant, self._time(items), lambda: self._test(session, items, mutant))
+        path = str(ROOT / next(iter(self._mutants)).module)
+        functions = functions_of(path)
+        gc.freeze()  # otherwise the garbage collection of each fork copies the memory of all imported modules
+        for mutant, names in self._mutants.items():
+            changed = changes(mutant, functions, path)
+            if changed:
+                items = [item for item in session.items if item.nodeid in names]
+                test = partial(self._test, session, items, changed)
+                self.outcomes[mutant.name] = self._run(mutant, sum(map(self._duration, items)), test)
         return True
 
-    def _calls_function(self, item: pytest.Item, mutant: Mutant) -> bool:
-        return any(name.split(".<locals>")[0] == mutant.function for name in self._calls.get(item.nodeid, (0, []))[1])
-
-    def _time(self, items: list[pytest.Item]) -> float:
-        return sum(map(self._duration, items))
-
-    def _test(self, session: pytest.Session, items: list[pytest.Item], mutant: Mutant) -> str:
+    def _test(self, session: pytest.Session, items: list[pytest.Item], changed: list[Change]) -> str:
         """Return the name of the first test that fails. Called in the fork."""
-        if not patch(mutant, str(self._path)):
-            return ""
-        self.start_servers()
+        for function, code in changed:
+            function.__code__ = code
+        self.servers.start()
         session.items[:] = items
         try:
             run_tests(session)

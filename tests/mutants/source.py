@@ -32,10 +32,10 @@ class Source:
         return starts
 
     def start(self, node: ast.AST) -> int:
-        return self._lines[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+        return self._lines[node.lineno - 1] + int(node.col_offset)  # type: ignore[attr-defined]
 
     def end(self, node: ast.AST) -> int:
-        return self._lines[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+        return self._lines[node.end_lineno - 1] + int(node.end_col_offset)  # type: ignore[attr-defined]
 
     def text(self, node: ast.AST) -> str:
         return self.content[self.start(node) : self.end(node)].decode()
@@ -82,8 +82,19 @@ class Source:
             yield node
 
     def scope(self, node: ast.AST) -> str:
-        """Return the dotted name of the classes and functions around a node, "" at the top of the module."""
-        return ".".join(parent.name for parent in self._named_ancestors(node))
+        """Return the dotted name of what a node belongs to: classes, functions and the variable that it is assigned to.
+
+        Assignments count outside of functions only, because they are the names of tables.
+        """
+        names = []
+        for parent in (*self._named_ancestors(node), node):
+            if isinstance(parent, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.append(parent.name)
+        if not self.function(node):
+            for parent in self.ancestors(node):
+                if isinstance(parent, ast.Assign | ast.AnnAssign):
+                    names.append(self.text(parent.targets[0] if isinstance(parent, ast.Assign) else parent.target))
+        return ".".join(names) or "<module>"
 
     def function(self, node: ast.AST) -> str:
         """Return the dotted name of the outermost function around a node, "" if there is none."""

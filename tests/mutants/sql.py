@@ -46,9 +46,8 @@ def edits(source: Source, node: ast.AST) -> Iterator[Edit]:
         return
     if isinstance(node, ast.Constant | ast.JoinedStr) and not isinstance(source.parents[node], ast.JoinedStr):
         yield from _of_text(source, node)
-    elif isinstance(node, ast.Tuple | ast.List | ast.Dict | ast.For | ast.If | ast.Compare | ast.Return):
-        if not (isinstance(node, ast.List) and _assigns(source.parents[node], "dependencies")):
-            yield from literals.edits(source, node)
+    elif isinstance(node, ast.Tuple | ast.List | ast.Dict):
+        yield from literals.edits(source, node)
 
 
 def _is_generated(node: ast.AST) -> bool:
@@ -70,14 +69,14 @@ def _is_backwards(source: Source, node: ast.AST) -> bool:
 
 def _of_text(source: Source, node: ast.expr) -> Iterator[Edit]:
     text = source.text(node)
-    if isinstance(source.parents[node], ast.Expr) or text.lstrip("f\"'").startswith("DROP ") or _is_backwards(source, node):
+    if (
+        isinstance(source.parents[node], ast.Expr)
+        or text.lstrip("f\"'").startswith("DROP ")
+        or _is_backwards(source, node)
+    ):
         return
     if isinstance(node, ast.Constant) and not IS_SQL.search(text):
-        words = text[1:-1].split()
-        if len(words) > 1 and all(re.fullmatch(r"[a-z_]+|'',?|'[a-z_ ]*',?", word) for word in words):
-            for number, word in enumerate(words):
-                rest = " ".join(words[:number] + words[number + 1 :])
-                yield Edit(source.start(node), source.end(node), text[0] + rest + text[-1], f"{word} of {text}", "")
+        yield from literals.without_each_word(source, node)
         return
     for pattern, replacement in EDITS:
         for match in re.finditer(pattern, text):

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 
 from tests.mutants.source import Edit, Source
 
-TYPING = {"cast", "TypeVar", "NewType", "overload"}
+NAMING = {
+    "cast",
+    "TypeVar",
+    "NewType",
+    "ContextVar",
+}  # functions whose first argument only people or type checkers read
 DECORATORS = {"overload", "abstractmethod", "override", "final", "runtime_checkable"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -48,7 +53,7 @@ def is_left_out(source: Source, node: ast.AST) -> bool:
             return True
         case ast.If() if _last_name(parent.test) == "TYPE_CHECKING":
             return True
-        case ast.Call() if _last_name(parent.func) in TYPING and node is (parent.args or [None])[0]:
+        case ast.Call() if _last_name(parent.func) in NAMING and node in parent.args[:1]:
             return True
     match node:
         case ast.Import() | ast.ImportFrom():

@@ -5,28 +5,26 @@ database. Each fork starts its own servers from a copy of this data, so that no 
 
                      fork for a job                     fork for each mutant in a function
     worker ────────> imports the project, collects ────> gets the mutated function, runs tests that call it
-       └───────────> for other mutants, and for those that survived: writes the file, runs all tests of the module
+       └───────────> for other mutants: imports the mutated module, runs all tests
+                     for mutants that survived in the fork: runs the tests that reach other processes
 """
 
 import json
 import os
-import shutil
-import subprocess
+import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.mutants.forks import Outcome, adopt_orphans, run_in_fork, test_in_fork
+from tests.mutants.forks import Outcome, outcome_of, run_in_fork
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.patching import is_in_function
-
-if TYPE_CHECKING:
-    from tests.support.plugin import Servers
+from tests.mutants.prepared_servers import PreparedServers
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("core", "health", "voiceassist", "tests")
@@ -34,85 +32,77 @@ MAX_JOB_SECONDS = 7200
 
 
 class Worker:
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="mutants-"))
-        self._temporary, self._data, self._prepared = (self.folder / name for name in ("tmp", "servers", "prepared"))
-        self._temporary.mkdir()
-        tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
-        self._written = 0
-        self._servers = self._prepare_servers()
-
-    def _prepare_servers(self) -> "Servers":
-        from tests.support.plugin import Servers, remove_project_variables
-
-        remove_project_variables()
-        servers = Servers()
-        os.environ |= servers.variables
-        servers.postgres.start()
-        servers.postgres.execute("CREATE DATABASE test_tests")
-        url = servers.postgres.url.replace("/tests", "/test_tests")
-        command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
-        subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, check=True)
-        servers.postgres.stop()
-        shutil.move(servers.folder, self._prepared)
-        self._data = servers.folder
-        return servers
+    def __init__(self, prepared: PreparedServers) -> None:
+        self._prepared = prepared
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         module, tests = job["module"], job["tests"]
-        migrate = "/migrations/" in module
         if "names" not in job:
-            return self._run_clean(module, tests, migrate)
-        mutants = [mutant for mutant in mutants_of(module, Path(module).read_bytes()) if mutant.name in job["names"]]
-        outcomes: dict[str, Outcome] = {}
-        in_functions = [mutant for mutant in mutants if mutant.function and is_in_function(mutant)]
-        if in_functions and not migrate:
-            outcomes |= self._run_in_functions(in_functions, tests, job["calls"])
-        seconds = sum(duration for duration, _ in job["calls"].values())
+            return self._run_clean(module, tests)
+        mutants = [mutant for mutant in _mutants_of(module) if mutant.name in job["names"]]
+        recorded, imported = job["clean"]["recorded"], job["clean"]["imported"]
+        callers = {
+            mutant: tests_that_call(mutant, recorded)
+            for mutant in mutants if mutant.function and is_in_function(mutant) and not is_migration(module)
+        }  # fmt: skip
+        outcomes = self._run_in_functions(
+            {mutant: names for mutant, names in callers.items() if names}, tests, recorded
+        )
         for mutant in mutants:
-            if outcomes.get(mutant.name, ("survived",))[0] == "survived":
-                outcomes[mutant.name] = self._run_all(mutant, tests, job["calls"], migrate, seconds)
+            outcome = outcomes.get(mutant.name)
+            names = list(recorded)
+            if outcome and not any(name.split(".<locals>")[0] == mutant.function for name in imported):
+                # What the fork has not seen: tests that reach other processes.
+                names = [name for name, test in recorded.items() if test[2]]
+            if outcome is None or outcome.status == "survived" and names:
+                outcomes[mutant.name] = self._run_selected(mutant, tests, recorded, names)
         return {"outcomes": outcomes}
 
-    def _run_clean(self, module: str, tests: list[str], migrate: bool) -> dict[str, Any]:
+    def _run_clean(self, module: str, tests: list[str]) -> dict[str, Any]:
         def record() -> str:
-            from tests.mutants.session import Recording
+            from tests.mutants.recording import Recording
 
-            recording = Recording(self._servers, ROOT / module, migrate=migrate)
+            recording = Recording(self._prepared.servers, ROOT / module, migrate=is_migration(module))
             failed = self._pytest(tests, recording)
-            return json.dumps({"failed": failed, "calls": recording.calls})
+            return json.dumps({"failed": failed, "imported": recording.imported, "recorded": recording.recorded})
 
-        self._restore()
+        self._prepared.restore()
         return dict(json.loads(run_in_fork(record, MAX_JOB_SECONDS)))
 
-    def _run_in_functions(self, mutants: list[Mutant], tests: list[str], calls: Any) -> dict[str, Outcome]:
+    def _run_in_functions(
+        self, mutants: dict[Mutant, list[str]], tests: list[str], recorded: Any
+    ) -> dict[str, Outcome]:
         def collect() -> str:
             from tests.mutants.session import Forks
 
-            adopt_orphans()
-            forks = Forks(self._servers, mutants, ROOT / mutants[0].module, self._run_mutant, migrate=False, calls=calls)
+            forks = Forks(self._prepared.servers, mutants, self._run_mutant, recorded)
             failed = self._pytest(tests, forks)
             return json.dumps({"failed": failed, "outcomes": forks.outcomes})
 
-        self._restore()
+        if not mutants:
+            return {}
+        self._prepared.restore()
         done = json.loads(run_in_fork(collect, MAX_JOB_SECONDS))
         if done["failed"]:
             raise RuntimeError(f"The tests can't be collected: {done['failed']}")
         return {name: Outcome(*outcome) for name, outcome in done["outcomes"].items()}
 
-    def _run_all(self, mutant: Mutant, tests: list[str], calls: Any, migrate: bool, seconds: float) -> Outcome:
+    def _run_selected(self, mutant: Mutant, tests: list[str], recorded: Any, names: list[str]) -> Outcome:
         def test() -> str:
             from tests.mutants.session import Session
 
-            return self._pytest(tests, Session(self._servers, migrate=migrate, calls=calls))
+            return self._pytest(
+                tests, Session(self._prepared.servers, migrate=migrate, recorded=recorded, selected=names)
+            )
 
-        return self._run_mutant(mutant, seconds + 5, test)
+        migrate = is_migration(mutant.module)
+        return self._run_mutant(mutant, 5 + sum(recorded[name][0] for name in names), test)
 
     def _run_mutant(self, mutant: Mutant, seconds: float, test: Any) -> Outcome:
         """Write the mutant and run its tests in a fork. They usually take `seconds`."""
-        self._restore()
+        self._prepared.restore()
         with self._written_mutant(mutant):
-            return test_in_fork(test, 20 + 5 * seconds)
+            return outcome_of(test, 20 + 5 * seconds)
 
     @contextmanager
     def _written_mutant(self, mutant: Mutant) -> Iterator[None]:
@@ -129,12 +119,6 @@ class Worker:
             os.utime(path, (modified, modified))
             compiled.unlink(missing_ok=True)
 
-    def _restore(self) -> None:
-        for folder in (self._data, self._temporary):
-            shutil.rmtree(folder, ignore_errors=True)
-        self._temporary.mkdir()
-        subprocess.run(["cp", "-a", self._prepared, self._data], check=True)
-
     @staticmethod
     def _pytest(tests: list[str], plugin: Any) -> str:
         """Return the name of the first test that failed."""
@@ -144,6 +128,23 @@ class Worker:
         options = ["-x", "-q", "--override-ini=addopts=", "-p", "no:cacheprovider", "-W", ignored]
         code = pytest.main([*options, *tests], plugins=[plugin, sys.modules[type(plugin).__module__]])
         return "" if code == 0 else plugin.failed or f"pytest's exit code {int(code)}"
+
+
+def is_migration(module: str) -> bool:
+    """Return whether each fork must migrate a database, instead of using the one that has been prepared."""
+    return "/migrations/" in module
+
+
+def tests_that_call(mutant: Mutant, recorded: dict[str, Any]) -> list[str]:
+    return [
+        name for name, (_, functions, _) in recorded.items()
+        if any(function.split(".<locals>")[0] == mutant.function for function in functions)
+    ]  # fmt: skip
+
+
+@cache
+def _mutants_of(module: str) -> list[Mutant]:
+    return mutants_of(module, (ROOT / module).read_bytes())
 
 
 def preload() -> None:
@@ -162,17 +163,19 @@ def forget_project() -> None:
 
 
 def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    adopt_orphans()
     preload()
-    worker = Worker()
+    prepared = PreparedServers()
     forget_project()
+    worker = Worker(prepared)
     try:
         for line in sys.stdin:
             print(json.dumps(worker.run(json.loads(line))), file=answers, flush=True)
     finally:
-        shutil.rmtree(worker.folder, ignore_errors=True)
+        prepared.remove()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -11,8 +12,15 @@ from typing import Any
 
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
+from tests.mutants.report import print_survivors
 
+Job = dict[str, Any]
+Answer = dict[str, Any]
 PORTION = 20  # mutants of one job; a job imports the project and collects the tests once
+
+
+class WorkerError(Exception):
+    pass
 
 
 class WorkerProcess:
@@ -28,8 +36,14 @@ class WorkerProcess:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"A worker has exited:\n{self._log.read_text(errors='replace')[-4000:]}")
-        return dict(json.loads(answer))
+            raise WorkerError(f"A worker has exited:\n{self._output()}")
+        return {**json.loads(answer), "output": self._output()}
+
+    def _output(self) -> str:
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def interrupt(self) -> None:
+        self._process.terminate()
 
     def stop(self) -> None:
         assert self._process.stdin
@@ -47,7 +61,7 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
     for worker in workers:
         free.put(worker)
 
-    def perform(job: dict[str, Any]) -> dict[str, Any]:
+    def perform(job: Job) -> Answer:
         worker = free.get()
         try:
             return worker.run(job)
@@ -56,26 +70,32 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
 
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
-            calls = dict(zip(names, pool.map(lambda module: _clean(perform, module, tests[module]), names), strict=True))
+            clean = pool.map(lambda module: _clean(perform, module, tests[module]), names)
+            results = dict(zip(names, clean, strict=True))
             jobs = [
                 {"module": module, "tests": tests[module], "names": listed[start : start + PORTION],
-                 "calls": calls[module]}
+                 "clean": results[module]}
                 for module, listed in names.items() for start in range(0, len(listed), PORTION)
             ]  # fmt: skip
             outcomes: dict[str, Outcome] = {}
             for answer in pool.map(perform, jobs):
-                outcomes |= {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
-                print(f"\r{len(outcomes)} of {len(mutants)}", end="", file=sys.stderr, flush=True)
+                found = {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
+                outcomes |= found
+                print_survivors([mutant for mutant in mutants if mutant.name in found], found)
+                print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.interrupt()
+            raise
         finally:
-            pool.shutdown(cancel_futures=True)
             for worker in workers:
                 worker.stop()
-    print(file=sys.stderr)
     return outcomes
 
 
-def _clean(perform: Any, module: str, tests: list[str]) -> dict[str, Any]:
+def _clean(perform: Callable[[Job], Answer], module: str, tests: list[str]) -> Answer:
     answer = perform({"module": module, "tests": tests})
     if answer["failed"]:
-        raise RuntimeError(f"{module}: a test fails without any mutant: {answer['failed']}")
-    return dict(answer["calls"])
+        raise WorkerError(f"{module}: a test fails without any mutant: {answer['failed']}\n{answer['output']}")
+    return answer

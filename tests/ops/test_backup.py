@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,6 @@ from tests.support.dependency_servers import PASSWORD, SUPERUSER, as_owner
 from tests.support.full_disk import needs_mounts, with_mounts
 from tests.support.polling import succeeds_within
 from tests.support.qdrant_server import QdrantServer
-
-pytestmark = pytest.mark.timeout(240)
 
 CANARY = "canary-of-a-patient"
 MESSAGES = "SELECT count(*) FROM messages"
@@ -445,6 +444,12 @@ def test_qdrant_fault_is_one_line_and_stores_nothing(server: BackedUpPostgres, k
 # The schedule, and the service after a restore
 
 
+def end(service: "subprocess.Popen[str]") -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(service.pid, signal.SIGTERM)
+    service.communicate(timeout=30)
+
+
 def newest(server: BackedUpPostgres, kind: str) -> str:
     return max((path.name for path in server.target.glob(f"{kind}/2*Z")), default="")
 
@@ -456,8 +461,17 @@ def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: 
     target.mkdir(exist_ok=True)
     target.rename(kept)
     service = server.start_script("schedule.sh")
+
+    def has_backup_after(name: str) -> bool:
+        """Start the service again if it has ended, as its container would be."""
+        nonlocal service
+        if service.poll() is not None:
+            service.communicate()
+            service = server.start_script("schedule.sh")
+        return newest(server, "base") > name
+
     try:
-        succeeds_within(60, lambda: bool(newest(server, "base") and newest(server, "dump")))
+        assert succeeds_within(60, lambda: newest(server, "base") and newest(server, "dump"))
         base = target / "base" / newest(server, "base")
         server.wait_for_wal()
         ((before,),) = server.fetch("SELECT clock_timestamp()::text")
@@ -470,18 +484,14 @@ def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: 
         server.script("restore.sh", base, "--identity", server.identity, "--into", into, "--to", before)
         into.rename(data)
         server.start()
-        # Whether the receiver noticed that the server was away or has to be started again, as its container would be.
-        if service.poll() is not None or not exists(target, ".base_needed"):
-            os.killpg(service.pid, signal.SIGTERM)
-            service.communicate(timeout=30)
-            service = server.start_script("schedule.sh")
-        succeeds_within(90, lambda: newest(server, "base") > base.name)
+        if not exists(target, ".base_needed"):  # the receiver may not have noticed that the server was away
+            end(service)
+        assert succeeds_within(90, lambda: has_backup_after(base.name))
         server.wait_for_wal()
         assert list((target / "wal").glob("00000002*"))
         server.drill(target / "base" / newest(server, "base"))
     finally:
-        os.killpg(service.pid, signal.SIGTERM)
-        service.communicate(timeout=30)
+        end(service)
         server.kill()
         shutil.rmtree(data, ignore_errors=True)
         lost.rename(data)

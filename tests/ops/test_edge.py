@@ -28,11 +28,9 @@ def app(servers: Servers) -> Iterator[VoiceAssistServer]:
 
 @pytest.fixture
 def edge(app: VoiceAssistServer, tmp_path: Path) -> Iterator[Edge]:
-    edge = Edge(tmp_path, target=app.port)
-    edge.start()
-    edge.wait_for("servers", {"app1", "app2"})
-    yield edge
-    edge.kill()
+    with Edge(tmp_path, target=app.port) as edge:
+        edge.wait_for("servers", {"app1", "app2"})
+        yield edge
 
 
 def client_context(edge: Edge) -> ssl.SSLContext:

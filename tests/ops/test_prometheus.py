@@ -15,7 +15,7 @@ from math import isnan
 import pytest
 import trustme
 
-from tests.support.dependency_servers import Valkey, as_application
+from tests.support.dependency_servers import Valkey, as_application, free_port
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
 from tests.support.prometheus import OPS, Prometheus, needs_prometheus
@@ -23,7 +23,7 @@ from tests.support.proxy import Proxy, TlsProxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 from tests.support.worker_process import WorkerProcess
 
-pytestmark = [needs_prometheus, pytest.mark.timeout(180)]
+pytestmark = needs_prometheus
 
 DASHBOARD = json.loads((OPS / "grafana" / "dashboards" / "voiceassist.json").read_text())
 EMAIL, PASSWORD, TOKEN = "staff@example.org", "correct horse battery", "token-of-the-test"
@@ -34,10 +34,8 @@ NAN_QUERY = "histogram_quantile(0.95, sum by (le, method) (rate(voiceassist_qdra
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    redis = Valkey(tmp_path_factory.mktemp("redis"))
-    redis.start()
-    yield redis
-    redis.kill()
+    with Valkey(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +85,7 @@ def app(servers: Servers, postgres: Proxy, redis_url: str) -> Iterator[VoiceAssi
 def worker(app: VoiceAssistServer, servers: Servers, redis: Valkey) -> Iterator[WorkerProcess]:
     """Yield a worker of the server's database, which it does not reach through the proxy."""
     url = as_application(servers.postgres.url.replace("/tests", "/observed"))
-    with WorkerProcess(DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN) as worker:
+    with WorkerProcess(port=free_port(), DATABASE_URL=url, REDIS_URL=redis.url, METRICS_TOKEN=TOKEN) as worker:
         yield worker
 
 
@@ -96,14 +94,10 @@ def prometheus(
     app: VoiceAssistServer, worker: WorkerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
-    prometheus = Prometheus(folder, target=app.port, worker=worker.port, token=TOKEN)
-    prometheus.start()
-    try:
+    with Prometheus(folder, target=app.port, worker=worker.port, token=TOKEN) as prometheus:
         assert succeeds_within(20, lambda: prometheus.query("up == 1 and voiceassist_ready == 1")), app.log()[-2000:]
         assert succeeds_within(20, lambda: prometheus.query("voiceassist_job_workers == 1")), worker.log()
         yield prometheus
-    finally:
-        prometheus.kill()
 
 
 class Visitor:

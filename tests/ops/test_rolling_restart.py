@@ -51,10 +51,8 @@ class Load(Clients):
 def haproxy(tmp_path: Path) -> Iterator[HAProxy]:
     """Yield HAProxy in front of two ports on which nothing listens yet."""
     addresses = {f"APP{number}": f"127.0.0.1:{free_port()}" for number in (1, 2)}
-    haproxy = HAProxy(tmp_path, "haproxy.cfg", **addresses)
-    haproxy.start()
-    yield haproxy
-    haproxy.kill()
+    with HAProxy(tmp_path, "haproxy.cfg", **addresses) as haproxy:
+        yield haproxy
 
 
 def server_ports(haproxy: HAProxy) -> list[int]:

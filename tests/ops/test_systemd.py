@@ -36,7 +36,9 @@ def unit(name: str) -> dict[str, list[str]]:
 def environment_files() -> list[list[str]]:
     """Return the names in each documented environment file."""
     blocks = [
-        code for language, code in FENCE.findall(re.sub(r"^   ", "", SECTION, flags=re.MULTILINE)) if language == "ini"
+        code
+        for _, language, code in FENCE.findall(re.sub(r"^   ", "", SECTION, flags=re.MULTILINE))
+        if language == "ini"
     ]
     return [re.findall(r"^(\w+)=", block, re.MULTILINE) for block in blocks]
 

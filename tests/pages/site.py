@@ -47,26 +47,22 @@ def running_site(servers: Servers, folder: Path, database: str, **environment: s
     url = as_application(migrated_database(servers.postgres, database))
     done = run(["-m", "tests.pages.data"], {**os.environ, "DATABASE_URL": url}, timeout=120)
     assert done.returncode == 0, done.stderr
-    valkey = Valkey(folder / "redis")
-    valkey.start()
-    try:
+    with ExitStack() as stack:
+        valkey = stack.enter_context(Valkey(folder / "redis"))
         valkey.add_worker()
-        with ExitStack() as stack:
-            postgres, redis = (stack.enter_context(Proxy(urlsplit(target).port or 0)) for target in (url, valkey.url))
-            variables: dict[str, Any] = {
-                "DJANGO_SETTINGS_MODULE": "tests.pages.settings",
-                "DATABASE_URL": through(postgres, url),
-                "REDIS_URL": through(redis, valkey.url),
-                "ADMIN_MFA": "required",
-                "DRAIN_SECONDS": "20",
-                "WEB_CONCURRENCY": "1",
-                "ALLOWED_HOSTS": "127.0.0.1",
-                **environment,
-            }
-            server = stack.enter_context(VoiceAssistServer(**variables))
-            yield Site(server, postgres, redis, valkey, url, json.loads(done.stdout.splitlines()[-1]))
-    finally:
-        valkey.kill()
+        postgres, redis = (stack.enter_context(Proxy(urlsplit(target).port or 0)) for target in (url, valkey.url))
+        variables: dict[str, Any] = {
+            "DJANGO_SETTINGS_MODULE": "tests.pages.settings",
+            "DATABASE_URL": through(postgres, url),
+            "REDIS_URL": through(redis, valkey.url),
+            "ADMIN_MFA": "required",
+            "DRAIN_SECONDS": "20",
+            "WEB_CONCURRENCY": "1",
+            "ALLOWED_HOSTS": "127.0.0.1",
+            **environment,
+        }
+        server = stack.enter_context(VoiceAssistServer(**variables))
+        yield Site(server, postgres, redis, valkey, url, json.loads(done.stdout.splitlines()[-1]))
 
 
 def through(proxy: Proxy, url: str) -> str:

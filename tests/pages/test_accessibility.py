@@ -3,17 +3,16 @@
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
 from selenium.webdriver import Chrome
 
 from tests.pages.site import running_site
 from tests.pages.walk import walk
 from tests.support.axe import COLOUR_RULES, Violation, find_violations, is_inside
-from tests.support.browser import needs_chromium, start_browser
+from tests.support.browser import empty_profile, needs_chromium
 from tests.support.plugin import Servers
 from tests.support.screen import DARK, DESKTOP, LIGHT, PHONE, show_on
 
-pytestmark = [needs_chromium, pytest.mark.timeout(300)]
+pytestmark = needs_chromium
 
 # Elements that others wrote, by rule and selector of the element or of an element around it, with the reason.
 ACCEPTED = {
@@ -43,10 +42,10 @@ def describe(failures: dict[tuple[str, str, str], list[Violation]]) -> str:
     )
 
 
-def test_no_page_violates_accessibility_rules(tmp_path: Path, servers: Servers) -> None:
+def test_no_page_violates_accessibility_rules(tmp_path: Path, servers: Servers, chromium: Chrome) -> None:
     failures: dict[tuple[str, str, str], list[Violation]] = defaultdict(list)  # by page, screen and rule
     occurred = set()
-    with running_site(servers, tmp_path, "accessibility") as site, start_browser(tmp_path) as browser:
+    with running_site(servers, tmp_path, "accessibility") as site, empty_profile(chromium) as browser:
         for page in walk(browser, site):
             for screen, violation in violations_of(browser):
                 accepted = [

@@ -15,12 +15,12 @@ from selenium.webdriver.support.select import Select
 
 from tests.pages.data import ADMIN, AGENT, PASSWORD, SAID_AT_TWO, yesterday_at
 from tests.pages.site import Site, running_site
-from tests.support.browser import needs_chromium, start_browser, wait_until_gone
+from tests.support.browser import empty_profile, needs_chromium, wait_until_gone
 from tests.support.plugin import Servers
 from tests.support.screen import HEIGHTS, LIGHT, PHONE, show_on
 from tests.support.second_factor import log_in
 
-pytestmark = [needs_chromium, pytest.mark.timeout(120)]
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def site(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    with start_browser(tmp_path_factory.mktemp("browser")) as browser:
+def browser(chromium: Chrome) -> Iterator[Chrome]:
+    with empty_profile(chromium) as browser:
         browser.implicitly_wait(20)  # for the page after a click
         yield browser
 

@@ -5,6 +5,8 @@ import hashlib
 import os
 import re
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,10 +35,11 @@ def lock(tmp_path: Path) -> Path:
     metadata = {
         "METADATA": "Metadata-Version: 2.1\nName: example\nVersion: 1.0\nRequires-Dist: left-out\n",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "entry_points.txt": "[console_scripts]\nexample = example:main\n",
         "RECORD": "",
     }
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("example.py", "")
+        archive.writestr("example.py", "import sys\n\ndef main() -> None:\n    print(sys.prefix)\n")
         for name, text in metadata.items():
             archive.writestr(f"example-1.0.dist-info/{name}", text)
     lock = tmp_path / "example.txt"
@@ -84,7 +87,7 @@ def test_rejects_a_symbolic_link(tmp_path: Path, lock: Path) -> None:
 
 
 def test_replaces_an_incomplete_environment_and_falls_back_to_pip(tmp_path: Path, lock: Path) -> None:
-    environment = tmp_path / "venv"
+    environment = tmp_path / "with space" / "venv"
     (environment / "lib").mkdir(parents=True)
     (environment / "lib" / "incomplete").touch()
     process = install(environment, lock, tmp_path)  # the folder of wheels has no uv
@@ -92,7 +95,12 @@ def test_replaces_an_incomplete_environment_and_falls_back_to_pip(tmp_path: Path
     assert "uv failed. Installing 1 packages" in process.stdout
     assert not (environment / "lib" / "incomplete").exists()
     assert (environment / "installed-example").exists()
-    subprocess.run([environment / "bin" / "python", "-c", "import example"], check=True)
+    assert [path.name for path in environment.parent.iterdir()] == ["venv"]
+    # The environment was built in another folder. Nothing in it names that folder.
+    for command in (["bin/example"], ["bash", "-c", ". bin/activate && python -m example && example"]):
+        output = subprocess.run(command, cwd=environment, check=True, capture_output=True, text=True).stdout
+        assert set(output.split("\n")) == {str(environment), ""}
+    assert not subprocess.run(["grep", "-rlI", r"venv\.new", environment], capture_output=True).stdout
 
 
 def test_ignores_packages_and_options_of_the_user(tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,20 +133,55 @@ def test_concurrent_installations_wait_and_keep_the_larger_lock(tmp_path: Path, 
     assert (environment / "installed-larger").exists()
 
 
-def test_rejects_a_package_with_another_hash(tmp_path: Path, lock: Path) -> None:
+@pytest.fixture
+def working(tmp_path: Path, lock: Path) -> Path:
+    """Return an environment of an earlier version of the lock, as far as the installer can see."""
     environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").symlink_to(sys.executable)
+    (environment / "installed-example").touch()
+    os.utime(environment / "installed-example", (0, 0))
+    return environment
+
+
+def test_a_failed_installation_keeps_the_environment(tmp_path: Path, lock: Path, working: Path) -> None:
     lock.write_text(re.sub("sha256:.*", f"sha256:{'0' * 64}", lock.read_text()))
-    process = install(environment, lock, tmp_path)
+    process = install(working, lock, tmp_path)
     assert process.returncode == 1
     assert "Installation failed." in process.stderr
-    assert not (environment / "installed-example").exists()
+    assert (working / "bin" / "python").exists()
+    assert (working / "installed-example").stat().st_mtime == 0  # the next `make` installs again
+    assert not (tmp_path / "venv.new").exists()
 
 
-def test_every_lock_includes_the_smaller_one() -> None:
-    """`make run` must install nothing after `make test`, and tests must use the packages of production."""
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["INT", "KILL"])
+def test_an_interrupted_installation_keeps_the_environment(
+    working: Path, lock: Path, signal_number: int, code: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as index:  # never responds
+        url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        variables = {
+            "PIP_INDEX_URL": url,
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_FIND_LINKS": "",
+            "PATH": os.environ["PATH"],
+        }
+        command: list[str | Path] = [sys.executable, REQUIREMENTS / "install.py", working, lock]
+        process = subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.DEVNULL)
+        connection, _ = index.accept()
+        with connection:
+            os.killpg(process.pid, signal_number)
+            assert process.wait(20) == code
+    assert (working / "bin" / "python").exists()
+    assert (working / "installed-example").stat().st_mtime == 0
+    assert (working.with_name("venv.new")).exists() is (signal_number == signal.SIGKILL)
 
-    def pins(name: str) -> set[str]:
-        return set(re.findall(r"^[\w.-]+==\S+", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))
 
-    assert pins("base") < pins("embedded") < pins("dev")
-    assert pins("uv") < pins("dev")
+def test_restores_the_environment_of_an_installation_that_was_killed_while_renaming(
+    tmp_path: Path, lock: Path, working: Path
+) -> None:
+    os.utime(working / "installed-example")
+    working.rename(tmp_path / "venv.old")
+    process = install(working, lock, tmp_path)
+    assert (process.returncode, process.stdout) == (0, "")
+    assert (working / "bin" / "python").exists()

@@ -28,7 +28,7 @@ SECTION = "## Archive the audit trail"
 def documented_sql() -> str:
     page = (ROOT / "docs" / "PROCEDURES.md").read_text()
     section = re.sub(r"^   ", "", page[page.index(SECTION) :], flags=re.MULTILINE)  # it is in a list
-    [sql] = [code for language, code in FENCE.findall(section) if language == "sql"]
+    [sql] = [code for _, language, code in FENCE.findall(section) if language == "sql"]
     return str(sql)
 
 

@@ -14,8 +14,6 @@ from tests.support.plugin import Servers
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer, database_with_staff
 from tests.voiceassist.test_settings import SERVER, run
 
-pytestmark = pytest.mark.timeout(180)
-
 EMAIL, PASSWORD = "admin@example.org", "a long password"
 NEW_KEY = KEY[::-1]
 

@@ -17,8 +17,6 @@ from tests.support.polling import succeeds_within
 from tests.support.proxy import TlsProxy
 from tests.support.voiceassist_server import VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixture starts a server
-
 SESSION, CSRF, STATUS = "__Host-sessionid", "__Host-csrftoken", "__Secure-status_access"
 DEVICE = "__Host-device"  # it outlives the login and the browser, so that strangers do not lock its user out
 VIA_PROXY = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}  # as a proxy would add

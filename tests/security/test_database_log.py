@@ -20,8 +20,6 @@ from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 from tests.voiceassist.test_settings import run
 
-pytestmark = pytest.mark.timeout(120)
-
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 STATEMENTS_LOGGED = {"log_statement": "all", "log_min_duration_statement": "0"}
 TABLES = """
@@ -38,11 +36,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     all_logs = ("logging_collector=on", "log_destination=stderr,csvlog,jsonlog")
     folder = tmp_path_factory.mktemp("postgres")
     folder.chmod(0o755)  # the server may run as another user
-    server = Postgres(folder, options=all_logs)
-    server.start()
-    server.execute(TABLES)
-    yield server
-    server.kill()
+    with Postgres(folder, options=all_logs) as server:
+        server.execute(TABLES)
+        yield server
 
 
 def connect(postgres: Postgres, settings: dict[str, str]) -> psycopg.Connection:
@@ -175,15 +171,11 @@ def test_text_log_needs_only_terse(tmp_path: Path) -> None:
     """The text log has no DETAIL, so an upgrade does not warn of the settings that were documented before."""
     settings = {"log_parameter_max_length": "-1", **STATEMENTS_LOGGED}
     tmp_path.chmod(0o755)
-    server = Postgres(tmp_path / "postgres")
-    server.start()
-    try:
+    with Postgres(tmp_path / "postgres") as server:
         with closing(connect(server, settings)) as connection:
             assert server_log.find_problems(connection) == {}
         with closing(connect(server, {**settings, "log_error_verbosity": "default"})) as connection:
             assert set(server_log.find_problems(connection)) == {"logs_values"}
-    finally:
-        server.kill()
 
 
 def test_every_postgresql_of_the_project_has_these_settings() -> None:

@@ -23,8 +23,6 @@ from tests.support.proxy import Proxy
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
-
 Apps = tuple[VoiceAssistServer, VoiceAssistServer]
 
 
@@ -35,10 +33,8 @@ def database(servers: Servers) -> Database:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -88,9 +88,7 @@ def test_response_has_the_headers(app: VoiceAssistServer, kind: str) -> None:
 @needs_haproxy
 def test_responses_of_haproxy_have_the_headers(app: VoiceAssistServer, tmp_path: Path) -> None:
     """HAProxy's fixed pages for requests that it can't parse are not tested, because no rule applies to them."""
-    haproxy = HAProxy(tmp_path, "haproxy.cfg", APP1=f"127.0.0.1:{app.port}", APP2="127.0.0.1:1")
-    haproxy.start()
-    try:
+    with HAProxy(tmp_path, "haproxy.cfg", APP1=f"127.0.0.1:{app.port}", APP2="127.0.0.1:1") as haproxy:
         haproxy.wait_for("alive", {"app1"})
         long_body = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 200000\r\n\r\n" + b"x" * 20_000
         for request, expected in (
@@ -102,8 +100,6 @@ def test_responses_of_haproxy_have_the_headers(app: VoiceAssistServer, tmp_path:
             status, found = headers(haproxy.port, request)
             assert status == expected
             assert_secure(found)
-    finally:
-        haproxy.kill()
 
 
 def test_crashes_write_no_core_dump(app: VoiceAssistServer) -> None:

@@ -21,8 +21,6 @@ from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
-pytestmark = pytest.mark.timeout(240)
-
 PASSWORD = "correct horse battery staple"
 OWNER = "owner@example.org"
 ELSEWHERE = "198.51.100.7"

@@ -22,8 +22,6 @@ from tests.support.plugin import API_KEY, Servers
 from tests.support.tcp_server import TcpServer
 from tests.voiceassist.test_settings import SERVER, run
 
-pytestmark = pytest.mark.timeout(120)
-
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")  # libpq's question whether the server supports TLS
 CANARY = "canary-of-a-patient"
 QUERY = f"from django.db import connection; connection.cursor().execute('SELECT %s::text', ['{CANARY}'])"

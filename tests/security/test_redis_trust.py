@@ -17,8 +17,6 @@ from tests.support.plugin import Servers
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer
 
-pytestmark = pytest.mark.timeout(180)  # the fixtures start servers
-
 FORMER_KEY = "voiceassist:1:django.contrib.sessions.cached_db"  # of Django's engine, followed by the cookie's value
 MAX_GUESSES = 2_000
 
@@ -38,10 +36,8 @@ def database(servers: Servers) -> Database:
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"), options=("--appendfsync", "always"))
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("valkey"), options=("--appendfsync", "always")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

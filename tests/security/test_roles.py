@@ -18,8 +18,6 @@ from tests.support.polling import succeeds_within
 from tests.support.reveal import REASON
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
-pytestmark = pytest.mark.timeout(180)
-
 DATABASE = "two_roles"
 EMAIL, LOGIN_PASSWORD = "ann@example.org", "correct horse battery"
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
@@ -259,16 +257,11 @@ def test_upgrade_fails_no_request(servers: Servers, copy: str) -> None:
 @pytest.fixture(scope="module")
 def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """Yield a server that logs every statement, with an administrator who is no superuser, as hosted PostgreSQL has."""
-    server = Postgres(
-        tmp_path_factory.mktemp("hosted"),
-        options=["log_statement=all", "log_min_duration_statement=0", "log_transaction_sample_rate=1"],
-        has_roles=False,
-    )
-    server.start()
-    server.execute(f"CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
-    server.execute("CREATE DATABASE hosted OWNER administrator")
-    yield server
-    server.kill()
+    options = ["log_statement=all", "log_min_duration_statement=0", "log_transaction_sample_rate=1"]
+    with Postgres(tmp_path_factory.mktemp("hosted"), options=options, has_roles=False) as server:
+        server.execute(f"CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
+        server.execute("CREATE DATABASE hosted OWNER administrator")
+        yield server
 
 
 def test_administrator_without_superuser_sets_up_the_roles(hosted: Postgres) -> None:

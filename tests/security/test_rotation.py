@@ -28,7 +28,6 @@ from tests.support.sentinel import Group
 from tests.support.voiceassist_server import VoiceAssistServer
 from tests.support.worker_process import WorkerProcess
 
-pytestmark = pytest.mark.timeout(180)  # for a busy machine
 KEY = "only-for-tests: the first key 7QpZ2x9vLr4mKs8dTb1nWc6yHf3"
 NEW_KEY = "only-for-tests: the second key gJe5aUi0oPq7QpZ2x9vLr4mKs8d"
 TOKEN, NEW_TOKEN = "token-of-the-first-kind", "token-of-the-second-kind"
@@ -45,8 +44,7 @@ class Deployment:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.postgres, self.valkey = Postgres(folder / "postgres"), Valkey(folder / "valkey")
         for server in (self.postgres, self.valkey):
-            server.start()
-            stack.callback(server.kill)
+            stack.enter_context(server)
         self.qdrant = stack.enter_context(QdrantServer(api_key=API_KEY))
         database = create_database(self.postgres, "rotation")
         self._values = {

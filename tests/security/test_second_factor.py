@@ -23,7 +23,6 @@ PASSWORD = "correct horse battery"
 PLANTED = "a planted passphrase"
 SUPERUSER = "root@example.org"
 PHI = "PHI-chest-pain"
-pytestmark = pytest.mark.timeout(120)  # the first test migrates a database and starts the server
 ACCOUNTS = f"""
 from django.contrib.auth.models import Group, Permission
 from core.models import Message, Session, User

@@ -16,6 +16,7 @@ import psycopg
 from core.database_roles import BACKUP_ROLE
 from tests.support import age, pg_verifybackup
 from tests.support.dependency_servers import PASSWORD, SUPERUSER, Postgres, as_owner, as_role, unprivileged_command
+from tests.support.forked_python import run
 from voiceassist.embedded.programs import clean_environment, postgres_folder, psql
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,12 +68,10 @@ class BackedUpPostgres(Postgres):
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
 
-    def manage(self, *arguments: str, url: str, check: bool = True, **variables: str) -> Done:
+    def manage(self, *arguments: str, url: str) -> Done:
         environment = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
-        environment |= {"PATH": self.environment["PATH"], **variables}
-        command = [*self.as_user, sys.executable, "manage.py", *arguments]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
+        done = run(["manage.py", *arguments], environment, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done
 
     def command_of(self, script: str, *arguments: str | Path) -> list[str]:
@@ -121,20 +120,23 @@ class BackedUpPostgres(Postgres):
         self.script("backup.sh", kind)
         return max((self.target / kind).glob("2*Z"))
 
+    def _drill(self, backup: Path, identity: Path, **variables: str) -> tuple[list[str], dict[str, str]]:
+        """Return the arguments of Python, and the environment."""
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "voiceassist.settings", "PATH": self.environment["PATH"]}
+        environment |= {"DATABASE_URL": self.application_url, **variables}
+        return ["manage.py", "drill", str(backup), "--identity", str(identity)], environment
+
     def drill(self, backup: Path, *, check: bool = True, identity: Path | None = None, **variables: str) -> Done:
-        options = ("--identity", str(identity or self.identity))
-        return self.manage("drill", str(backup), *options, url=self.application_url, check=check, **variables)
+        command, environment = self._drill(backup, identity or self.identity, **variables)
+        done = run(command, environment, as_user=self.as_user, timeout=300)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
 
     def start_drill(self, backup: Path, **variables: str) -> "subprocess.Popen[str]":
-        environment = {
-            **os.environ,
-            "DATABASE_URL": self.application_url,
-            "PATH": self.environment["PATH"],
-            **variables,
-        }
+        """Start a drill with a new Python, in its own process group."""
+        command, environment = self._drill(backup, self.identity, **variables)
         return subprocess.Popen(
-            [*self.as_user, sys.executable, "manage.py", "drill", str(backup), "--identity", str(self.identity)],
-            env=environment, cwd=ROOT, start_new_session=True,
+            [*self.as_user, sys.executable, *command], env=environment, cwd=ROOT, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

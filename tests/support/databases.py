@@ -12,6 +12,7 @@ from unittest.mock import patch
 import psycopg
 from psycopg import sql
 
+from core.audit_policy import APPEND_ONLY
 from tests.support.dependency_servers import Postgres, as_application, as_owner
 from tests.support.forked_python import run
 
@@ -73,6 +74,40 @@ def insert(url: str, *rows: "Model") -> None:
                 sql.SQL(", ").join(sql.Placeholder() * len(values)),
             )
             database.execute(statement, list(values.values()))
+
+
+class Rows:
+    """The rows of a database, whose permissions and content types stay. A context manager that holds a connection."""
+
+    def __init__(self, url: str) -> None:
+        self._superuser = psycopg.connect(url, autocommit=True, options="-c lock_timeout=10s")
+        kept = {"django_content_type", "auth_permission", "django_migrations"}
+        tables = self._execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        each = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for (table,) in tables if table not in kept)
+        self._find = " UNION ALL ".join(each)
+
+    def delete(self) -> None:
+        """Delete only from tables that have rows, which takes less than a tenth of the time of TRUNCATE on all."""
+        found = {table for (table,) in self._execute(self._find)}
+        if not found:
+            return
+        with self._superuser.transaction():
+            for table in found.difference(APPEND_ONLY):
+                self._execute(f"DELETE FROM {table}")
+            self._execute("SET CONSTRAINTS ALL IMMEDIATE")  # otherwise TRUNCATE fails
+            for table in APPEND_ONLY:  # last, because the deletions have added events
+                trigger = f"ALTER TABLE {table} {{}} TRIGGER audit_is_not_passed"
+                truncate = f"TRUNCATE {table}"
+                self._execute("; ".join([trigger.format("DISABLE"), truncate, trigger.format("ENABLE ALWAYS")]))
+
+    def _execute(self, statements: str) -> "psycopg.Cursor[Any]":
+        return self._superuser.execute(statements.encode())
+
+    def __enter__(self) -> "Rows":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._superuser.close()
 
 
 @cache

@@ -10,6 +10,7 @@ A test of how Python starts (its options, its variables except PYTHONPATH, close
 needs a real start, and so does at least one test of each command.
 """
 
+import atexit
 import ctypes
 import gc
 import json
@@ -20,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,20 +32,27 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_MESSAGE = 100_000  # bytes
 # Importing these reads no settings and no environment variables, and starts no thread.
 PRELOADED = (
+    "cryptography.fernet",
+    "cryptography.hazmat.primitives.serialization.pkcs12",
+    "cryptography.x509",
     "django.contrib.admin",
     "django.contrib.postgres.indexes",
     "django.core.management.commands.migrate",
     "django.db.backends.postgresql.base",
+    "django.views.debug",
     "django_redis",
+    "django_stubs_ext",
     "opentelemetry.sdk.metrics",
     "redis.asyncio",
     "requests",
     "rest_framework.serializers",
     "rich.table",
+    "segno",
     "structlog.dev",
+    "xml.dom.minidom",
 )
 _spawning = Lock()
-_processes: list[Any] = []  # Popen warns of a process that still runs when its object is deleted
+forking_processes: list["subprocess.Popen[bytes]"] = []  # at most one for each user; they run until this process exits
 
 
 def die_with_parent() -> None:
@@ -54,8 +62,10 @@ def die_with_parent() -> None:
 
 
 class ForkedPython(subprocess.Popen[Any]):
-    def __init__(self, args: list[str], **options: Any) -> None:
-        super().__init__([sys.executable, *args], **options)
+    def __init__(self, args: list[str], *, as_user: Sequence[str] = (), **options: Any) -> None:
+        """Start a program. `as_user` are the words in front of a command that run it as another user."""
+        self._as_user = tuple(as_user)
+        super().__init__([*as_user, sys.executable, *args], **options)
 
     def _execute_child(self, args: Any, *others: Any) -> None:
         """Private: Popen has created the pipes, and starts the process here."""
@@ -65,17 +75,24 @@ class ForkedPython(subprocess.Popen[Any]):
         cwd, env, pipes = others[4], others[5], others[9:15]
         child_ends = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         environment = dict(os.environ if env is None else env)
-        self.pid = _spawn([*map(str, args[1:])], str(cwd or Path.cwd()), environment, child_ends)
+        arguments = [*map(str, args[len(self._as_user) + 1 :])]
+        self.pid = _spawn(self._as_user, arguments, str(cwd or Path.cwd()), environment, child_ends)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
 def run(
-    args: list[str], environment: Mapping[str, str] | None = None, *, stdin: str | None = None, timeout: float = 60
+    args: list[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    as_user: Sequence[str] = (),
+    stdin: str | None = None,
+    timeout: float = 60,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a program in the root of the project, as `subprocess.run` does. `environment` replaces that of the tests."""
     pipes = {"stdin": subprocess.DEVNULL if stdin is None else subprocess.PIPE, "stdout": subprocess.PIPE}
-    with ForkedPython(args, env=environment, cwd=ROOT, text=True, stderr=subprocess.PIPE, **pipes) as process:
+    options = {"env": environment, "cwd": ROOT, "text": True, "stderr": subprocess.PIPE, **pipes}
+    with ForkedPython(args, as_user=as_user, **options) as process:
         try:
             stdout, stderr = process.communicate(stdin, timeout)
         except BaseException:
@@ -84,9 +101,9 @@ def run(
     return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
 
 
-def _spawn(args: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
+def _spawn(as_user: tuple[str, ...], args: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
     with _spawning:
-        channel = _forking_process()
+        channel = _forking_process(as_user)
         ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: adopt the program when the process between has exited
         try:
             socket.send_fds(channel, [json.dumps([args, cwd, environment]).encode()], streams)
@@ -96,14 +113,21 @@ def _spawn(args: list[str], cwd: str, environment: dict[str, str], streams: list
 
 
 @cache
-def _forking_process() -> socket.socket:
-    """Start the process that forks. It exits when this process has exited."""
+def _forking_process(as_user: tuple[str, ...]) -> socket.socket:
+    """Start the process that forks, one for each user. It exits with this process."""
     channel, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
+    command = [*as_user, sys.executable, "-m", "tests.support.forked_python", str(other_end.fileno())]
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     with other_end:
-        _processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()]))
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[other_end.fileno()])
+    forking_processes.append(process)
+    atexit.register(_end, channel, process)
     return channel
+
+
+def _end(channel: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    channel.close()
+    process.wait(10)
 
 
 # In the process that forks

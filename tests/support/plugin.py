@@ -7,16 +7,21 @@ that a developer's configuration does not affect the tests.
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.polling import SLOWNESS
+from tests.support.processes import no_process_is_left as no_process_is_left
 from tests.support.qdrant_server import QdrantServer
+from voiceassist.embedded.programs import EmbeddedServerError, require_user_name
 
 API_KEY = "tests-key"
 ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -25,15 +30,17 @@ ENV_EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-tests-"))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.postgres = Postgres(self.folder / "postgres")
         self.redis = Valkey(self.folder / "redis")
         self.qdrant = QdrantServer(api_key=API_KEY)
 
     def start(self) -> None:
-        self.postgres.start()
-        self.redis.start()
+        self._stack.enter_context(self.postgres)
+        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self.qdrant)
         self.redis.add_worker()
-        self.qdrant.__enter__()
         os.environ |= self.variables
 
     @property
@@ -48,10 +55,16 @@ class Servers:
         }
 
     def stop(self) -> None:
-        self.qdrant.__exit__()
-        self.redis.kill()
-        self.postgres.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._stack.close()
+
+
+def write_bytecode() -> None:
+    """Write bytecode also where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+
+    Otherwise the hundreds of processes that the tests start would compile every module again, for half of their time.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def remove_project_variables() -> None:
@@ -63,7 +76,13 @@ def remove_project_variables() -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and the servers of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    write_bytecode()
     remove_project_variables()
+    os.environ.setdefault("PYTEST_TIMEOUT", str(float(early_config.getini("timeout")) * SLOWNESS))
+    try:
+        require_user_name()
+    except EmbeddedServerError as error:
+        raise pytest.UsageError(str(error)) from None
     if getattr(early_config.known_args_namespace, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         return  # each worker process of pytest-xdist runs tests and starts its own servers, this process does neither
     servers = Servers()

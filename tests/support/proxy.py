@@ -40,6 +40,7 @@ class Proxy:
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
         self.accepted = self.discarded = 0  # connections, bytes
         self.port = 0
         self._listen()
@@ -58,6 +59,11 @@ class Proxy:
             self._stop_listening()
         if mode in ("refuse", "reset", "close"):
             self._break_connections(reset=mode == "reset")
+
+    def forget_connections(self) -> None:
+        """Discard all data of the open connections from now on, as a firewall that has restarted. New ones work."""
+        with self._lock:
+            self._forgotten |= self._open
 
     @property
     def open_connections(self) -> int:
@@ -117,7 +123,7 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 mode = self.mode
-                if mode == "silent":
+                if mode == "silent" or source in self._forgotten:
                     self.discarded += len(data)
                     continue
                 if self.forbidden and not is_response and re.search(self.forbidden, data):

@@ -42,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.paths.append(self.path)
         self.server.traceparents += filter(None, [self.headers.get("traceparent")])
+        self.server.header_names |= {name.lower() for name in self.headers}
         fault = FAULTS.get(self.server.fault)
         try:
             if fault:
@@ -195,6 +196,7 @@ class QdrantServer(ThreadingHTTPServer):
         self.snapshots: list[str] = []  # names of those that were not deleted
         self.paths: list[str] = []  # of all requests
         self.traceparents: list[str] = []  # of the requests that had the header
+        self.header_names: set[str] = set()  # of all requests, in lower case
         self.open_connections: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="qdrant", daemon=True)

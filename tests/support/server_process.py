@@ -9,14 +9,17 @@ from contextlib import suppress
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Self
 
 import psutil
 
 from tests.support.forked_python import die_with_parent
+from tests.support.polling import SLOWNESS
 from voiceassist.embedded.programs import clean_environment
 
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to clients, which could take one before its server
 PORTS_OF_A_PROCESS = 500
+START_TIMEOUT = 30.0 * SLOWNESS  # seconds
 _reservations: list[socket.socket] = []  # open until the process exits
 
 
@@ -45,7 +48,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server process with its children, in a separate folder."""
+    """A server process with its children, in a separate folder. As a context manager, it starts and kills it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,14 +70,28 @@ class Server:
                 start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.kill()
+
     def start(self) -> None:
-        deadline = time.monotonic() + 30
+        """Wait until the server accepts connections. If it does not, or if the test is interrupted, kill it."""
+        try:
+            self._start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
             if self._process is None or self._process.poll() is not None:
                 # Starting fails while the children of a killed server still hold its shared memory, so try again.
                 self.launch()
             if time.monotonic() > deadline:
-                self.kill()
                 raise RuntimeError(f"The server did not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
 

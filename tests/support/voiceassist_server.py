@@ -18,22 +18,23 @@ import psutil
 
 from tests.support.databases import database_with_staff as database_with_staff
 from tests.support.forked_python import ForkedPython, die_with_parent, run
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 30.0  # seconds
+START_TIMEOUT = 30.0 * SLOWNESS  # seconds
 
 
 @cache
 def collect_static_files() -> None:
     """Collect the static files of this checkout, without which production does not start, unless they are current.
 
-    Other test processes, whose servers use these files, wait meanwhile.
+    Other test processes, whose servers use these files, wait meanwhile. The test of the README collects them as
+    production does.
     """
     environment = {
         **os.environ,
-        "DJANGO_SETTINGS_MODULE": "voiceassist.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.support.static_settings",
         "VOICEASSIST_ENV": "production",
         "SECRET_KEY": "only-for-collectstatic-which-signs-nothing-and-connects-to-no-server",
         "ALLOWED_HOSTS": "localhost",

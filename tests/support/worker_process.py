@@ -1,40 +1,79 @@
-"""A worker for background jobs, run as production runs it: `manage.py worker` in its own process, on a free port."""
+"""A worker for background jobs, run as production runs it: `manage.py worker` in its own process."""
 
+import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
-from tests.support.dependency_servers import free_port
+import psutil
+
+from tests.support.forked_python import ROOT, ForkedPython, die_with_parent
 from tests.support.polling import succeeds_within
-from tests.support.voiceassist_server import ROOT
 
 
 class WorkerProcess:
-    """A context manager that runs a worker. `environment` is added to that of the tests."""
+    """A context manager that runs a worker, which serves /health and /metrics on `port` unless it is 0.
 
-    def __init__(self, *, port: int = 0, **environment: str) -> None:
-        self.port = port or free_port()
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
+    `options` are those of the command. `environment` is added to that of the tests. Unless `wait` is False, jobs can
+    run when the block begins. `python` is the program to start, by default a fork (`tests.support.forked_python`).
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        program: Sequence[str] = ("manage.py", "worker"),
+        python: str | None = None,
+        port: int = 0,
+        wait: bool = True,
+        **environment: str,
+    ) -> None:
+        self.port = port
+        bind = ["--bind", f"127.0.0.1:{port}"] if port else []
+        self._command = [*program, *bind, *options]
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
         self._environment = {**inherited, "LOG_FORMAT": "json", **environment}
+        self._python, self._wait = python, wait
+        self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
+        self.process: subprocess.Popen[Any]
 
-    def __enter__(self) -> "WorkerProcess":
-        command = [sys.executable, "manage.py", "worker", "--bind", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(
-            command, env=self._environment, cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT
-        )
-        is_running = succeeds_within(60, lambda: self.process.poll() is not None or self.get("/health")[0] == 200)
-        assert is_running and self.process.poll() is None, self.log()
+    def __enter__(self) -> Self:
+        options: dict[str, Any] = {"cwd": ROOT, "env": self._environment, "preexec_fn": die_with_parent}
+        options |= {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": subprocess.STDOUT}
+        if self._python is None:
+            self.process = ForkedPython(self._command, **options)
+        else:
+            self.process = subprocess.Popen([self._python, *self._command], **options)
+        try:
+            if self._wait and not self.logs("worker started", within=60):
+                raise RuntimeError(f"The worker did not start: {self.log()[-2000:]}")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *args: object) -> None:
-        self.process.kill()
-        self.process.wait(10)
+        self.kill()
         self._log.close()
+
+    def log(self) -> str:
+        return Path(self._log.name).read_text()
+
+    def events(self, message: str) -> list[dict[str, Any]]:
+        """Return the log lines with this message."""
+        lines: Iterable[dict[str, Any]] = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
+        return [line for line in lines if message in line["message"]]
+
+    def logs(self, message: str, *, within: float = 40) -> bool:
+        """Return whether the log contains the message in time. Don't wait any longer if the process has exited."""
+        succeeds_within(within, lambda: message in self.log() or self.process.poll() is not None)
+        return message in self.log()
 
     def get(self, path: str, *, token: str = "") -> tuple[int, str]:
         """Return the status, 0 if there is no response, and the body."""
@@ -48,11 +87,25 @@ class WorkerProcess:
         except OSError:
             return 0, ""
 
-    def stop(self) -> int:
-        """Send SIGTERM, wait and return the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+    def send_signal(self, number: int) -> None:
+        self.process.send_signal(number)
 
-    def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+        process = psutil.Process(self.process.pid)
+        assert succeeds_within(10, lambda: process.status() == psutil.STATUS_STOPPED)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self, number: int = signal.SIGTERM, *, within: float = 60) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        started_at = time.monotonic()
+        code = self.process.wait(within)
+        self.stopped_after = time.monotonic() - started_at
+        return code

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -22,12 +23,10 @@ from gunicorn.config import Config
 from tests.core.api.test_envelope import check_envelope
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, ends_within, succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 from voiceassist.gunicorn_worker import Worker
-
-TOLERANCE = 1.5  # seconds that a busy machine may add to a response
 
 
 def state(app: VoiceAssistServer) -> str:
@@ -145,14 +144,15 @@ def test_liveness_is_fast_while_a_dependency_hangs(servers: Servers, tmp_path: P
             frozen.freeze()
             slow = threading.Thread(target=state, args=(app,))
             slow.start()
+            durations = []
             for _ in range(20):
                 started_at = time.monotonic()
                 assert app.get("/health")[0] == 200
-                assert time.monotonic() - started_at < TOLERANCE / 2
+                durations.append(time.monotonic() - started_at)
+            assert statistics.median(durations) < 0.5 * SLOWNESS  # half of HEALTH_TIMEOUT
             slow.join()
-            started_at = time.monotonic()
-            assert dependencies(app)["redis"]["reason"] == "timeout"
-            assert time.monotonic() - started_at < 1 + 0.25 + TOLERANCE
+            with ends_within(1 + 0.25):
+                assert dependencies(app)["redis"]["reason"] == "timeout"
             assert [message for message in messages(app) if message.startswith("redis:")] == [
                 "redis: healthy → unhealthy (timeout)"
             ]
@@ -198,9 +198,8 @@ def test_incomplete_requests_delay_no_other() -> None:
         time.sleep(0.2)
         for path in ("/", "/health", "/health/", "/ready", "/ready/?x=1", "/metrics"):
             for method in ("GET", "HEAD"):
-                started_at = time.monotonic()
-                assert app.get(path, method=method)[0] in (200, 503)
-                assert time.monotonic() - started_at < 1 + TOLERANCE
+                with ends_within(1):
+                    assert app.get(path, method=method)[0] in (200, 503)
 
 
 def test_connection_without_data_holds_no_thread() -> None:
@@ -277,16 +276,17 @@ def test_drains_before_it_stops(workers: str) -> None:
         state(app)
         started_at = time.monotonic()
         app.terminate()
-        assert succeeds_within(TOLERANCE, lambda: state(app) == "draining")
+        assert succeeds_within(2, lambda: state(app) == "draining")
         probes = 0
-        while time.monotonic() - started_at < 2:
+        while time.monotonic() - started_at < 1.5:
             assert state(app) == "draining"
             assert app.get("/")[0] == 200
             assert app.get("/health")[0] == 200
             probes += 1
-        assert probes > 10
+            time.sleep(0.05)
+        assert probes
         assert app.process.wait(10) == 0
-        assert 3 <= time.monotonic() - started_at < 3 + 5
+        assert 3 <= time.monotonic() - started_at < 3 + 5 * SLOWNESS
         with pytest.raises((OSError, http.client.HTTPException)):
             app.get("/health")
 
@@ -351,7 +351,7 @@ def test_responses_close_their_connection_while_draining() -> None:
         response.read()
         assert response.headers["Connection"] == "keep-alive"
         app.terminate()
-        assert succeeds_within(TOLERANCE, lambda: state(app) == "draining")
+        assert succeeds_within(2, lambda: state(app) == "draining")
         client.request("GET", "/")
         response = client.getresponse()
         response.read()
@@ -379,6 +379,7 @@ def test_log_says_whether_the_drain_was_long_enough(path: str, seconds: str, lev
         with contextlib.suppress(OSError, http.client.HTTPException):
             while True:
                 app.get(path)
+                time.sleep(0.01)
         assert app.process.wait(10) == 0
         logged_level, logged_message = result_of_drain(app)
         assert logged_level == level
@@ -390,10 +391,9 @@ def test_second_signal_stops_at_once(second: signal.Signals) -> None:
     with VoiceAssistServer(DRAIN_SECONDS="60") as app:
         app.terminate()
         assert succeeds_within(5, lambda: state(app) == "draining")
-        started_at = time.monotonic()
-        app.process.send_signal(second)
-        assert app.process.wait(10) == 0
-        assert time.monotonic() - started_at < 5
+        with ends_within(5):
+            app.process.send_signal(second)
+            assert app.process.wait(20) == 0
         assert result_of_drain(app)[1].startswith("Stopped before the drain ended, because a second signal came.")
 
 
@@ -458,7 +458,7 @@ def test_sigusr2_starts_a_new_server_on_the_same_port() -> None:
         def new_masters() -> list[psutil.Process]:
             return [process for process in app.workers() if process.children()]
 
-        assert succeeds_within(20, new_masters)
+        assert succeeds_within(60, new_masters)
         (new,) = new_masters()
         try:
             app.terminate()

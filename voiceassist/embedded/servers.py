@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TextIO
 
 from voiceassist.embedded import programs
-from voiceassist.embedded.programs import EmbeddedServerError, as_user_of, clean_environment, psql
+from voiceassist.embedded.programs import (
+    EmbeddedServerError,
+    as_user_of,
+    clean_environment,
+    psql,
+    require_user_name,
+)
 from voiceassist.embedded.server_process import POSTGRES_SOCKET, START_TIMEOUT, Server
 
 DATABASE = "voiceassist"
@@ -76,6 +82,7 @@ class Postgres(Server):
 
         initdb may outlive a killed command. It inherits the lock, so that the next command waits until it has ended.
         """
+        require_user_name()
         new = self.var / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
         as_user = as_user_of(new)

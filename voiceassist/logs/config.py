@@ -15,9 +15,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 from django.utils.log import CallbackFilter
-from structlog.stdlib import ProcessorFormatter
 
-from voiceassist.logs.formatter import MAX_TEXT, Formatter
+from voiceassist.logs.formatter import MAX_TEXT, Formatter, as_record
 from voiceassist.logs.refused_requests import RefusedRequestHandler
 from voiceassist.logs.repeated import RepeatedFilter
 
@@ -86,7 +85,7 @@ def configure(config: dict[str, Any]) -> None:
     logging.raiseExceptions = False  # otherwise logging prints a record that it can't write to stderr
     logging.config.dictConfig(config)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, as_record],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

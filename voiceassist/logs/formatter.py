@@ -13,12 +13,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
-from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from core.trace_id import get_trace_id
@@ -33,44 +32,54 @@ MAX_LINE = 16_000  # characters; Docker splits lines longer than 16 KiB
 _QUOTING_PREFIXES = ("Invalid request", "Error handling request")
 
 
-class Formatter(ProcessorFormatter):
-    """Format records of structlog and `logging` as JSON, or as readable text with style "console"."""
+def as_record(_logger: Any, _method: str, event: EventDict) -> tuple[tuple[EventDict], dict[str, Any]]:
+    """Return the arguments of the call to `logging`, as structlog's last processor. `Formatter` formats the event."""
+    return (event,), {"extra": {"is_event": True}}
+
+
+class Formatter(logging.Formatter):
+    """Format records of structlog and `logging` as JSON, or as readable text with style "console".
+
+    structlog's ProcessorFormatter would copy each record, which takes a third of the time.
+    """
 
     def __init__(self, *, service: str, style: str, colors: bool, full_tracebacks: bool = False) -> None:
         self._service = service
         self._full_tracebacks = full_tracebacks
-        render = _json if style == "json" else _console(colors)
-        super().__init__(processors=[self._safe_event, self._standard_fields, render])
+        self._render = _encode if style == "json" else _console(colors)
+        super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line. Never raises, because `logging` would print the raw record, including values, to stderr."""
         try:
-            line = super().format(record)
+            line = self._line(record)
             problem = f"it is longer than {MAX_LINE} characters" if len(line) > MAX_LINE else None
         except Exception as error:
             problem = f"it can't be formatted ({type(error).__name__})"
         if problem:
-            line = super().format(_replacement(record, problem))
+            line = self._line(_replacement(record, problem))
         if self._full_tracebacks and (exception := _exception(_exc_info(record))):
             lines = "".join(traceback.format_exception(exception)).splitlines()
             line = "\n".join([line, *map(_escape, lines)])
         return line
 
-    def _safe_event(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+    def _line(self, record: logging.LogRecord) -> str:
+        foreign = {} if hasattr(record, "is_event") else {"event": record.getMessage(), "exc_info": record.exc_info}
+        event = foreign or dict(cast(EventDict, record.msg))
+        return self._render(self._standard_fields(record, self._safe_event(record, event)))
+
+    def _safe_event(self, record: logging.LogRecord, event: EventDict) -> EventDict:
         """Remove exception messages and quoted requests."""
         exc_info = event.pop("exc_info", None)
         if exc_info and not self._full_tracebacks:
             event.update(_safe_exception(exc_info))
         event.pop("stack_info", None)
-        record = event["_record"]
         if record.name in ("django.request", "gunicorn.error") and not hasattr(record, "is_replacement"):
             _strip_request_details(record.name, event)
         return event
 
-    def _standard_fields(self, _logger: Any, _method: str, event: EventDict) -> EventDict:
+    def _standard_fields(self, record: logging.LogRecord, event: EventDict) -> EventDict:
         """Add the standard fields, which callers can't override, and bound the size of all fields."""
-        record = event.pop("_record")
-        del event["_from_structlog"]
         created_at = datetime.fromtimestamp(record.created, UTC)
         standard = {
             "timestamp": created_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -162,13 +171,9 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
 _encode = json.JSONEncoder().encode
 
 
-def _json(_logger: Any, _method: str, event: EventDict) -> str:
-    return _encode(event)
-
-
-def _console(colors: bool) -> Callable[[Any, str, EventDict], str]:
+def _console(colors: bool) -> Callable[[EventDict], str]:
     renderer = structlog.dev.ConsoleRenderer(event_key="message", colors=colors, sort_keys=False)
-    return lambda logger, method, event: renderer(logger, method, _for_console(event))
+    return lambda event: renderer(None, "", _for_console(event))
 
 
 def _for_console(event: EventDict) -> EventDict:

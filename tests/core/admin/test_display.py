@@ -121,7 +121,8 @@ def test_times_are_shown_in_the_chosen_zone(staff_browser: Chrome, live_server: 
 @pytest.mark.django_db(transaction=True)
 def test_ids_are_copied(staff_browser: Chrome, live_server: Any, message: Message) -> None:
     permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
-    staff_browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": permissions})
+    profile = staff_browser.execute_cdp_cmd("Target.getTargetInfo", {})["targetInfo"]["browserContextId"]
+    staff_browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": permissions, "browserContextId": profile})
     staff_browser.get(f"{live_server.url}/admin/core/message/")
     staff_browser.find_element(By.CSS_SELECTOR, "#result_list button.copy").click()
     announced = "return document.body.lastElementChild.textContent"

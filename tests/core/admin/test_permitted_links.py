@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from html import unescape
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
@@ -11,7 +12,10 @@ from django.contrib.auth.models import Group, Permission
 from django.test import Client
 from django.utils import timezone
 
+from core.auth import enrolment
 from core.models import AuditEvent, Backup, Export, Job, Message, User
+from health import readiness
+from health.status_page import runbook
 
 pytestmark = pytest.mark.django_db
 
@@ -20,6 +24,18 @@ PERMISSIONS = sorted(
     f"{action}_{model._meta.model_name}" for model in admin.site._registry for action in model._meta.default_permissions
 ) + ["export_user", "view_phi"]
 FORMS_ONLY = {"/admin/logout/"}  # responds 405 to GET
+
+
+# A page of the documentation has the same links for everyone, and the picture of a QR code has none.
+render_documentation = cache(runbook.render)
+
+
+@pytest.fixture(autouse=True)
+def cheap_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render each page of the documentation once for all tests, and check the dependencies once."""
+    monkeypatch.setattr(runbook, "render", render_documentation)
+    monkeypatch.setattr(enrolment, "_qr_code", lambda text: "")
+    monkeypatch.setattr(readiness.runner(), "max_age", 60)
 
 
 @pytest.fixture(autouse=True)

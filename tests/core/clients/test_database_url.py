@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from psycopg import pq
 from core.clients import database_url
 from tests.support.load_settings import PRODUCTION, load_settings
 from tests.support.plugin import Servers
+from tests.support.polling import ends_within
 from tests.support.proxy import relay
 
 SECRET = "not-to-be-shown"
@@ -240,7 +240,6 @@ def test_invalid_variable_of_libpq_is_reported(monkeypatch: pytest.MonkeyPatch) 
 def test_validation_resolves_no_name_and_does_not_connect(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the host of the URL nor that of the environment is used. An unresponsive address would take seconds."""
     monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
-    started_at = time.monotonic()
-    for _ in range(20):
-        database_url.parse("postgres://name.invalid/db?hostaddr=192.0.2.1&sslmode=require")
-    assert time.monotonic() - started_at < 2
+    with ends_within(0):
+        for _ in range(20):
+            database_url.parse("postgres://name.invalid/db?hostaddr=192.0.2.1&sslmode=require")

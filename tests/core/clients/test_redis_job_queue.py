@@ -92,7 +92,6 @@ def test_works_with_url(use_url: RedisUrl, server: Valkey, kind: str, tmp_path: 
         use_every_command()
 
 
-@pytest.mark.timeout(120)
 def test_works_with_sentinel(use_url: RedisUrl, tmp_path: Path) -> None:
     with Group(tmp_path) as group:
         use_url(group.url())

@@ -1,7 +1,6 @@
 """Servers of their own, which the tests of jobs kill and freeze, and to which Django connects during these tests."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +24,8 @@ _DATABASE = "jobs"
 
 
 class Servers:
-    def __init__(self, folder: Path) -> None:
-        self.postgres, self.redis = Postgres(folder / "postgres"), Valkey(folder / "redis")
-        self.postgres.start()
-        self.redis.start()
+    def __init__(self, postgres: Postgres, redis: Valkey) -> None:
+        self.postgres, self.redis = postgres, redis
         self.url = database_with_staff(self.postgres, _DATABASE, "admin@example.org", "unused")
         self.http_port = free_port()  # for workers
         self.environment = {"DATABASE_URL": self.url, "REDIS_URL": self.redis.url}
@@ -48,10 +45,9 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def job_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    servers = Servers(tmp_path_factory.mktemp("jobs"))
-    yield servers
-    servers.postgres.kill()
-    servers.redis.kill()
+    folder = tmp_path_factory.mktemp("jobs")
+    with Postgres(folder / "postgres") as postgres, Valkey(folder / "redis") as valkey:
+        yield Servers(postgres, valkey)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ from tests.core.jobs.conftest import Servers
 from tests.support.jobs import tasks
 
 Ends = Callable[..., bool]
-pytestmark = pytest.mark.timeout(240)
 LIST = "voiceassist:queue:jobs"
 
 

@@ -11,7 +11,6 @@ from tests.support.jobs import tasks
 from tests.support.polling import succeeds_within
 
 Ends = Callable[..., bool]
-pytestmark = pytest.mark.timeout(240)
 
 
 def progress(job_id: str) -> int:

@@ -15,7 +15,6 @@ from tests.support.jobs import tasks
 from tests.support.polling import succeeds_within
 
 Ends = Callable[..., bool]
-pytestmark = pytest.mark.timeout(240)
 LIST, MESSAGES = "voiceassist:queue:jobs", "voiceassist:queue:jobs.msgs"
 
 

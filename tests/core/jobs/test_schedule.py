@@ -16,7 +16,6 @@ from tests.support.jobs.worker import SCHEDULE
 from tests.support.polling import succeeds_within
 
 Ends = Callable[..., bool]
-pytestmark = pytest.mark.timeout(240)
 CHECKPOINTS = "core.tasks.write_audit_checkpoints"
 
 

@@ -14,8 +14,6 @@ from tests.support.dependency_servers import free_port
 from tests.support.jobs import tasks
 from tests.support.polling import succeeds_within
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def test_health_and_metrics(jobs: Servers, user: User) -> None:
     port = free_port()

@@ -25,8 +25,6 @@ from tests.support.age import new_identity
 from tests.support.backups import ROOT, BackedUpPostgres, manifest
 from tests.support.polling import succeeds_within
 
-pytestmark = pytest.mark.timeout(240)
-
 STEPS = ("manifest", "row counts", "migrations", "data structures", "constraints", "audit trail", "append-only")
 
 

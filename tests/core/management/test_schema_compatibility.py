@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
@@ -14,6 +13,7 @@ from core.schema_compatibility import oldest_version, require_version
 from tests.core.management.test_migrate import ROOT, empty_database, run_command
 from tests.core.management.test_migrate_blocked import fetch_all, migrated_database
 from tests.support.dependency_servers import as_application
+from tests.support.forked_python import run
 from tests.support.newer_code import newer_code
 from tests.support.plugin import Servers
 from tests.support.polling import succeeds_within
@@ -29,10 +29,7 @@ COMMENT = "SELECT obj_description('django_migrations'::regclass)"
 
 def run_newer(environment: dict[str, str], url: str, *arguments: str) -> tuple[int, str]:
     """Run a command of the newer code. Return the exit code and the output."""
-    command = [sys.executable, "manage.py", *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, "DATABASE_URL": url, **environment}, cwd=ROOT, capture_output=True, text=True
-    )
+    done = run(["manage.py", *arguments], {**os.environ, "DATABASE_URL": url, **environment})
     return done.returncode, done.stdout + done.stderr
 
 
@@ -46,7 +43,6 @@ def check(url: str, *arguments: str) -> tuple[int, str | None, str]:
     return code, result["reason"], result["detail"]
 
 
-@pytest.mark.timeout(180)  # it starts ten commands
 def test_database_refuses_older_code_until_the_migration_is_unapplied(migrated_database: str, tmp_path: Path) -> None:
     url = migrated_database
     newer = newer_code(tmp_path, REQUIRE_8, REQUIRE_9, version="9.0.0")

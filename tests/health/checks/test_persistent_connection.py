@@ -1,9 +1,10 @@
-"""A forked process opens its own connections to the dependencies, and its parent's stay usable."""
+"""Connections that a firewall has forgotten are no outage. A forked process opens its own, its parent's stay usable."""
 
 import gc
 import os
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from django.core.cache import cache
 from django.db import connections
 
 from core.clients import qdrant
+from health import readiness
+from health.check_runner import Runner
+from health.checks import checks
 from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.proxy import Proxy, TlsProxy
 from tests.support.readiness import RedisUrl, check
@@ -118,3 +122,23 @@ def test_client_after_fork(
         assert proxy.accepted == 2
         assert use()
         assert proxy.accepted == 2
+
+
+@pytest.mark.django_db
+def test_forgotten_connections_are_no_outage(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, use_url: RedisUrl
+) -> None:
+    """Requests and responses on the open connections vanish, and new connections work."""
+    runner = Runner(checks(), timeout=3, max_age=0, explain=readiness.explain)
+    with ExitStack() as stack:
+        proxies = [stack.enter_context(Proxy(getattr(servers, name).port)) for name in ("postgres", "redis", "qdrant")]
+        for name, proxy in zip(("postgres", "redis", "qdrant"), proxies, strict=True):
+            point_at(name, servers, proxy.port, monkeypatch, use_url)
+        assert {result.name: result.reason for result in runner.report().results if result.reason} == {}
+        # The checks `migrations` and `queue` share a connection to PostgreSQL.
+        assert [proxy.accepted for proxy in proxies] == [2, 2, 1]
+        for proxy in proxies:
+            proxy.forget_connections()
+        assert {result.name: result.reason for result in runner.report().results if result.reason} == {}
+        assert all(proxy.discarded for proxy in proxies)
+        drop_readiness_connections()

@@ -20,6 +20,7 @@ from tests.support.databases import manage, migrated_database
 from tests.support.dependency_servers import PgBouncer, Postgres, Valkey, as_application, as_owner, needs_pgbouncer
 from tests.support.forked_python import ForkedPython, run
 from tests.support.plugin import Servers
+from tests.support.polling import SLOWNESS, ends_within
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["postgres", "redis", "qdrant", "migrations", "queue"]
@@ -43,7 +44,8 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
     """Return an environment with a migrated database. pytest-django's test database has another name."""
-    return {"DATABASE_URL": as_application(migrated_database(servers.postgres, "migrated"))}
+    url = as_application(migrated_database(servers.postgres, "migrated"))
+    return {"DATABASE_URL": url, "HEALTH_TIMEOUT": "10"}  # for a busy machine
 
 
 def test_text_output_when_everything_is_healthy(migrated: dict[str, str]) -> None:
@@ -202,7 +204,7 @@ def test_wait_times_out(migrated: dict[str, str]) -> None:
     started_at = time.monotonic()
     completed = checkdeps("--wait", "2", **migrated, REDIS_URL="redis://127.0.0.1:1/0")
     assert completed.returncode == 1
-    assert 2 <= time.monotonic() - started_at < 12
+    assert 2 <= time.monotonic() - started_at < 12 * SLOWNESS
 
 
 def test_wait_ignores_optional_dependencies(migrated: dict[str, str]) -> None:
@@ -220,9 +222,8 @@ def test_exits_promptly_while_a_check_hangs(tmp_path: Path) -> None:
         with start("--timeout", "0.5", DATABASE_URL=frozen.url) as process:
             assert process.stdout
             lines = [process.stdout.readline() for _ in range(len(NAMES) + 1)]
-            read_at = time.monotonic()
-            assert process.wait(10) == 1
-            assert time.monotonic() - read_at < 1 + 1  # a second for a busy machine
+            with ends_within(0.5):
+                assert process.wait(20) == 1
         assert lines[0].split()[:2] == ["postgres", "unhealthy"]
         assert "timeout" in lines[0]
         assert lines[-1] == "not_ready\n"

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,3 +72,79 @@ def test_only_unlocked_folders_of_servers_are_removed(
     assert left == {"locked", "link", "pipe"}
     assert (other / "file").exists()
     runtime_folder.remove()
+
+
+def test_folder_that_another_server_removed_before_it_was_locked_is_replaced(
+    shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server that starts takes an unlocked folder for that of a killed one."""
+    make_folder, made = tempfile.mkdtemp, []
+
+    def make_and_lose(*args: str, **kwargs: str) -> str:
+        made.append(make_folder(*args, **kwargs))
+        if len(made) < 3:
+            runtime_folder._remove_if_unlocked(Path(made[-1]))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    runtime_folder.create()
+    assert [Path(name).exists() for name in made] == [False, False, True]
+    assert str(runtime_folder.path) == made[-1]
+    runtime_folder.remove()
+
+
+def test_servers_that_start_at_the_same_time_have_folders_of_their_own(shared_memory: Path) -> None:
+    reader, writer = os.pipe()
+    children = []
+    for _ in range(6):
+        children.append(os.fork())
+        if children[-1] == 0:
+            exit_code = 1
+            try:
+                os.read(reader, 1)  # until all have been started
+                for _ in range(3):
+                    runtime_folder.create()
+                    assert runtime_folder.path
+                    runtime_folder.write("pid", str(os.getpid()))
+                    assert (runtime_folder.path / "pid").read_text() == str(os.getpid())
+                    runtime_folder.remove()
+                exit_code = 0
+            finally:
+                os._exit(exit_code)
+    os.write(writer, b"x" * len(children))
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
+    assert list(shared_memory.iterdir()) == []
+    os.close(reader)
+    os.close(writer)
+
+
+def test_folder_is_locked_as_long_as_a_process_of_the_server_runs(shared_memory: Path) -> None:
+    """A worker that outlives its killed master still writes to the folder."""
+    ours, theirs = socket.socketpair()
+    master = os.fork()
+    if master == 0:
+        runtime_folder.create()
+        if os.fork() == 0:
+            theirs.sendall(str(runtime_folder.path).encode())
+            theirs.recv(1)
+        os._exit(0)
+    os.waitpid(master, 0)
+    with ours, theirs:
+        folder = Path(ours.recv(1000).decode())
+        runtime_folder._remove_if_unlocked(folder)
+        assert folder.is_dir()
+        ours.sendall(b"x")  # the worker ends
+        while folder.is_dir():
+            runtime_folder._remove_if_unlocked(folder)
+
+
+def test_write_replaces_a_file_at_once(shared_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_folder, "path", shared_memory)
+    runtime_folder.write("name", "old")
+    with (shared_memory / "name").open() as reader:
+        runtime_folder.write("name", "new")
+        assert reader.read() == "old"  # a reader never sees a part
+    assert {path.name: path.read_text() for path in shared_memory.iterdir()} == {"name": "new"}
+    monkeypatch.setattr(runtime_folder, "path", None)
+    runtime_folder.write("other", "text")  # does nothing
+    assert not (shared_memory / "other").exists()

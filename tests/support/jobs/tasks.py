@@ -97,5 +97,5 @@ def leave_session_state() -> None:
 
 @task()
 def not_yet(user_id: UUID | str, new_argument: int = 0) -> None:
-    """Stands for a task of a newer release, see `worker.py`."""
+    """Stands for a task of a newer release, see `fast_worker.py`."""
     add_session.call(user_id)

@@ -11,8 +11,6 @@ from django.db import connection
 from core.clients.postgresql.connection import Connection
 from core.models import Session
 
-TOLERANCE = 2.0  # seconds for a busy machine
-
 requires_real_transactions = pytest.mark.django_db(transaction=True)
 
 

@@ -13,13 +13,13 @@ from core.clients.postgresql.time_limit import request_time_left, request_time_l
 from core.conversations import append_message
 from core.models import Session
 from tests.core.clients.postgresql.connections import (
-    TOLERANCE,
     connection_parameters,
     requires_real_transactions,
     select,
     separate_connection,
 )
 from tests.support.plugin import Servers
+from tests.support.polling import NOISE
 from tests.support.proxy import Proxy
 
 
@@ -46,9 +46,9 @@ def test_statement_on_silent_server_times_out(proxied: Proxy) -> None:
     select()
     proxied.mode = "silent"
     with request_time_limit(0.5):
-        assert seconds_until_error(select) < 0.5 + TOLERANCE
+        assert seconds_until_error(select) < 0.5 + NOISE
         assert connection.connection.closed
-        assert seconds_until_error(select) < TOLERANCE  # the time is up, so later calls of the request fail at once
+        assert seconds_until_error(select) < NOISE  # the time is up, so later calls of the request fail at once
     proxied.mode = "pass"
     connection.close_if_unusable_or_obsolete()
     select()
@@ -58,7 +58,7 @@ def test_statement_on_silent_server_times_out(proxied: Proxy) -> None:
 def test_connecting_to_silent_server_times_out(proxied: Proxy) -> None:
     proxied.mode = "silent"
     with request_time_limit(0.5):
-        assert seconds_until_error(select) < 0.5 + TOLERANCE
+        assert seconds_until_error(select) < 0.5 + NOISE
     assert connection.connection is None
 
 
