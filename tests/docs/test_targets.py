@@ -21,6 +21,7 @@ RUN_BY = {
     "test-pythons": CI,
     "mutants": CI,
     "fresh-clone": CI,
+    "mutants": CI,  # a sample
     "failover": CI,
     "benchmark": "tests/benchmarks/smoke.py",
     "benchmark-data": "tests/benchmarks/smoke.py",

@@ -3,6 +3,8 @@
 import pickle
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,7 +81,13 @@ def test_cached_session_makes_no_query(session: SessionStore, queries: CaptureQu
     assert len(queries) == 1
 
 
-@pytest.mark.parametrize(("method", "reads_cache"), [("GET", True), ("HEAD", True), ("POST", False), ("PUT", False)])
+@pytest.mark.parametrize(
+    ("method", "reads_cache"),
+    [
+        *((method, True) for method in ("GET", "HEAD", "OPTIONS", "TRACE")),
+        *((method, False) for method in ("POST", "PUT", "PATCH", "DELETE", "OTHER")),
+    ],
+)
 def test_requests_that_may_change_something_read_the_database(
     session: SessionStore, rf: RequestFactory, method: str, reads_cache: bool
 ) -> None:
@@ -181,6 +189,29 @@ def test_short_expiry_limits_the_cache(session: SessionStore) -> None:
     session.set_expiry(10)
     session.save()
     assert get_redis_connection().ttl(redis_key(session)) <= 10
+
+
+def test_expiry_of_the_row_limits_what_is_cached_again(session: SessionStore) -> None:
+    cache.delete(session._cache_key)
+    WebSession.objects.update(expire_date=timezone.now() + timedelta(seconds=10))
+    assert load(session) == {"name": "value"}
+    assert 0 < get_redis_connection().ttl(redis_key(session)) <= 10
+
+
+def test_new_session_is_not_cached_before_it_has_data() -> None:
+    session = SessionStore()
+    session.create()
+    assert cache.get(session._cache_key) is None
+
+
+def test_key_is_kept_inside_of_the_block_only(session: SessionStore) -> None:
+    key = session.session_key
+    with suppress(ZeroDivisionError), session.keeping_key():
+        session.cycle_key()
+        assert session.session_key == key
+        raise ZeroDivisionError
+    session.cycle_key()
+    assert session.session_key != key
 
 
 def test_session_api(session: SessionStore) -> None:
