@@ -19,7 +19,6 @@ RUN_BY = {
     "run": "tests/fresh_clone/test_make.py",
     "test": CI,
     "test-pythons": CI,
-    "mutants": CI,
     "fresh-clone": CI,
     "mutants": CI,  # a sample
     "failover": CI,

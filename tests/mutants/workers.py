@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
-from tests.mutants.report import print_survivors
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -51,8 +50,13 @@ class WorkerProcess:
         self._process.wait(60)
 
 
-def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) -> dict[str, Outcome]:
-    """Return the outcome of each mutant by its name."""
+def run(
+    copies: list[Path],
+    mutants: list[Mutant],
+    tests: dict[str, list[str]],
+    is_done: Callable[[dict[str, Outcome]], None],
+) -> dict[str, Outcome]:
+    """Return the outcome of each mutant by its name. Call `is_done` with those that are new."""
     names: dict[str, list[str]] = defaultdict(list)
     for mutant in mutants:
         names[mutant.module].append(mutant.name)
@@ -81,7 +85,7 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
             for done in as_completed([pool.submit(perform, job) for job in jobs]):
                 found = {name: Outcome(*outcome) for name, outcome in done.result()["outcomes"].items()}
                 outcomes |= found
-                print_survivors([mutant for mutant in mutants if mutant.name in found], found)
+                is_done(found)
                 print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -213,8 +213,8 @@ SABOTAGE = {
     " FUNCTION audit_row('id', 'id', 'is_superuser'); ALTER TABLE users ENABLE ALWAYS TRIGGER audit": "INSERT of users",
     "CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OF email OR DELETE ON users FOR EACH ROW EXECUTE"
     " FUNCTION audit_row('id', 'id', ''); ALTER TABLE users ENABLE ALWAYS TRIGGER audit": "INSERT of users",
-    "DROP TRIGGER audit_is_not_passed ON users; CREATE TRIGGER audit_is_not_passed BEFORE DELETE ON users FOR EACH ROW"
-    " EXECUTE FUNCTION audit_is_not_passed(); ALTER TABLE users ENABLE ALWAYS TRIGGER audit_is_not_passed": "TRUNCATE of users",
+    "DROP TRIGGER audit_is_not_passed ON users; CREATE TRIGGER refuse BEFORE DELETE ON users FOR EACH ROW EXECUTE"
+    " FUNCTION audit_is_not_passed(); ALTER TABLE users ENABLE ALWAYS TRIGGER refuse": "TRUNCATE of users",
     "CREATE RULE nothing AS ON INSERT TO audit_events DO INSTEAD NOTHING": "rules of audit_events",
     f"CREATE FUNCTION drop_it() {SILENT}; CREATE TRIGGER drop_it BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE"
     " FUNCTION drop_it()": "an unknown trigger on audit_events",
