@@ -19,6 +19,7 @@ from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.patching import changes, functions_of, is_in_function
 from tests.mutants.report import difference
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mutants need signals and file descriptors of Linux")
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = b'''"""A module whose tests overlook one fault."""
 
