@@ -81,6 +81,22 @@ def test_cached_session_makes_no_query(session: SessionStore, queries: CaptureQu
     assert len(queries) == 1
 
 
+def test_each_session_has_its_own_data() -> None:
+    sessions = [SessionStore() for _ in range(3)]
+    for number, session in enumerate(sessions):
+        session["name"] = number
+        session.save()
+    assert [load(session, reads_cache=False) for session in sessions] == [{"name": number} for number in range(3)]
+
+
+def test_only_readers_of_the_cache_fill_it(session: SessionStore) -> None:
+    cache.delete(session._cache_key)
+    assert load(session, reads_cache=False) == {"name": "value"}
+    assert cache.get(session._cache_key) is None
+    assert load(session) == {"name": "value"}
+    assert cache.get(session._cache_key)
+
+
 @pytest.mark.parametrize(
     ("method", "reads_cache"),
     [
@@ -167,6 +183,7 @@ def test_copied_row_opens_nothing(session: SessionStore) -> None:
 def test_old_entry_is_a_miss(
     session: SessionStore, queries: CaptureQueriesContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert MAX_CACHE_AGE == 60
     assert get_redis_connection().ttl(redis_key(session)) in range(MAX_CACHE_AGE - 5, MAX_CACHE_AGE + 1)
     entry, later = cache.get(session._cache_key), time.time() + MAX_CACHE_AGE + 2
     monkeypatch.setattr("django.core.signing.time", SimpleNamespace(time=lambda: later))
