@@ -1,5 +1,6 @@
 """The values of results and reports, and what a round waits for, with a clock that only the test moves."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,18 +94,17 @@ def test_report_is_reused_for_less_than_its_maximum_age(clock: Clock) -> None:
     assert runner.report() is not first
 
 
-class Finished:
-    """Stands for the event of a round, and records how long callers wait for it."""
+class Finished(threading.Event):
+    """The event of a round that never ends. It records how long callers wait for it."""
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self.clock, self.timeouts = clock, list[float]()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
         self.timeouts.append(timeout)
         self.clock.now += timeout
-        return False
-
-    def is_set(self) -> bool:
         return False
 
 
@@ -112,17 +112,17 @@ def test_callers_wait_until_the_deadline_of_the_round(clock: Clock) -> None:
     observed: list[Report] = []
     runner = make_runner(observe=observed.append)
     round_ = _Round([_Attempt(Check("a", succeed), started_at=clock.now)], 1, clock.now + 2.0)
-    round_.finished = Finished(clock)
+    round_.finished = finished = Finished(clock)
     runner._round = round_
     clock.now += 0.5
     report = runner.report()
-    assert round_.finished.timeouts == [1.5]  # type: ignore[attr-defined]
+    assert finished.timeouts == [1.5]
     assert report.results == (Result("a", True, 2000.0, "timeout", "the check did not finish within 2 s"),)
     assert runner._round is None
     assert observed == [report]
     clock.now += 1.0
     assert runner._finish_round(round_) is report  # a caller that is later still does not wait
-    assert round_.finished.timeouts == [1.5, 0.0]  # type: ignore[attr-defined]
+    assert finished.timeouts == [1.5, 0.0]
     assert observed == [report]
 
 
