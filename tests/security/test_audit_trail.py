@@ -134,6 +134,20 @@ def test_truncate_is_refused_even_as_a_replica(owner: Connection, table: str) ->
         owner.execute(f"TRUNCATE {table} CASCADE".encode())
 
 
+def test_columns_that_digests_cover_are_never_null(owner: Connection) -> None:
+    query = (
+        "SELECT column_name FROM information_schema.columns WHERE is_nullable = 'YES'"
+        " AND (table_name = 'audit_checkpoints' OR table_name = 'audit_events' AND column_name = 'position')"
+    )
+    assert owner.execute(query).fetchall() == []
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_statement_that_matches_no_row_is_allowed(owner: Connection, table: str) -> None:
+    """`loaddata` needs this, because Django tries to update each row before it inserts it."""
+    owner.execute(f"UPDATE {table} SET created_at = now() WHERE false; DELETE FROM {table} WHERE false".encode())
+
+
 @pytest.mark.parametrize("kind", ["text", "json"])
 def test_new_column_is_recorded_without_its_value(owner: Connection, kind: str) -> None:
     owner.execute(USER)
