@@ -60,7 +60,12 @@ def test_event_of_a_request_without_a_user(request_of_user: HttpRequest, nobody:
 
 
 def test_request_through_a_unix_socket_has_no_address(rf: RequestFactory, user: User) -> None:
-    assert recorded(rf.post("/", REMOTE_ADDR=""), user).address is None
+    request = rf.post("/", REMOTE_ADDR="")
+    assert recorded(request, user).address is None
+    with audit_context(request, user):  # the trigger reads the address from text
+        assert current_origin().reason == ""
+        User.objects.create_user("bob@example.org")
+    assert actor_of(AuditEvent.objects.latest("created_at", "id")) == (user.pk, "ann@example.org", None)
 
 
 def test_changes_and_jobs_have_the_origin_of_their_transaction(request_of_user: HttpRequest, user: User) -> None:
