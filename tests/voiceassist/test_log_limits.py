@@ -194,6 +194,19 @@ def test_exc_info_without_an_exception_adds_nothing(lines: Read) -> None:
         log.error("event", exc_info=None)
         log.error("event", exc_info=(None, None, None))
     assert all("error" not in line and "exc_info" not in line for line in lines())
+    assert {line["message"] for line in lines()} == {"event"}
+
+
+def test_exc_info_is_the_exception_that_is_handled(lines: Read) -> None:
+    try:
+        raise ValueError(CANARY)
+    except ValueError as error:
+        for log in (logging.getLogger("app"), structlog.stdlib.get_logger("app")):
+            log.exception("event")
+            log.warning("event", exc_info=True)
+            log.warning("event", exc_info=(type(error), error, error.__traceback__))
+    assert [line["error"]["type"] for line in lines()] == ["builtins.ValueError"] * 6
+    assert {len(line["error"]["frames"]) for line in lines()} == {1}
 
 
 def test_stack_info_is_not_logged(lines: Read) -> None:
