@@ -12,13 +12,16 @@ from uuid import UUID
 
 import pytest
 import structlog
+from django.conf import settings
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from psycopg import errors
 
+from core.trace_id import clear_trace_id, set_trace_id
 from tests.voiceassist.test_logs import CANARY, Read, capture_log, lines, restore_logging
 from voiceassist.logs import config
 
 __all__ = ["lines", "restore_logging"]
+SERVICE = settings.SERVICE
 
 
 def logged(lines: Read, value: Any) -> Any:
@@ -311,3 +314,65 @@ def test_uncaught_exception_is_logged_without_a_terminal(
     assert (line["level"], line["message"]) == ("critical", "uncaught exception")
     assert line["error"]["type"] == "builtins.ValueError"
     assert CANARY not in json.dumps(line)
+
+
+# Fields
+
+
+def handle(logger: str = "app", **values: Any) -> None:
+    """Log a record that was created at a given time."""
+    created = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    defaults = {"name": logger, "levelno": logging.ERROR, "levelname": "ERROR", "msg": "event", "created": created}
+    logging.getLogger(logger).handle(logging.makeLogRecord(defaults | values))
+
+
+def test_standard_fields(lines: Read) -> None:
+    set_trace_id("a-trace-id")
+    handle()
+    clear_trace_id()
+    handle(msg="")
+    standard = {"timestamp": "2026-01-02T03:04:05.000000Z", "level": "error", "service": SERVICE, "logger": "app"}
+    assert lines() == [{**standard, "message": "event", "trace_id": "a-trace-id"}, {**standard, "message": ""}]
+    structlog.stdlib.get_logger("app").info(None)
+    assert lines()[-1]["message"] == ""
+
+
+@pytest.mark.parametrize("logger", ["app", "django.request", "gunicorn.error"])
+def test_dropped_record_keeps_its_logger_level_and_time(logger: str, lines: Read) -> None:
+    broken = {"msg": "Invalid request %d", "args": ("x",), "exc_info": _exc_info()}
+    handle(logger, **broken, pathname="/a/file.py", lineno=17)
+    handle(logger, **broken)
+    problem = "Log record dropped: it can't be formatted (TypeError). Fix the log call"
+    standard = {"timestamp": "2026-01-02T03:04:05.000000Z", "level": "error", "service": SERVICE, "logger": logger}
+    assert lines() == [
+        {**standard, "message": f"{problem} at /a/file.py:17."},
+        {**standard, "message": f"{problem} of the logger {logger}."},
+    ]
+
+
+def test_message_of_django_about_a_request_is_replaced(lines: Read) -> None:
+    handle("django.request", msg="Internal Server Error: %s", args=(f"/{CANARY}",), exc_info=_exc_info())
+    assert lines()[-1]["message"] == "unhandled exception"
+    assert CANARY not in json.dumps(lines())
+
+
+def _exc_info() -> Any:
+    error = raised(ValueError(f"{CANARY}\x1b"))
+    return type(error), error, error.__traceback__
+
+
+def test_traceback_follows_the_line_in_development() -> None:
+    stream = capture_log("json", full_tracebacks=True)
+    handle(exc_info=_exc_info())
+    structlog.stdlib.get_logger("app").error("event", exc_info=_exc_info())
+    handle()
+    structlog.stdlib.get_logger("app").error("event", exc_info="no exception")
+    written = stream.getvalue().splitlines()
+    events = [json.loads(written[index]) for index in (0, 5, 10, 11)]
+    assert not any("error" in event or "exc_info" in event for event in events)
+    assert len(written) == 12
+    for first in (1, 6):
+        head, place, source, last = written[first : first + 4]
+        assert (head, last) == ("Traceback (most recent call last):", f"ValueError: {CANARY}\\x1b")
+        assert place.startswith(f'  File "{__file__}", line ')
+        assert source == "    raise error"
