@@ -56,6 +56,7 @@ def test_dicts_have_at_most_50_items_and_keys_at_most_200_characters(lines: Read
 
 def test_values_are_nested_at_most_5_levels_deep(lines: Read) -> None:
     assert logged(lines, [[[[[1, []]]]]]) == [[[[[1, "…"]]]]]
+    assert logged(lines, [[[[[UUID(int=1), 1.5, "x"]]]]]) == [[[[[str(UUID(int=1)), 1.5, "x"]]]]]
     assert logged(lines, {"a": {"b": {"c": {"d": {"e": 1, "f": {}}}}}}) == {
         "a": {"b": {"c": {"d": {"e": 1, "f": "…"}}}}
     }
@@ -173,12 +174,12 @@ def test_sqlstate_and_constraint_are_those_of_the_cause(lines: Read) -> None:
     found = error_of(lines, raised(error))
     assert (found["type"], found["sqlstate"], found["constraint"]) == ("builtins.ValueError", "23505", None)
     assert error_of(lines, raised(cause))["sqlstate"] == "23505"
-    error.__cause__ = SimpleNamespaceError(diag=SimpleNamespace(constraint_name="messages_role_known"))
+    error.__cause__ = ExceptionWith(diag=SimpleNamespace(constraint_name="messages_role_known"))
     assert error_of(lines, error)["constraint"] == "messages_role_known"
     assert error_of(lines, raised(ValueError()))["sqlstate"] is None
 
 
-class SimpleNamespaceError(Exception):
+class ExceptionWith(Exception):
     def __init__(self, **values: Any) -> None:
         super().__init__()
         vars(self).update(values)
@@ -251,12 +252,44 @@ def shown(**values: Any) -> str:
 
 
 def test_console_escapes_control_characters_at_each_level() -> None:
-    bad, escaped = "a\x1b[2Jb\n\x9bc\u202e", "a\\x1b[2Jb\\n\\x9bc\\u202e"
+    bad = "a\x1b[2Jb\x9bc\u202e"
     for value in (bad, {bad: 1}, {"k": {bad: [bad]}}, [bad, [bad]], [{bad: bad}], {"k": [[{bad: bad}]]}):
-        text = shown(value=value)
-        assert text.removesuffix("\n").isprintable(), ascii(text)
-        assert escaped in text.replace("\\\\", "\\")
-    assert shown(value="ü€").endswith("value=ü€\n")
+        assert shown(value=value).removesuffix("\n").isprintable(), ascii(value)
+    assert " value=a\\x1b[2Jb\\x9bc\\u202e\n" in shown(value=bad)
+    assert " a\\x1b[2Jb\\x9bc\\u202e=1\n" in shown(**{bad: 1})
+    assert shown(value="ü€").endswith(" value=ü€\n")
+    assert shown(value=["ü€", 1, None]).endswith(" value=['ü€', 1, None]\n")
+
+
+def test_console_escapes_control_characters_of_an_exception() -> None:
+    stream = capture_log("console")
+    code = compile("raise error", "file\x1b[2J.py", "exec")
+    try:
+        exec(code, {"error": ImproperlyConfigured("detail\x1b\u202e")})
+    except ImproperlyConfigured:
+        logging.getLogger("app").exception("event")
+    lines = stream.getvalue().splitlines()
+    assert lines[2] == "    detail\\x1b\\u202e"
+    assert lines[-1] == "    file\\x1b[2J.py:1 <module>"
+
+
+def test_line_of_the_console() -> None:
+    stream = capture_log("console")
+    handle()
+    structlog.stdlib.get_logger("app").error("event", z=1, a="x y")
+    first, second = stream.getvalue().splitlines()
+    assert first == "2026-01-02T03:04:05.000000Z [error    ] event                          [app]"
+    assert second.endswith("Z [error    ] event                          [app] z=1 a='x y'")
+
+
+def test_console_shows_sqlstate_and_constraint() -> None:
+    stream = capture_log("console")
+    error = ValueError()
+    error.__cause__ = ExceptionWith(sqlstate="23514", diag=SimpleNamespace(constraint_name="messages_role_known"))
+    logging.getLogger("app").error("event", exc_info=error)
+    first, *lines = stream.getvalue().splitlines()
+    assert lines == ["    builtins.ValueError", "    23514", "    messages_role_known"]
+    assert "error=" not in first
 
 
 def test_console_leaves_out_the_service() -> None:
