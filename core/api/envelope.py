@@ -16,7 +16,6 @@ from rest_framework.renderers import JSONRenderer
 from core.api.error_codes import ErrorCode
 from core.trace_id import get_or_create_trace_id
 
-
 _COMPACT = {"separators": (",", ":")}  # like DRF, so that clients can search in the text
 
 
