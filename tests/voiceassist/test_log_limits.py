@@ -329,6 +329,7 @@ def uncaught(lines: Read) -> Iterator[Callable[[], None]]:
 def test_terminal_gets_the_traceback(
     uncaught: Callable[[], None], lines: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")  # since 3.13, Python colours tracebacks
     monkeypatch.setattr(sys, "stderr", Terminal())
     uncaught()
     text = sys.stderr.getvalue()  # type: ignore[union-attr]

@@ -110,7 +110,8 @@ class Database:
     """Stands for a connection. `rows` are those of django_migrations with the comment, None if there is no table."""
 
     def __init__(self, rows: list[tuple[str, str, str | None]] | None, *, is_read_only: bool = False) -> None:
-        self.rows, self._is_read_only = rows, is_read_only
+        read_only = "on" if is_read_only else "off"
+        self.rows = None if rows is None else [(*row, read_only) for row in rows]
         self.limits: list[float] = []
 
     @contextmanager
@@ -118,16 +119,13 @@ class Database:
         self.limits.append(seconds)
         yield
 
-    def is_read_only(self) -> bool:
-        return self._is_read_only
-
     def execute(self, statement: bytes) -> "Database":
         assert statement.startswith(b"SELECT app, name, ")
         if self.rows is None:
             raise psycopg.errors.UndefinedTable
         return self
 
-    def fetchall(self) -> list[tuple[str, str, str | None]]:
+    def fetchall(self) -> list[tuple[str, str, str | None, str]]:
         return self.rows or []
 
 
@@ -148,4 +146,4 @@ def test_query_of_a_database_without_migrations(rows: list[tuple[str, str, str |
 def test_read_only_session_is_refused() -> None:
     """A new connection finds the new primary after a failover."""
     with pytest.raises(ReadOnly, match=r"^the session is read-only$"):
-        checked._query(Database([], is_read_only=True), 0.5)
+        checked._query(Database([("core", "0001_initial", None)], is_read_only=True), 0.5)
