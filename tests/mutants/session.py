@@ -6,6 +6,7 @@ The process has collected the tests and imported the project once. Each fork of 
 import gc
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class Session:
     def __init__(self, servers: Servers, *, migrate: bool, recorded: Tests, selected: list[str] | None) -> None:
         self.servers, self._selected = servers, selected
         self.recorded = recorded
-        self.failed = ""  # name of the first test that failed
+        self.failed: list[str] = []  # names of tests
         if not migrate:
             vars(databases)["migrated_template"] = lambda _: TEMPLATE
 
@@ -58,12 +59,12 @@ class Session:
         return self.recorded[item.nodeid][0] if item.nodeid in self.recorded else 0.0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed = self.failed or report.nodeid
+        if report.failed and report.nodeid not in self.failed:
+            self.failed.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed:
-            self.failed = self.failed or report.nodeid
+        if report.failed and report.nodeid not in self.failed:
+            self.failed.append(report.nodeid)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.servers.start()
@@ -71,13 +72,22 @@ class Session:
 
 
 class Forks(Session):
-    """Run the tests of each mutant in a fork, in which only the code of a function is replaced."""
+    """Run the tests of each mutant in a fork, in which only the code of a function is replaced.
+
+    `run_mutant` and `run_unchanged` fork, and call a function in the fork.
+    """
 
     def __init__(
-        self, servers: Servers, mutants: dict[Mutant, list[str]], run: Callable[..., Outcome], recorded: Tests
+        self,
+        servers: Servers,
+        mutants: dict[Mutant, list[str]],
+        recorded: Tests,
+        run_mutant: Callable[[Mutant, float, Callable[[], str]], Outcome],
+        run_unchanged: Callable[[float, Callable[[], str]], str],
     ) -> None:
         super().__init__(servers, migrate=False, recorded=recorded, selected=None)
-        self._mutants, self._run = mutants, run
+        self._mutants, self._run_mutant, self._run_unchanged = mutants, run_mutant, run_unchanged
+        self._unreliable: dict[tuple[str, ...], list[str]] = {}
         self.outcomes: dict[str, Outcome] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -86,20 +96,27 @@ class Forks(Session):
         gc.freeze()  # otherwise the garbage collection of each fork copies the memory of all imported modules
         for mutant, names in self._mutants.items():
             changed = changes(mutant, functions, path)
-            if changed:
-                items = [item for item in session.items if item.nodeid in names]
+            if changed and (items := self._reliable(session, tuple(names))):
                 test = partial(self._test, session, items, changed)
-                self.outcomes[mutant.name] = self._run(mutant, sum(map(self._duration, items)), test)
+                self.outcomes[mutant.name] = self._run_mutant(mutant, sum(map(self._duration, items)), test)
         return True
 
+    def _reliable(self, session: pytest.Session, names: tuple[str, ...]) -> list[pytest.Item]:
+        """Return those of the tests that pass without a mutant too, when only these tests run."""
+        items = [item for item in session.items if item.nodeid in names]
+        if names not in self._unreliable:
+            check = partial(self._test, session, items, [])
+            self._unreliable[names] = self._run_unchanged(sum(map(self._duration, items)), check).splitlines()
+        return [item for item in items if item.nodeid not in self._unreliable[names]]
+
     def _test(self, session: pytest.Session, items: list[pytest.Item], changed: list[Change]) -> str:
-        """Return the name of the first test that fails. Called in the fork."""
+        """Return the names of tests that fail: the first one, or all without a change. Called in the fork."""
+        if not changed:
+            session.config.option.maxfail = 0
         for function, code in changed:
             function.__code__ = code
         self.servers.start()
         session.items[:] = items
-        try:
+        with suppress(session.Failed, session.Interrupted, pytest.exit.Exception):
             run_tests(session)
-        except (session.Failed, session.Interrupted, pytest.exit.Exception):
-            return self.failed or "The tests were interrupted."
-        return self.failed
+        return "\n".join(self.failed)

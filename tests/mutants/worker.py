@@ -13,9 +13,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, metadata
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.mutants.prepared_servers import PreparedServers
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("core", "health", "voiceassist", "tests")
 MAX_JOB_SECONDS = 7200
+MIN_LIMIT, LIMIT_FACTOR = 30, 5  # the time limit of a fork: 30 s, and five times what its tests usually take
 
 
 class Worker:
@@ -67,7 +68,15 @@ class Worker:
             return json.dumps({"failed": failed, "imported": recording.imported, "recorded": recording.recorded})
 
         self._prepared.restore()
-        return dict(json.loads(run_in_fork(record, MAX_JOB_SECONDS)))
+        clean = dict(json.loads(run_in_fork(record, MAX_JOB_SECONDS)))
+        if clean["failed"]:
+            return clean
+        # Tests that fail in the order of the mutants' runs would kill every mutant.
+        recorded = clean["recorded"]
+        test = partial(self._test_selected, module, tests, recorded, list(recorded), stop=False)
+        unreliable = self._run_unchanged(_seconds(recorded, recorded), test).splitlines()
+        clean["recorded"] = {name: test for name, test in recorded.items() if name not in unreliable}
+        return {**clean, "unreliable": unreliable}
 
     def _run_in_functions(
         self, mutants: dict[Mutant, list[str]], tests: list[str], recorded: Any
@@ -75,7 +84,7 @@ class Worker:
         def collect() -> str:
             from tests.mutants.session import Forks
 
-            forks = Forks(self._prepared.servers, mutants, self._run_mutant, recorded)
+            forks = Forks(self._prepared.servers, mutants, recorded, self._run_mutant, self._run_unchanged)
             failed = self._pytest(tests, forks)
             return json.dumps({"failed": failed, "outcomes": forks.outcomes})
 
@@ -88,21 +97,26 @@ class Worker:
         return {name: Outcome(*outcome) for name, outcome in done["outcomes"].items()}
 
     def _run_selected(self, mutant: Mutant, tests: list[str], recorded: Any, names: list[str]) -> Outcome:
-        def test() -> str:
-            from tests.mutants.session import Session
+        test = partial(self._test_selected, mutant.module, tests, recorded, names, stop=True)
+        return self._run_mutant(mutant, _seconds(recorded, names), test)
 
-            return self._pytest(
-                tests, Session(self._prepared.servers, migrate=migrate, recorded=recorded, selected=names)
-            )
+    def _test_selected(self, module: str, tests: list[str], recorded: Any, names: list[str], *, stop: bool) -> str:
+        from tests.mutants.session import Session
 
-        migrate = is_migration(mutant.module)
-        return self._run_mutant(mutant, 5 + sum(recorded[name][0] for name in names), test)
+        servers = self._prepared.servers
+        session = Session(servers, migrate=is_migration(module), recorded=recorded, selected=names)
+        return self._pytest(tests, session, stop=stop)
+
+    def _run_unchanged(self, seconds: float, test: Callable[[], str]) -> str:
+        """Return the names of the tests that fail without a mutant."""
+        self._prepared.restore()
+        return run_in_fork(test, MIN_LIMIT + LIMIT_FACTOR * seconds)
 
     def _run_mutant(self, mutant: Mutant, seconds: float, test: Any) -> Outcome:
         """Write the mutant and run its tests in a fork. They usually take `seconds`."""
         self._prepared.restore()
         with self._written_mutant(mutant):
-            return outcome_of(test, 20 + 5 * seconds)
+            return outcome_of(test, MIN_LIMIT + LIMIT_FACTOR * seconds)
 
     @contextmanager
     def _written_mutant(self, mutant: Mutant) -> Iterator[None]:
@@ -120,14 +134,18 @@ class Worker:
             compiled.unlink(missing_ok=True)
 
     @staticmethod
-    def _pytest(tests: list[str], plugin: Any) -> str:
-        """Return the name of the first test that failed."""
+    def _pytest(tests: list[str], plugin: Any, *, stop: bool = True) -> str:
+        """Return the names of the tests that failed, at most one if it stops there."""
         import pytest
 
         ignored = "ignore::pytest.PytestAssertRewriteWarning"  # plugins have been imported before
-        options = ["-x", "-q", "--override-ini=addopts=", "-p", "no:cacheprovider", "-W", ignored]
+        options = [*(["-x"] if stop else []), "-q", "--override-ini=addopts=", "-p", "no:cacheprovider", "-W", ignored]
         code = pytest.main([*options, *tests], plugins=[plugin, sys.modules[type(plugin).__module__]])
-        return "" if code == 0 else plugin.failed or f"pytest's exit code {int(code)}"
+        return "" if code == 0 else "\n".join(plugin.failed) or f"pytest's exit code {int(code)}"
+
+
+def _seconds(recorded: dict[str, Any], names: Iterable[str]) -> float:
+    return float(sum(recorded[name][0] for name in names))
 
 
 def is_migration(module: str) -> bool:

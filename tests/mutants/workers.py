@@ -102,4 +102,7 @@ def _clean(perform: Callable[[Job], Answer], module: str, tests: list[str]) -> A
     answer = perform({"module": module, "tests": tests})
     if answer["failed"]:
         raise WorkerError(f"{module}: a test fails without any mutant: {answer['failed']}\n{answer['output']}")
+    if answer["unreliable"]:
+        names = ", ".join(answer["unreliable"])
+        print(f"{module}: these tests don't count, because they fail in another order: {names}", file=sys.stderr)
     return answer
