@@ -42,7 +42,7 @@ fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, 
 	@$(PYTHON) -m pytest tests/fresh_clone
 
 mutants: .venv/installed-dev ## put faults into the code and print those that no test notices: MODULES='core/*' SAMPLE=40 SEED=1
-	@$(PYTHON) -m tests.mutants $(MODULES:%=--modules '%') $(SAMPLE:%=--sample %) $(SEED:%=--seed %)
+	@$(PYTHON) -m tests.mutants $(if $(MODULES),--modules '$(MODULES)') $(SAMPLE:%=--sample %) $(SEED:%=--seed %)
 
 failover: .venv/installed-dev ## break PostgreSQL and Redis under load and count the lost requests: ROUNDS=10 SEED=1
 	@$(PYTHON) -m pytest tests/failover $(ROUNDS:%=--rounds %) $(SEED:%=--seed %)

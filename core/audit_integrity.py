@@ -92,7 +92,7 @@ def _reasons(is_superuser: bool, owned: list[str], changeable: list[str], may_di
         return
     if owned:
         yield f"it owns {', '.join(owned[:_MAX_LISTED])} or is a member of the role that does"
-    if changeable and not set(changeable) <= set(owned):
+    if not set(changeable) <= set(owned):
         yield f"it may change {' and '.join(changeable)}"
     if may_disable:
         yield "it may set session_replication_role"

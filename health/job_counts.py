@@ -6,6 +6,7 @@ The check `queue` reads the numbers. They are published as metrics, which stay r
 from dataclasses import dataclass
 
 from core.clients.postgresql.connection import Connection
+from core.clients.postgresql.errors import ReadOnly
 from health import metrics
 
 MAX_COUNTED = 10_000  # so that a check takes milliseconds whatever the table contains
@@ -23,7 +24,8 @@ _QUERY = f"""
     )
     SELECT count(*),
            coalesce(extract(epoch FROM now() - min(since)), 0)::float,
-           (SELECT count(*) FROM failed) + (SELECT count(*) FROM jobs WHERE is_scheduled AND error <> '')
+           (SELECT count(*) FROM failed) + (SELECT count(*) FROM jobs WHERE is_scheduled AND error <> ''),
+           current_setting('transaction_read_only')
     FROM due
 """
 
@@ -47,10 +49,14 @@ current = JobCounts()
 
 
 def refresh(connection: Connection) -> None:
-    """Count the jobs. The caller limits the time."""
+    """Count the jobs. The caller limits the time. Raise ReadOnly if the server is a standby, whose jobs may be old."""
     row = connection.execute(_QUERY).fetchone()
     assert row
-    current.due, current.oldest_seconds, current.failed = row
+    *counts, read_only = row
+    if read_only != "off":
+        # The retry of the check on a new connection finds the new primary after a failover.
+        raise ReadOnly("the session is read-only")
+    current.due, current.oldest_seconds, current.failed = counts
 
 
 def observe() -> None:

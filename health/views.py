@@ -7,13 +7,13 @@ from typing import Any
 
 import prometheus_client
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 from rest_framework.views import APIView
 
-from core.api.envelope import failure_response, success
+from core.api.envelope import data_response, failure_response
 from core.api.error_codes import ErrorCode
 from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from core.http import metrics_token
@@ -74,7 +74,7 @@ class LivenessView(ProbeView):
         responses={200: success_response(LivenessSerializer, _ALIVE), **COMMON_RESPONSES},
     )
     def get(self, request: HttpRequest) -> HttpResponse:
-        return JsonResponse(success(_ALIVE))
+        return data_response(_ALIVE)
 
 
 class ReadinessView(ProbeView):
@@ -93,7 +93,7 @@ class ReadinessView(ProbeView):
     def get(self, request: HttpRequest) -> HttpResponse:
         report = readiness.as_dict(readiness.runner().report())
         if report["status"] in ("ready", "degraded"):
-            return JsonResponse(success(report))
+            return data_response(report)
         if report["status"] == "draining":
             metrics.set_ready(False)
         message = "The server is shutting down." if draining.is_draining() else "A critical dependency is unhealthy."

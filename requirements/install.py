@@ -65,6 +65,8 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
             environment.rename(old)
         new.rename(environment)
     finally:
+        if old.exists() and not environment.exists():
+            old.rename(environment)  # interrupted between the two renames
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,6 +16,8 @@ from rest_framework.renderers import JSONRenderer
 from core.api.error_codes import ErrorCode
 from core.trace_id import get_or_create_trace_id
 
+_COMPACT = {"separators": (",", ":")}  # like DRF, so that clients can search in the text
+
 
 def timestamp(moment: datetime | None = None) -> str:
     """Return `moment`, by default now, as ISO 8601 in UTC with milliseconds: 2026-01-31T12:34:56.789Z."""
@@ -36,6 +38,11 @@ def error(code: ErrorCode, message: str | None = None, details: Any = None) -> d
     return {"code": code.name, "message": message or code.message, "details": details}
 
 
+def data_response(data: Any) -> JsonResponse:
+    """Return the data as a Django response, for probes, which skip DRF's handling of requests."""
+    return JsonResponse(success(data), json_dumps_params=_COMPACT)
+
+
 def failure_response(
     code: ErrorCode,
     message: str | None = None,
@@ -45,7 +52,8 @@ def failure_response(
     headers: dict[str, str] | None = None,
 ) -> JsonResponse:
     """Return the failure as a Django response, for errors outside of DRF views. `status` defaults to the code's."""
-    return JsonResponse(failure(code, message, details), status=status or code.status, headers=headers)
+    data = failure(code, message, details)
+    return JsonResponse(data, json_dumps_params=_COMPACT, status=status or code.status, headers=headers)
 
 
 def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:

@@ -130,9 +130,7 @@ def add_to_network(request: Any, max_networks: int) -> int:
 
     If there are windows of `max_networks` others, it is the number of failures from all further ones.
     """
-    windows = AccessAttempt.objects.filter(
-        username=_NETWORK, user_agent=_WINDOW, attempt_time__gt=get_cool_off_threshold(request)
-    )
+    windows = AccessAttempt.objects.filter(username=_NETWORK, attempt_time__gt=get_cool_off_threshold(request))
     networks = set(windows.values_list("ip_address", flat=True)) - {ANYWHERE}
     network = network_range(client_address(request) or ANYWHERE, 48)[0]
     is_counted = network in networks or len(networks) < max_networks

@@ -18,7 +18,7 @@ from health.checks.persistent_connection import PersistentConnection
 from health.checks.postgres import connect
 
 MAX_LISTED = 3  # unapplied migrations named in the detail
-_APPLIED = f"SELECT app, name, {COMMENT} FROM django_migrations"
+_APPLIED = f"SELECT app, name, {COMMENT}, current_setting('transaction_read_only') FROM django_migrations"
 
 
 @cache
@@ -35,14 +35,14 @@ class _Applied(NamedTuple):
 
 def _query(connection: Connection, seconds: float) -> _Applied:
     with connection.time_limit(seconds):
-        if connection.is_read_only():
-            # The retry on a new connection finds the new primary after a failover.
-            raise ReadOnly("the session is read-only")
         try:
             rows = connection.execute(_APPLIED.encode()).fetchall()
         except psycopg.errors.UndefinedTable:
             return _Applied(set(), None)
-    return _Applied({(app, name) for app, name, _ in rows}, oldest_version(rows[0][2] if rows else None))
+    if rows and rows[0][3] != "off":
+        # The retry on a new connection finds the new primary after a failover.
+        raise ReadOnly("the session is read-only")
+    return _Applied({(app, name) for app, name, *_ in rows}, oldest_version(rows[0][2] if rows else None))
 
 
 # The check `queue` uses it too, which saves a connection to PostgreSQL in each worker.

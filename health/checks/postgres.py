@@ -1,7 +1,7 @@
 """Check that PostgreSQL accepts our connection and can be read and written."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psycopg
 from django.db import connections
@@ -39,13 +39,26 @@ def connect(seconds: float) -> ProbeConnection:
     return connection
 
 
-def _query(connection: ProbeConnection, seconds: float) -> CheckOutput:
+@dataclass(slots=True)
+class Client:
+    connection: ProbeConnection
+    output: CheckOutput  # built once, because Django would create its whole backend in the thread of each check
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def _connect(seconds: float) -> Client:
+    connection = connect(seconds)
+    return Client(connection, _output(connection.info))
+
+
+def _query(client: Client, seconds: float) -> CheckOutput:
     deadline = time.monotonic() + seconds
-    connection.check_writable(seconds)
-    output = _output(connection.info)  # now, because the next statement closes the connection if it times out
+    client.connection.check_writable(seconds)
     # Half of the time that is left, because a statement that times out has to be cancelled too.
-    database_warnings.refresh(connection, (deadline - time.monotonic()) / 2)
-    return replace(output, usage=str(database_warnings.connection_usage or "") or None)
+    database_warnings.refresh(client.connection, (deadline - time.monotonic()) / 2)
+    return replace(client.output, usage=str(database_warnings.connection_usage or "") or None)
 
 
 def _output(info: psycopg.ConnectionInfo) -> CheckOutput:
@@ -59,7 +72,7 @@ def _output(info: psycopg.ConnectionInfo) -> CheckOutput:
     )
 
 
-_connection = PersistentConnection(connect)
+_connection = PersistentConnection(_connect)
 _has_responded = False  # in time, since this process started
 
 

@@ -8,7 +8,6 @@ import time
 import psycopg
 
 from core.clients.postgresql.connection import Connection
-from core.clients.postgresql.errors import ReadOnly
 from core.jobs.queue import WORKER_TIMEOUT, count_workers
 from health import job_counts
 from health.check_runner import CheckOutput
@@ -20,9 +19,6 @@ from health.checks.redis import Client, connect, querying
 
 def _count_jobs(connection: Connection, seconds: float) -> None:
     with connection.time_limit(seconds):
-        if connection.is_read_only():
-            # The retry on a new connection finds the new primary after a failover.
-            raise ReadOnly("the session is read-only")
         try:
             job_counts.refresh(connection)
         except psycopg.errors.UndefinedTable:

@@ -32,7 +32,7 @@ def peers_python() -> Path:
 
 
 class Peer:
-    """A project of `tests.benchmarks.peers`, served with the same settings of gunicorn as ours."""
+    """A project in `tests/benchmarks/peers.py`, served with the same settings of gunicorn as ours."""
 
     def __init__(self, name: str) -> None:
         self.port = free_port()

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 
 from core.audit import Origin, attributed_to, audit_context, current_origin, record
+from core.conversations import append_message
 from core.models import AuditEvent, Session, User
 
 pytestmark = pytest.mark.django_db
@@ -89,3 +90,18 @@ def test_origin_is_set_in_a_transaction(request_of_user: HttpRequest) -> None:
         assert len(connection.savepoint_ids) == 1
         cursor.execute("SELECT current_setting('voiceassist.audit', true)")
         assert '"actor_email": "ann@example.org"' in str(cursor.fetchone())
+
+
+def test_disclosure_names_the_conversation_among_others(user: User) -> None:
+    sessions = [Session.objects.create(user=User.objects.create_user(f"{n}@example.org")) for n in range(3)]
+    messages = [append_message(session.pk, role="user") for session in sessions]
+    for target in (sessions[1], messages[1]):
+        record(AuditEvent.Action.REVEAL, None, user=user, target=target)
+        event = AuditEvent.objects.latest("created_at", "id")
+        assert (event.subject_id, event.session_id) == (sessions[1].user_id, sessions[1].pk)
+
+
+def test_disclosure_of_no_row_names_nobody(user: User) -> None:
+    record(AuditEvent.Action.EXPORT, None, user=user, changes={"recipient": [None, "archive"]})
+    event = AuditEvent.objects.latest("created_at", "id")
+    assert (event.subject_id, event.session_id, event.changes) == (None, None, {"recipient": [None, "archive"]})

@@ -121,6 +121,20 @@ def test_user_is_logged_out_and_cannot_append_once_it_begins(user: User) -> None
     assert not User.objects.exists()
 
 
+def test_user_is_deactivated_once(user: User) -> None:
+    created_at = user.updated_at
+    deletion = started_deletion(user)
+    user.refresh_from_db()
+    deactivated_at = user.updated_at
+    assert not user.is_active and deactivated_at > created_at
+    next(deletion)
+    user.refresh_from_db()
+    assert user.updated_at == deactivated_at
+    User.objects.create_user("bob@example.org")
+    list(deletion)
+    assert User.objects.get().is_active
+
+
 def test_session_accepts_no_message_once_its_deletion_begins() -> None:
     session = Session.objects.get(title="a")
     deletion = batched_deletion.delete_session(session.pk)

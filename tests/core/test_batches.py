@@ -103,6 +103,14 @@ def test_deletion_in_background(
     assert User.objects.filter(pk=user.pk).exists() == (sessions == 1)
 
 
+def test_sessions_without_messages_are_deleted_in_batches_too(other: User) -> None:
+    user = User.objects.create_user("ann@example.org")
+    Session.objects.bulk_create(Session(user=user) for _ in range(NUMBER))
+    left = [Session.objects.filter(user=user.pk).count() for _ in batched_deletion.delete_user(user.pk)]
+    assert left == [3, 1, 0, 0]
+    assert User.objects.get() == other
+
+
 def test_export(user: User, other: User) -> None:
     """Each list of the export has rows of five times as many, and of no other user."""
     with attributed_to(Origin(actor_id=user.pk)):

@@ -27,7 +27,7 @@ from tests.support.plugin import API_KEY, Servers
 from tests.support.polling import SLOWNESS
 
 README = (ROOT / "README.md").read_text()
-START_TIMEOUT, STOP_TIMEOUT = 90, 20  # seconds
+START_TIMEOUT, STOP_TIMEOUT = 200, 60  # seconds
 NOT_RUN = ("docker compose ", "python3 -m venv ")  # first words of the blocks
 
 
@@ -136,7 +136,7 @@ def test_quick_start_and_command_line(tmp_path: Path) -> None:
     try:
         with clone.serving(serve):
             output = clone.run(requests)
-            assert '"status":"ready"' in output or '"status":"degraded"' in output  # the worker may still be starting
+            assert re.search('"status": ?"(ready|degraded)"', output)  # the worker may still be starting
             assert_newcomer_finds_all_pages(clone)
             for block in blocks("Command line"):
                 assert "healthy" in clone.run(block)

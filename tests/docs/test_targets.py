@@ -20,6 +20,7 @@ RUN_BY = {
     "test": CI,
     "test-pythons": CI,
     "fresh-clone": CI,
+    "mutants": CI,  # a sample
     "failover": CI,
     "benchmark": "tests/benchmarks/smoke.py",
     "benchmark-data": "tests/benchmarks/smoke.py",

@@ -304,11 +304,11 @@ def test_reconnects_if_postgres_became_a_standby(point_at: PointAt, database: Po
     point_at(database=database.url)
     assert reason("postgres") is None
     persistent = import_module("health.checks.postgres")._connection
-    connection = persistent._connection
-    assert connection is not None
-    connection.execute("SET default_transaction_read_only = on")
+    client = persistent._connection
+    assert client is not None
+    client.connection.execute("SET default_transaction_read_only = on")
     assert reason("postgres") is None
-    assert persistent._connection is not connection
+    assert persistent._connection is not client
 
 
 def test_postgres_with_too_many_connections_is_not_ready(point_at: PointAt, database: Postgres) -> None:

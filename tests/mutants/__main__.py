@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 from fnmatch import fnmatchcase
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from tests.mutants import configuration
 from tests.mutants.mutations import Mutant, mutants_of
-from tests.mutants.report import has_low_score, has_survivors, print_table
-from tests.mutants.workers import run
+from tests.mutants.report import has_low_score, has_survivors, print_killed, print_survivors, print_table
+from tests.mutants.workers import WorkerError, run
 
 ROOT = Path(__file__).resolve().parents[2]
+MAX_EQUIVALENTS_OF_SAMPLE = 3
 
 
 def main() -> int:
@@ -35,17 +37,26 @@ def main() -> int:
     unknown = {name for name in reasons if name.split(":")[0] in tests} - {mutant.name for mutant in mutants}
     if unknown:
         sys.exit("make mutants: equivalents.toml lists mutants that do not exist:\n" + "\n".join(sorted(unknown)))
-    mutants = [mutant for mutant in mutants if mutant.name not in reasons and _matches(mutant, patterns)]
+    mutants = [mutant for mutant in mutants if _matches(mutant, patterns)]
     if not mutants:
         sys.exit(f"make mutants: no module of modules.toml and no mutant matches {options.modules}.")
+    # The equivalent ones run too. If one is killed, it is none, or the runner does not work.
+    equivalent = [mutant for mutant in mutants if mutant.name in reasons]
+    mutants = [mutant for mutant in mutants if mutant.name not in reasons]
     if options.sample:
         mutants = sample(mutants, options.sample, options.seed)
+        equivalent = sample(equivalent, MAX_EQUIVALENTS_OF_SAMPLE, options.seed)
     (ROOT / "var").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutants-", dir=ROOT / "var", ignore_cleanup_errors=True) as folder:
-        outcomes = run([_copy(Path(folder, str(number))) for number in range(options.workers)], mutants, tests)
+        try:
+            copies = [_copy(Path(folder, str(number))) for number in range(options.workers)]
+            outcomes = run(copies, mutants + equivalent, tests, partial(print_survivors, mutants))
+        except WorkerError as error:
+            sys.exit(f"make mutants: {error}")
     print_table(mutants, outcomes, reasons)
+    has_wrong_reason = print_killed(equivalent, outcomes)
     is_part = options.sample or ":" in options.modules
-    return has_survivors(outcomes) if is_part else has_low_score(mutants, outcomes)
+    return has_wrong_reason or (has_survivors if is_part else has_low_score)(mutants, outcomes)
 
 
 def _parse() -> argparse.Namespace:

@@ -74,7 +74,8 @@ def _is_left_out(source: Source, node: ast.Constant | ast.JoinedStr) -> bool:
 def without_each_word(source: Source, node: ast.Constant) -> Iterator[Edit]:
     """Remove each name of a text that lists names of columns."""
     words = node.value.split() if isinstance(node.value, str) else []
-    if len(words) > 1 and "_" in "".join(words) and all(word.isidentifier() for word in words):
+    columns = [word for word in words if word == "id" or "_" in word]
+    if len(words) > 1 and 2 * len(columns) >= len(words) and all(word.isidentifier() for word in words):
         for number, word in enumerate(words):
             rest = " ".join(words[:number] + words[number + 1 :])
             yield source.replace(node, repr(rest))._replace(before=f"{word} of {source.text(node)}", after="")

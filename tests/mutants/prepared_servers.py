@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+TEMPLATE = "prepared_template"
+
 
 class PreparedServers:
     """Servers that are not running. `servers.start()` in a fork starts them with the data that `restore` has copied."""
@@ -33,11 +35,9 @@ class PreparedServers:
 
         postgres = self.servers.postgres
         postgres.start()
-        # As pytest-django and tests.support.databases would create them
-        for name, as_role in (("test_tests", str), ("prepared_template", as_owner)):
-            postgres.execute(f"CREATE DATABASE {name}")
-            environment = {**os.environ, "DATABASE_URL": as_role(url_of(postgres, name))}
-            subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity=0"], env=environment, check=True)
+        postgres.execute(f"CREATE DATABASE {TEMPLATE}")
+        environment = {**os.environ, "DATABASE_URL": as_owner(url_of(postgres, TEMPLATE))}
+        subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity=0"], env=environment, check=True)
         postgres.stop()
         # Small files of the write-ahead log are faster to copy.
         reset = [postgres_program("pg_resetwal"), "--wal-segsize=1", "-D", str(postgres.data)]

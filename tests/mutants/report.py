@@ -11,7 +11,7 @@ Outcomes = dict[str, Outcome]  # by the mutant's name
 
 def print_survivors(mutants: list[Mutant], outcomes: Outcomes) -> None:
     for mutant in mutants:
-        if _has_survived(outcomes[mutant.name]):
+        if mutant.name in outcomes and _has_survived(outcomes[mutant.name]):
             print(f"\nSurvived: {mutant.name}\n{difference(mutant)}", flush=True)
 
 
@@ -24,8 +24,17 @@ def print_table(mutants: list[Mutant], outcomes: Outcomes, reasons: dict[str, st
         print(f"{module:50} {total - survived:7} {survived:9} {equivalent[module]:11} {score:6.0%}")
 
 
-def has_survivors(outcomes: Outcomes) -> bool:
-    return any(map(_has_survived, outcomes.values()))
+def print_killed(equivalent: list[Mutant], outcomes: Outcomes) -> bool:
+    """Print mutants that are listed as equivalent, although a test notices them. Return whether there are any."""
+    killed = [mutant for mutant in equivalent if not _has_survived(outcomes[mutant.name])]
+    for mutant in killed:
+        outcome = outcomes[mutant.name]
+        print(f"\nNot equivalent ({outcome.status} by {outcome.by or 'its time limit'}): {mutant.name}")
+    return bool(killed)
+
+
+def has_survivors(mutants: list[Mutant], outcomes: Outcomes) -> bool:
+    return any(_has_survived(outcomes[mutant.name]) for mutant in mutants)
 
 
 def has_low_score(mutants: list[Mutant], outcomes: Outcomes) -> bool:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.main import pytest_runtestloop as run_tests
@@ -16,6 +16,7 @@ from _pytest.main import pytest_runtestloop as run_tests
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
 from tests.mutants.patching import Change, changes, functions_of
+from tests.mutants.prepared_servers import TEMPLATE
 from tests.support import databases
 from tests.support.plugin import SERVERS, Servers, servers
 
@@ -33,15 +34,15 @@ class Session:
     """Run the tests of one module. `selected` are the names of those to run, None for all."""
 
     def __init__(self, servers: Servers, *, migrate: bool, recorded: Tests, selected: list[str] | None) -> None:
-        self._servers, self._migrate, self._selected = servers, migrate, selected
+        self.servers, self._selected = servers, selected
         self.recorded = recorded
         self.failed = ""  # name of the first test that failed
         if not migrate:
-            vars(databases)["migrated_template"] = lambda _: "prepared_template"
+            vars(databases)["migrated_template"] = lambda _: TEMPLATE
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
-        early_config.stash[SERVERS] = self._servers
+        early_config.stash[SERVERS] = self.servers
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -65,24 +66,8 @@ class Session:
             self.failed = self.failed or report.nodeid
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self.start_servers()
+        self.servers.start()
         return bool(run_tests(session))
-
-    def start_servers(self) -> None:
-        self._servers.start()
-        if not self._migrate:
-            from django.test import utils
-
-            utils.setup_databases = _use_prepared_database
-            utils.teardown_databases = lambda *_, **__: None
-
-
-def _use_prepared_database(*_: object, **__: object) -> list[Any]:
-    from django.db import connection
-
-    connection.close()
-    connection.settings_dict["NAME"] = "test_tests"
-    return []
 
 
 class Forks(Session):
@@ -111,7 +96,7 @@ class Forks(Session):
         """Return the name of the first test that fails. Called in the fork."""
         for function, code in changed:
             function.__code__ = code
-        self.start_servers()
+        self.servers.start()
         session.items[:] = items
         try:
             run_tests(session)

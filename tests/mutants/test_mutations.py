@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from tests.mutants import configuration
+from tests.mutants.__main__ import sample
 from tests.mutants.forks import Outcome, outcome_of
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.patching import changes, functions_of, is_in_function
 from tests.mutants.report import difference
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mutants need signals and file descriptors of Linux")
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = b'''"""A module whose tests overlook one fault."""
 
@@ -74,7 +76,7 @@ SQL = """CREATE TRIGGER a AFTER INSERT OR UPDATE OR DELETE ON t; ALTER TABLE t E
 SQL_BEFORE = "ALTER TABLE t ENABLE ALWAYS TRIGGER a"
 operations = [migrations.AddIndex(index=Index(fields=["a", "b"])), migrations.RunSQL(SQL, "DROP TRIGGER a")]
 '''
-    changed = [difference(mutant) for mutant in mutants_of("core/migrations/1.py", code.encode())]
+    changed = [difference(mutant) for mutant in mutants_of("core/migrations/0001_initial.py", code.encode())]
     assert len(changed) == 7  # three operations twice or once, ALWAYS, two operations of the migration
     for part in ("AFTER UPDATE OR DELETE", "AFTER INSERT OR DELETE", "INSERT OR UPDATE  ON", "t ENABLE TRIGGER a"):
         assert any(part in change.split("\n+")[1] for change in changed), part
@@ -86,6 +88,15 @@ def test_name_stays_the_same_when_other_code_changes() -> None:
     assert set(names) <= {mutant.name for mutant in mutants_of("module.py", moved)}
     assert len(set(names)) == len(names)
     assert "module.py:sizes: total < 0 \N{RIGHTWARDS ARROW} total <= …" in names
+
+
+def test_sample_hardly_changes_with_the_code() -> None:
+    changed = mutants_of("module.py", MODULE.replace(b"< 0", b"<= 0 or total > 1000"))
+    before = {mutant.name for mutant in sample(mutants_of("module.py", MODULE), 8, "1")}
+    after = {mutant.name for mutant in sample(changed, 8, "1")}
+    assert len(before) == len(after) == 8
+    assert len(before & after) >= 4
+    assert before != {mutant.name for mutant in sample(mutants_of("module.py", MODULE), 8, "2")}
 
 
 @pytest.fixture

@@ -5,18 +5,21 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 from tests.mutants.forks import Outcome
 from tests.mutants.mutations import Mutant
-from tests.mutants.report import print_survivors
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
 PORTION = 20  # mutants of one job; a job imports the project and collects the tests once
+
+
+class WorkerError(Exception):
+    pass
 
 
 class WorkerProcess:
@@ -32,8 +35,11 @@ class WorkerProcess:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"A worker has exited:\n{self._log.read_text(errors='replace')[-4000:]}")
-        return dict(json.loads(answer))
+            raise WorkerError(f"A worker has exited:\n{self._output()}")
+        return {**json.loads(answer), "output": self._output()}
+
+    def _output(self) -> str:
+        return self._log.read_text(errors="replace")[-4000:]
 
     def interrupt(self) -> None:
         self._process.terminate()
@@ -44,8 +50,13 @@ class WorkerProcess:
         self._process.wait(60)
 
 
-def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) -> dict[str, Outcome]:
-    """Return the outcome of each mutant by its name."""
+def run(
+    copies: list[Path],
+    mutants: list[Mutant],
+    tests: dict[str, list[str]],
+    is_done: Callable[[dict[str, Outcome]], None],
+) -> dict[str, Outcome]:
+    """Return the outcome of each mutant by its name. Call `is_done` with those that are new."""
     names: dict[str, list[str]] = defaultdict(list)
     for mutant in mutants:
         names[mutant.module].append(mutant.name)
@@ -71,10 +82,10 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
                 for module, listed in names.items() for start in range(0, len(listed), PORTION)
             ]  # fmt: skip
             outcomes: dict[str, Outcome] = {}
-            for answer in pool.map(perform, jobs):
-                found = {name: Outcome(*outcome) for name, outcome in answer["outcomes"].items()}
+            for done in as_completed([pool.submit(perform, job) for job in jobs]):
+                found = {name: Outcome(*outcome) for name, outcome in done.result()["outcomes"].items()}
                 outcomes |= found
-                print_survivors([mutant for mutant in mutants if mutant.name in found], found)
+                is_done(found)
                 print(f"{len(outcomes)} of {len(mutants)}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -90,5 +101,5 @@ def run(copies: list[Path], mutants: list[Mutant], tests: dict[str, list[str]]) 
 def _clean(perform: Callable[[Job], Answer], module: str, tests: list[str]) -> Answer:
     answer = perform({"module": module, "tests": tests})
     if answer["failed"]:
-        raise RuntimeError(f"{module}: a test fails without any mutant: {answer['failed']}")
+        raise WorkerError(f"{module}: a test fails without any mutant: {answer['failed']}\n{answer['output']}")
     return answer

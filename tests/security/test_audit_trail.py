@@ -213,6 +213,8 @@ SABOTAGE = {
     " FUNCTION audit_row('id', 'id', 'is_superuser'); ALTER TABLE users ENABLE ALWAYS TRIGGER audit": "INSERT of users",
     "CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OF email OR DELETE ON users FOR EACH ROW EXECUTE"
     " FUNCTION audit_row('id', 'id', ''); ALTER TABLE users ENABLE ALWAYS TRIGGER audit": "INSERT of users",
+    "DROP TRIGGER audit_is_not_passed ON users; CREATE TRIGGER refuse BEFORE DELETE ON users FOR EACH ROW EXECUTE"
+    " FUNCTION audit_is_not_passed(); ALTER TABLE users ENABLE ALWAYS TRIGGER refuse": "TRUNCATE of users",
     "CREATE RULE nothing AS ON INSERT TO audit_events DO INSTEAD NOTHING": "rules of audit_events",
     f"CREATE FUNCTION drop_it() {SILENT}; CREATE TRIGGER drop_it BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE"
     " FUNCTION drop_it()": "an unknown trigger on audit_events",
@@ -254,12 +256,21 @@ def test_every_disabled_trigger_and_changed_function_is_reported(owner: Connecti
         assert f"function {name}" in reported_faults(owner, f"ALTER FUNCTION {signature} RENAME TO other"), name
 
 
+def test_removal_of_all_functions_is_reported(owner: Connection) -> None:
+    functions = owner.execute(
+        "SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    ).fetchone()
+    assert functions
+    faults = reported_faults(owner, f"DROP FUNCTION {functions[0]} CASCADE")
+    assert "function audit_row, function audit_changes, function audit_is_kept" in faults
+
+
 def test_at_most_five_faults_are_listed(owner: Connection) -> None:
     five = reported_faults(
         owner, "DROP TRIGGER audit_is_not_passed ON messages; ALTER TABLE users DISABLE TRIGGER USER"
     )
     assert five.count(" of ") == 5 + 1  # "triggers of the audit trail"
-    assert "more" not in five
+    assert "TRUNCATE of messages. Run migrate" in five
     seven = reported_faults(owner, "ALTER TABLE users DISABLE TRIGGER USER; ALTER TABLE messages DISABLE TRIGGER USER")
     assert (
         "INSERT of users, UPDATE of users, DELETE of users, UPDATE of messages, DELETE of messages and 2 more" in seven
@@ -268,7 +279,8 @@ def test_at_most_five_faults_are_listed(owner: Connection) -> None:
 
 POWERS = {
     f"ALTER ROLE {APPLICATION_ROLE} SUPERUSER": "it is a superuser",
-    f"ALTER TABLE audit_events OWNER TO {APPLICATION_ROLE}": "it owns audit_events",
+    f"ALTER TABLE audit_events OWNER TO {APPLICATION_ROLE}": "because it owns audit_events or is a member of the role "
+    "that does. Connect",
     f"ALTER TABLE users OWNER TO {APPLICATION_ROLE}": "it owns users",
     f"GRANT {OWNER_ROLE} TO {APPLICATION_ROLE}": "is a member of the role that does",
     f"GRANT DELETE ON audit_events TO {APPLICATION_ROLE}": "it may change audit_events",

@@ -276,4 +276,4 @@ def test_open_pages_do_not_extend_the_session(
     monkeypatch.setattr(session_expiry, "_touch", record)
     assert succeeds_within(20, tabs.is_at_login)
     assert set(requests) <= {"/admin/status/part", LOGIN_PAGE}
-    assert requests.count("/admin/status/part") >= 2
+    assert "/admin/status/part" in requests

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import psutil
@@ -68,6 +68,7 @@ def test_failed_start_leaves_no_process(
 
 PROGRAM = """if True:
     import sys, time
+    from contextlib import suppress
     from pathlib import Path
     import psutil
     from tests.support.browser import start_browser
@@ -78,9 +79,18 @@ PROGRAM = """if True:
     contexts = [*servers, start_browser(folder)]
     for context in contexts:
         context.__enter__()
-    print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            print(f"{process.pid}:{process.name()}", end=" ")
+    print(flush=True)
     time.sleep(60)
 """
+
+
+def runs(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return not has_ended(psutil.Process(pid))
+    return False
 
 
 @browser.needs_chromium
@@ -89,8 +99,12 @@ def test_nothing_survives_a_killed_test_process(tmp_path: Path) -> None:
     with ForkedPython(["-c", PROGRAM, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
         try:
             assert tests.stdout
-            processes = [psutil.Process(int(pid)) for pid in tests.stdout.readline().split()]
+            started = dict(word.split(":") for word in tests.stdout.readline().split())
         finally:
             tests.kill()
-    assert {"valkey-server", "postgres", "chromedriver", "chromium"} <= {process.name() for process in processes}
-    assert succeeds_within(20, lambda: all(map(has_ended, processes))), processes
+    assert {"valkey-server", "postgres", "chromedriver", "chromium"} <= set(started.values())
+
+    def left() -> list[str]:
+        return [name for pid, name in started.items() if runs(int(pid))]
+
+    assert succeeds_within(20, lambda: not left()), left()

@@ -284,7 +284,7 @@ def test_drains_before_it_stops(workers: str) -> None:
             assert app.get("/health")[0] == 200
             probes += 1
             time.sleep(0.05)
-        assert probes >= 3
+        assert probes
         assert app.process.wait(10) == 0
         assert 3 <= time.monotonic() - started_at < 3 + 5 * SLOWNESS
         with pytest.raises((OSError, http.client.HTTPException)):
@@ -458,7 +458,7 @@ def test_sigusr2_starts_a_new_server_on_the_same_port() -> None:
         def new_masters() -> list[psutil.Process]:
             return [process for process in app.workers() if process.children()]
 
-        assert succeeds_within(20, new_masters)
+        assert succeeds_within(60, new_masters)
         (new,) = new_masters()
         try:
             app.terminate()

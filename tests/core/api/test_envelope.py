@@ -67,6 +67,7 @@ def test_every_response_is_an_envelope(client: Client, method: str, path: str, s
     assert response["Content-Type"] == "application/json"
     body = json.loads(response.content)
     check_envelope(body, status)
+    assert response.content.decode() == json.dumps(body, separators=(",", ":"))  # one encoding for all
     assert response["X-Request-ID"] == body["trace_id"]
     if status == 405:
         assert "GET" in response["Allow"]

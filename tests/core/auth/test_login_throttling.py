@@ -54,7 +54,9 @@ def expire_failures() -> None:
 
 
 def login_count(outcome: str) -> float:
-    return REGISTRY.get_sample_value("voiceassist_logins_total", {"outcome": outcome}) or 0
+    count = REGISTRY.get_sample_value("voiceassist_logins_total", {"outcome": outcome})
+    assert count is not None  # also before the first login, so that its increase is visible
+    return count
 
 
 # Limits
@@ -270,11 +272,14 @@ def test_deletes_old_failures(client: Client, user: User) -> None:
     assert not AccessAttempt.objects.exists()
 
 
-def test_records_lockout_once_and_no_attempts_during_it(client: Client, user: User) -> None:
+def test_records_lockout_once_and_no_attempts_during_it(
+    client: Client, user: User, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(LIMITS["account_at_address"] + 3):
         log_in(client, EMAIL, "wrong")
     events = AuditEvent.objects.filter(action__startswith="login", object_id=str(user.pk), address=ADDRESS)
     assert Counter(events.values_list("action", flat=True)) == {"login_failed": 5, "login_locked": 1}
+    assert caplog.text.count("login locked after repeated failures") == 1
 
 
 def test_counts_login_attempts(client: Client, user: User) -> None:

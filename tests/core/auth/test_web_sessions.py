@@ -3,6 +3,8 @@
 import pickle
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,7 +81,29 @@ def test_cached_session_makes_no_query(session: SessionStore, queries: CaptureQu
     assert len(queries) == 1
 
 
-@pytest.mark.parametrize(("method", "reads_cache"), [("GET", True), ("HEAD", True), ("POST", False), ("PUT", False)])
+def test_each_session_has_its_own_data() -> None:
+    sessions = [SessionStore() for _ in range(3)]
+    for number, session in enumerate(sessions):
+        session["name"] = number
+        session.save()
+    assert [load(session, reads_cache=False) for session in sessions] == [{"name": number} for number in range(3)]
+
+
+def test_only_readers_of_the_cache_fill_it(session: SessionStore) -> None:
+    cache.delete(session._cache_key)
+    assert load(session, reads_cache=False) == {"name": "value"}
+    assert cache.get(session._cache_key) is None
+    assert load(session) == {"name": "value"}
+    assert cache.get(session._cache_key)
+
+
+@pytest.mark.parametrize(
+    ("method", "reads_cache"),
+    [
+        *((method, True) for method in ("GET", "HEAD", "OPTIONS", "TRACE")),
+        *((method, False) for method in ("POST", "PUT", "PATCH", "DELETE", "OTHER")),
+    ],
+)
 def test_requests_that_may_change_something_read_the_database(
     session: SessionStore, rf: RequestFactory, method: str, reads_cache: bool
 ) -> None:
@@ -159,6 +183,7 @@ def test_copied_row_opens_nothing(session: SessionStore) -> None:
 def test_old_entry_is_a_miss(
     session: SessionStore, queries: CaptureQueriesContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert MAX_CACHE_AGE == 60
     assert get_redis_connection().ttl(redis_key(session)) in range(MAX_CACHE_AGE - 5, MAX_CACHE_AGE + 1)
     entry, later = cache.get(session._cache_key), time.time() + MAX_CACHE_AGE + 2
     monkeypatch.setattr("django.core.signing.time", SimpleNamespace(time=lambda: later))
@@ -181,6 +206,29 @@ def test_short_expiry_limits_the_cache(session: SessionStore) -> None:
     session.set_expiry(10)
     session.save()
     assert get_redis_connection().ttl(redis_key(session)) <= 10
+
+
+def test_expiry_of_the_row_limits_what_is_cached_again(session: SessionStore) -> None:
+    cache.delete(session._cache_key)
+    WebSession.objects.update(expire_date=timezone.now() + timedelta(seconds=10))
+    assert load(session) == {"name": "value"}
+    assert 0 < get_redis_connection().ttl(redis_key(session)) <= 10
+
+
+def test_new_session_is_not_cached_before_it_has_data() -> None:
+    session = SessionStore()
+    session.create()
+    assert cache.get(session._cache_key) is None
+
+
+def test_key_is_kept_inside_of_the_block_only(session: SessionStore) -> None:
+    key = session.session_key
+    with suppress(ZeroDivisionError), session.keeping_key():
+        session.cycle_key()
+        assert session.session_key == key
+        raise ZeroDivisionError
+    session.cycle_key()
+    assert session.session_key != key
 
 
 def test_session_api(session: SessionStore) -> None:

@@ -44,7 +44,8 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def migrated(servers: Servers) -> dict[str, str]:
     """Return an environment with a migrated database. pytest-django's test database has another name."""
-    return {"DATABASE_URL": as_application(migrated_database(servers.postgres, "migrated"))}
+    url = as_application(migrated_database(servers.postgres, "migrated"))
+    return {"DATABASE_URL": url, "HEALTH_TIMEOUT": "10"}  # for a busy machine
 
 
 def test_text_output_when_everything_is_healthy(migrated: dict[str, str]) -> None:

@@ -126,7 +126,8 @@ def test_missing_folder_fails_no_request(tmp_path: Path) -> None:
 
 
 def test_prometheus_client_uses_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "MmapedDict", mmap_dict.MmapedDict)  # restored after the test
+    monkeypatch.setattr(values, "MmapedDict", mmap_dict.MmapedDict)  # both are restored after the test
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     metric_files.start()
     create = values.MultiProcessValue(lambda: 17)  # type: ignore[no-untyped-call]
