@@ -106,11 +106,14 @@ def test_migrations_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
 # The query
 
 
-class Database:
-    """Stands for a connection. `rows` are those of django_migrations with the comment, None if there is no table."""
+Row = tuple[str, str, str | None, str]  # app, name, comment of the table, whether the session is read-only
 
-    def __init__(self, rows: list[tuple[str, str, str | None]] | None, *, is_read_only: bool = False) -> None:
-        self.rows, self._is_read_only = rows, is_read_only
+
+class Database:
+    """Stands for a connection. `rows` are those of django_migrations, None if there is no table."""
+
+    def __init__(self, rows: list[Row] | None) -> None:
+        self.rows = rows
         self.limits: list[float] = []
 
     @contextmanager
@@ -118,34 +121,31 @@ class Database:
         self.limits.append(seconds)
         yield
 
-    def is_read_only(self) -> bool:
-        return self._is_read_only
-
     def execute(self, statement: bytes) -> "Database":
         assert statement.startswith(b"SELECT app, name, ")
         if self.rows is None:
             raise psycopg.errors.UndefinedTable
         return self
 
-    def fetchall(self) -> list[tuple[str, str, str | None]]:
+    def fetchall(self) -> list[Row]:
         return self.rows or []
 
 
 def test_query() -> None:
     comment = "Oldest versions of VoiceAssist that the applied migrations allow: 1.2.3"
-    database = Database([("core", "0001_initial", comment), ("otp", "0002_b", comment)])
+    database = Database([("core", "0001_initial", comment, "off"), ("otp", "0002_b", comment, "off")])
     found = checked._query(database, 0.5)
     assert found == ({("core", "0001_initial"), ("otp", "0002_b")}, Version("1.2.3"))
     assert database.limits == [0.5]
-    assert checked._query(Database([("core", "0001_initial", None)]), 0.5) == ({("core", "0001_initial")}, None)
+    assert checked._query(Database([("core", "0001_initial", None, "off")]), 0.5) == ({("core", "0001_initial")}, None)
 
 
 @pytest.mark.parametrize("rows", [None, []], ids=["no table", "empty table"])
-def test_query_of_a_database_without_migrations(rows: list[tuple[str, str, str | None]] | None) -> None:
+def test_query_of_a_database_without_migrations(rows: list[Row] | None) -> None:
     assert checked._query(Database(rows), 0.5) == (set(), None)
 
 
 def test_read_only_session_is_refused() -> None:
     """A new connection finds the new primary after a failover."""
     with pytest.raises(ReadOnly, match=r"^the session is read-only$"):
-        checked._query(Database([], is_read_only=True), 0.5)
+        checked._query(Database([("core", "0001_initial", None, "on")]), 0.5)
