@@ -124,13 +124,16 @@ def test_folder_is_locked_as_long_as_a_process_of_the_server_runs(shared_memory:
     ours, theirs = socket.socketpair()
     master = os.fork()
     if master == 0:
-        runtime_folder.create()
-        if os.fork() == 0:
-            theirs.sendall(str(runtime_folder.path).encode())
-            theirs.recv(1)
-        os._exit(0)
+        try:
+            runtime_folder.create()
+            if os.fork() == 0:
+                theirs.sendall(str(runtime_folder.path).encode())
+                theirs.recv(1)
+        finally:
+            os._exit(0)
     os.waitpid(master, 0)
-    with ours, theirs:
+    theirs.close()
+    with ours:
         folder = Path(ours.recv(1000).decode())
         runtime_folder._remove_if_unlocked(folder)
         assert folder.is_dir()
