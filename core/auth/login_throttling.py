@@ -151,7 +151,7 @@ class LoginForm(AdminAuthenticationForm):
 
     def get_invalid_login_error(self) -> ValidationError:
         if getattr(self.request, "axes_locked_out", False):
-            return ValidationError(lockout_message(self.request), code="locked")
+            return ValidationError(lockout_message(self.request))
         return super().get_invalid_login_error()
 
     def confirm_login_allowed(self, user: Any) -> None:

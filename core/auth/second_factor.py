@@ -85,7 +85,7 @@ def check_code(request: HttpRequest, user: User, code: str) -> None:
 
 
 def _locked(request: HttpRequest) -> ValidationError:
-    return ValidationError(lockout_message(request), code="locked")
+    return ValidationError(lockout_message(request))
 
 
 def _check_app_code(user: User, code: str) -> ValidationError | None:

@@ -151,9 +151,12 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
 def settled_usage(worker: psutil.Process, before: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the usage after the last check has finished and idle connections are closed."""
     deadline = time.monotonic() + 10
-    while (usage := resource_usage(worker))[1] > before[1] and time.monotonic() < deadline:
+    while True:
+        usage = resource_usage(worker)
+        has_settled = usage[0] <= MAX_THREADS and usage[1] <= before[1]
+        if has_settled or time.monotonic() > deadline:
+            return usage
         time.sleep(0.2)
-    return usage
 
 
 def report_result(run: Soak, before: tuple[int, int, int], after: tuple[int, int, int]) -> int:

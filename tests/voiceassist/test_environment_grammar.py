@@ -34,7 +34,7 @@ def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
 TRUE = ["1", "true", "yes", "on", "True", "TRUE", "YES", "On", " true ", "\ttrue\n"]
 FALSE = ["0", "false", "no", "off", "False", "FALSE", "NO", "Off", " false ", "\tfalse\n"]
 BLANK = ["", " ", "\t", "\r\n", "\ufeff", " \ufeff "]
-NO_FLAG = ["2", "-1", "00", "01", "1.0", "t", "f", "y", "n", "tru", "truee", "none", "true false"]
+NO_FLAG = ["2", "-1", "00", "01", "1.0", "t", "f", "y", "n", "tr", "truee", "none", "true false"]
 
 
 @pytest.mark.parametrize("default", [True, False])

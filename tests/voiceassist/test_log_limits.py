@@ -12,13 +12,16 @@ from uuid import UUID
 
 import pytest
 import structlog
+from django.conf import settings
 from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
 from psycopg import errors
 
+from core.trace_id import clear_trace_id, set_trace_id
 from tests.voiceassist.test_logs import CANARY, Read, capture_log, lines, restore_logging
 from voiceassist.logs import config
 
 __all__ = ["lines", "restore_logging"]
+SERVICE = settings.SERVICE
 
 
 def logged(lines: Read, value: Any) -> Any:
@@ -53,6 +56,7 @@ def test_dicts_have_at_most_50_items_and_keys_at_most_200_characters(lines: Read
 
 def test_values_are_nested_at_most_5_levels_deep(lines: Read) -> None:
     assert logged(lines, [[[[[1, []]]]]]) == [[[[[1, "…"]]]]]
+    assert logged(lines, [[[[[UUID(int=1), 1.5, "x"]]]]]) == [[[[[str(UUID(int=1)), 1.5, "x"]]]]]
     assert logged(lines, {"a": {"b": {"c": {"d": {"e": 1, "f": {}}}}}}) == {
         "a": {"b": {"c": {"d": {"e": 1, "f": "…"}}}}
     }
@@ -170,12 +174,12 @@ def test_sqlstate_and_constraint_are_those_of_the_cause(lines: Read) -> None:
     found = error_of(lines, raised(error))
     assert (found["type"], found["sqlstate"], found["constraint"]) == ("builtins.ValueError", "23505", None)
     assert error_of(lines, raised(cause))["sqlstate"] == "23505"
-    error.__cause__ = SimpleNamespaceError(diag=SimpleNamespace(constraint_name="messages_role_known"))
+    error.__cause__ = ExceptionWith(diag=SimpleNamespace(constraint_name="messages_role_known"))
     assert error_of(lines, error)["constraint"] == "messages_role_known"
     assert error_of(lines, raised(ValueError()))["sqlstate"] is None
 
 
-class SimpleNamespaceError(Exception):
+class ExceptionWith(Exception):
     def __init__(self, **values: Any) -> None:
         super().__init__()
         vars(self).update(values)
@@ -194,6 +198,19 @@ def test_exc_info_without_an_exception_adds_nothing(lines: Read) -> None:
         log.error("event", exc_info=None)
         log.error("event", exc_info=(None, None, None))
     assert all("error" not in line and "exc_info" not in line for line in lines())
+    assert {line["message"] for line in lines()} == {"event"}
+
+
+def test_exc_info_is_the_exception_that_is_handled(lines: Read) -> None:
+    try:
+        raise ValueError(CANARY)
+    except ValueError as error:
+        for log in (logging.getLogger("app"), structlog.stdlib.get_logger("app")):
+            log.exception("event")
+            log.warning("event", exc_info=True)
+            log.warning("event", exc_info=(type(error), error, error.__traceback__))
+    assert [line["error"]["type"] for line in lines()] == ["builtins.ValueError"] * 6
+    assert {len(line["error"]["frames"]) for line in lines()} == {1}
 
 
 def test_stack_info_is_not_logged(lines: Read) -> None:
@@ -235,12 +252,44 @@ def shown(**values: Any) -> str:
 
 
 def test_console_escapes_control_characters_at_each_level() -> None:
-    bad, escaped = "a\x1b[2Jb\n\x9bc\u202e", "a\\x1b[2Jb\\n\\x9bc\\u202e"
+    bad = "a\x1b[2Jb\x9bc\u202e"
     for value in (bad, {bad: 1}, {"k": {bad: [bad]}}, [bad, [bad]], [{bad: bad}], {"k": [[{bad: bad}]]}):
-        text = shown(value=value)
-        assert text.removesuffix("\n").isprintable(), ascii(text)
-        assert escaped in text.replace("\\\\", "\\")
-    assert shown(value="ü€").endswith("value=ü€\n")
+        assert shown(value=value).removesuffix("\n").isprintable(), ascii(value)
+    assert " value=a\\x1b[2Jb\\x9bc\\u202e\n" in shown(value=bad)
+    assert " a\\x1b[2Jb\\x9bc\\u202e=1\n" in shown(**{bad: 1})
+    assert shown(value="ü€").endswith(" value=ü€\n")
+    assert shown(value=["ü€", 1, None]).endswith(" value=['ü€', 1, None]\n")
+
+
+def test_console_escapes_control_characters_of_an_exception() -> None:
+    stream = capture_log("console")
+    code = compile("raise error", "file\x1b[2J.py", "exec")
+    try:
+        exec(code, {"error": ImproperlyConfigured("detail\x1b\u202e")})
+    except ImproperlyConfigured:
+        logging.getLogger("app").exception("event")
+    lines = stream.getvalue().splitlines()
+    assert lines[2] == "    detail\\x1b\\u202e"
+    assert lines[-1] == "    file\\x1b[2J.py:1 <module>"
+
+
+def test_line_of_the_console() -> None:
+    stream = capture_log("console")
+    handle()
+    structlog.stdlib.get_logger("app").error("event", z=1, a="x y")
+    first, second = stream.getvalue().splitlines()
+    assert first == "2026-01-02T03:04:05.000000Z [error    ] event                          [app]"
+    assert second.endswith("Z [error    ] event                          [app] z=1 a='x y'")
+
+
+def test_console_shows_sqlstate_and_constraint() -> None:
+    stream = capture_log("console")
+    error = ValueError()
+    error.__cause__ = ExceptionWith(sqlstate="23514", diag=SimpleNamespace(constraint_name="messages_role_known"))
+    logging.getLogger("app").error("event", exc_info=error)
+    first, *lines = stream.getvalue().splitlines()
+    assert lines == ["    builtins.ValueError", "    23514", "    messages_role_known"]
+    assert "error=" not in first
 
 
 def test_console_leaves_out_the_service() -> None:
@@ -280,6 +329,7 @@ def uncaught(lines: Read) -> Iterator[Callable[[], None]]:
 def test_terminal_gets_the_traceback(
     uncaught: Callable[[], None], lines: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")  # since 3.13, Python colours tracebacks
     monkeypatch.setattr(sys, "stderr", Terminal())
     uncaught()
     text = sys.stderr.getvalue()  # type: ignore[union-attr]
@@ -298,3 +348,65 @@ def test_uncaught_exception_is_logged_without_a_terminal(
     assert (line["level"], line["message"]) == ("critical", "uncaught exception")
     assert line["error"]["type"] == "builtins.ValueError"
     assert CANARY not in json.dumps(line)
+
+
+# Fields
+
+
+def handle(logger: str = "app", **values: Any) -> None:
+    """Log a record that was created at a given time."""
+    created = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    defaults = {"name": logger, "levelno": logging.ERROR, "levelname": "ERROR", "msg": "event", "created": created}
+    logging.getLogger(logger).handle(logging.makeLogRecord(defaults | values))
+
+
+def test_standard_fields(lines: Read) -> None:
+    set_trace_id("a-trace-id")
+    handle()
+    clear_trace_id()
+    handle(msg="")
+    standard = {"timestamp": "2026-01-02T03:04:05.000000Z", "level": "error", "service": SERVICE, "logger": "app"}
+    assert lines() == [{**standard, "message": "event", "trace_id": "a-trace-id"}, {**standard, "message": ""}]
+    structlog.stdlib.get_logger("app").info(None)
+    assert lines()[-1]["message"] == ""
+
+
+@pytest.mark.parametrize("logger", ["app", "django.request", "gunicorn.error"])
+def test_dropped_record_keeps_its_logger_level_and_time(logger: str, lines: Read) -> None:
+    broken = {"msg": "Invalid request %d", "args": ("x",), "exc_info": _exc_info()}
+    handle(logger, **broken, pathname="/a/file.py", lineno=17)
+    handle(logger, **broken)
+    problem = "Log record dropped: it can't be formatted (TypeError). Fix the log call"
+    standard = {"timestamp": "2026-01-02T03:04:05.000000Z", "level": "error", "service": SERVICE, "logger": logger}
+    assert lines() == [
+        {**standard, "message": f"{problem} at /a/file.py:17."},
+        {**standard, "message": f"{problem} of the logger {logger}."},
+    ]
+
+
+def test_message_of_django_about_a_request_is_replaced(lines: Read) -> None:
+    handle("django.request", msg="Internal Server Error: %s", args=(f"/{CANARY}",), exc_info=_exc_info())
+    assert lines()[-1]["message"] == "unhandled exception"
+    assert CANARY not in json.dumps(lines())
+
+
+def _exc_info() -> Any:
+    error = raised(ValueError(f"{CANARY}\x1b"))
+    return type(error), error, error.__traceback__
+
+
+def test_traceback_follows_the_line_in_development() -> None:
+    stream = capture_log("json", full_tracebacks=True)
+    handle(exc_info=_exc_info())
+    structlog.stdlib.get_logger("app").error("event", exc_info=_exc_info())
+    handle()
+    structlog.stdlib.get_logger("app").error("event", exc_info="no exception")
+    written = stream.getvalue().splitlines()
+    events = [json.loads(written[index]) for index in (0, 5, 10, 11)]
+    assert not any("error" in event or "exc_info" in event for event in events)
+    assert len(written) == 12
+    for first in (1, 6):
+        head, place, source, last = written[first : first + 4]
+        assert (head, last) == ("Traceback (most recent call last):", f"ValueError: {CANARY}\\x1b")
+        assert place.startswith(f'  File "{__file__}", line ')
+        assert source == "    raise error"

@@ -29,9 +29,16 @@ def test_ends_and_archives_sessions(admin_client: Client, message: Message) -> N
 def test_action_applies_to_selected_rows_only(admin_client: Client, message: Message) -> None:
     unselected = Session.objects.create(user=message.session.user)
     form = {"action": "delete_selected", "_selected_action": [str(message.session_id)], "select_across": "1"}
-    assert "Messages: 1<" in admin_client.post("/admin/core/session/", form).content.decode()
+    append_message(unselected.pk, role="user")
+    question = admin_client.post("/admin/core/session/", form).content.decode()
+    assert "Sessions: 1<" in question and "Messages: 1<" in question
     admin_client.post("/admin/core/session/", {**form, "post": "yes"})
     assert list(Session.objects.all()) == [unselected]
+
+
+def test_action_ignores_what_is_no_key(admin_client: Client, message: Message) -> None:
+    form = {"action": "archive", "_selected_action": ["x", str(message.session_id), "5"]}
+    assert "1 session archived." in admin_client.post("/admin/core/session/", form, follow=True).content.decode()
 
 
 def test_deleting_messages_updates_the_message_count(admin_client: Client, message: Message) -> None:

@@ -1,6 +1,7 @@
 """The admin's pages, the links between them, and access to them. Every page masks PHI."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -65,6 +66,24 @@ def test_page_of_a_session_counts_and_lists_its_messages_in_words(admin_client: 
     assert ">1 message</a>" in text
     assert '<table class="cards"><thead><tr><th scope="col">Sent</th><th scope="col">PHI flag</th>' in text
     assert "<td>User</td>" in text
+
+
+def test_pages_link_only_what_the_reader_may_open(staff_client: Callable[..., Client], message: Message) -> None:
+    text = staff_client("view_session").get(f"/admin/core/session/{message.session_id}/change/").content.decode()
+    assert "ann@example.org" in text and "0 messages" in text
+    assert not re.findall(r'href="/admin/core/(?:user|message|auditevent)/', text)
+
+
+def test_history_is_the_audit_trail(admin_client: Client, message: Message) -> None:
+    for row in (message, message.session, message.session.user):
+        response = admin_client.get(f"/admin/core/{row._meta.model_name}/{row.pk}/history/")
+        assert response["Location"] == f"/admin/core/auditevent/?object_id__exact={row.pk}"
+
+
+def test_nothing_can_be_saved_as_new(admin_client: Client, message: Message) -> None:
+    form = {"email": "another@example.org", "_saveasnew": "1"}
+    assert admin_client.post(f"/admin/core/user/{message.session.user_id}/change/", form).status_code == 400
+    assert sorted(User.objects.values_list("email", flat=True)) == ["admin@example.com", "ann@example.org"]
 
 
 @pytest.mark.parametrize("key", ["typed-text", "0198c000-0000-7000-8000-000000000000"])

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -134,6 +135,14 @@ def test_begins_at_a_message(admin_client: Client, session: Session) -> None:
     assert numbers(response) == [7, 8, 9, 10, 11]
     assert numbers(read(admin_client, message, before=response.context["earlier"])) == [2, 3, 4, 5, 6]
     assert {(event.table, event.object_id) for event in events()} == {("sessions", str(session.pk))}
+
+
+def test_begins_exactly_at_a_message(admin_client: Client, session: Session) -> None:
+    """Not at the one before, although that has the same time and the key before."""
+    message = Message.objects.get(content="[text 7]")
+    key = UUID(int=message.pk.int - 1)
+    Message.objects.create(id=key, session=session, role="user", content="[text 99]", created_at=message.created_at)
+    assert numbers(read(admin_client, message)) == [7, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 from prometheus_client import REGISTRY
 
-from core.auth import login_failures
+from core.auth import login_failures, login_throttling
 from core.auth.login_failures import LIMITS, hashed_username, network_range, reached_limits
 from core.models import AuditEvent, User
 
@@ -219,6 +219,13 @@ def test_two_networks_are_counted_and_all_others_together(rf: RequestFactory) ->
         for address in ("2001:db8::7", "2001:db8:0:2::7", "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1", "")
     ]
     assert numbers == [1, 2, 1, 1, 2, 2, 3]
+
+
+def test_lock_of_expired_failures_ends_after_at_most_fifteen_minutes(rf: RequestFactory) -> None:
+    """The failures may expire between the check of the limit and the response."""
+    request = attempt(rf, "192.0.2.7")
+    login_failures.find_user(request, {"username": EMAIL})
+    assert 899 <= login_throttling.seconds_locked(request) <= 900
 
 
 def test_command_unlocks_a_network(user: User) -> None:

@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from core.models import Authenticator, User
 from core.models.second_factor import encrypt, new_secret
-from tests.support.second_factor import CONTINUE, code_of
+from tests.support.second_factor import CONTINUE, RECOVERY_CODE, SECRET, code_of
 
 pytestmark = pytest.mark.django_db
 
@@ -62,6 +62,14 @@ def test_code_and_enrolment(client: Client, user: User, settings: Settings) -> N
     refused = answer(client, "enrol", code="000000").content.decode()
     assert "<h1>Set up a second factor</h1>" in refused and "errorlist" in refused
     assert not Authenticator.objects.exists()
+    (secret,) = SECRET.findall(page(client))
+    assert "new_second_factor" in client.session
+    done = answer(client, "enrol", code=code_of(secret)).content.decode()
+    assert "<h1>Recovery codes</h1>" in done and len(RECOVERY_CODE.findall(done)) >= 8
+    assert "new_second_factor" not in client.session
+    assert Authenticator.objects.get().user == user
+    assert answer(client, "")["Location"] == "/admin/core/user/"
+    assert client.get("/admin/").status_code == 200
 
 
 def test_code(client: Client, user: User) -> None:

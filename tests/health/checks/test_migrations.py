@@ -3,14 +3,18 @@
 tests/health/test_readiness.py and tests/core/management/test_schema_compatibility.py read them from PostgreSQL.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from packaging.version import Version
 from pytest_django import Settings
 
+from core.clients.postgresql.errors import ReadOnly
 from health.checks.failure_reasons import CheckFailed
 
 checked: Any = import_module("health.checks.migrations")  # `health.checks` has a function of this name
@@ -97,3 +101,49 @@ def test_migrations_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_disk[("core", "0001_initial")] == []
     assert {app for app, _ in on_disk} >= {"core", "auth", "contenttypes", "sessions"}
     assert checked.migrations_on_disk() is on_disk  # read once
+
+
+# The query
+
+
+class Database:
+    """Stands for a connection. `rows` are those of django_migrations with the comment, None if there is no table."""
+
+    def __init__(self, rows: list[tuple[str, str, str | None]] | None, *, is_read_only: bool = False) -> None:
+        read_only = "on" if is_read_only else "off"
+        self.rows = None if rows is None else [(*row, read_only) for row in rows]
+        self.limits: list[float] = []
+
+    @contextmanager
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        self.limits.append(seconds)
+        yield
+
+    def execute(self, statement: bytes) -> "Database":
+        assert statement.startswith(b"SELECT app, name, ")
+        if self.rows is None:
+            raise psycopg.errors.UndefinedTable
+        return self
+
+    def fetchall(self) -> list[tuple[str, str, str | None, str]]:
+        return self.rows or []
+
+
+def test_query() -> None:
+    comment = "Oldest versions of VoiceAssist that the applied migrations allow: 1.2.3"
+    database = Database([("core", "0001_initial", comment), ("otp", "0002_b", comment)])
+    found = checked._query(database, 0.5)
+    assert found == ({("core", "0001_initial"), ("otp", "0002_b")}, Version("1.2.3"))
+    assert database.limits == [0.5]
+    assert checked._query(Database([("core", "0001_initial", None)]), 0.5) == ({("core", "0001_initial")}, None)
+
+
+@pytest.mark.parametrize("rows", [None, []], ids=["no table", "empty table"])
+def test_query_of_a_database_without_migrations(rows: list[tuple[str, str, str | None]] | None) -> None:
+    assert checked._query(Database(rows), 0.5) == (set(), None)
+
+
+def test_read_only_session_is_refused() -> None:
+    """A new connection finds the new primary after a failover."""
+    with pytest.raises(ReadOnly, match=r"^the session is read-only$"):
+        checked._query(Database([("core", "0001_initial", None)], is_read_only=True), 0.5)

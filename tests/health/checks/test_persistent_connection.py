@@ -22,6 +22,7 @@ from tests.support.proxy import Proxy, TlsProxy
 from tests.support.readiness import RedisUrl, check
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+TIMEOUT = 20.0  # seconds, because a busy machine delays a new process
 KEPT_ALIVE = "127.1"  # the address 127.0.0.1; with the usual names of this host, Qdrant's client keeps no connection
 
 
@@ -70,11 +71,11 @@ def point_at(name: str, servers: Servers, port: int, monkeypatch: pytest.MonkeyP
 def test_readiness_after_fork(name: str, servers: Servers, monkeypatch: pytest.MonkeyPatch, use_url: RedisUrl) -> None:
     with Proxy(getattr(servers, name).port) as proxy:
         point_at(name, servers, proxy.port, monkeypatch, use_url)
-        assert check(name).healthy
-        assert in_fork(lambda: check(name).healthy)
+        assert check(name, TIMEOUT).healthy
+        assert in_fork(lambda: check(name, TIMEOUT).healthy)
         assert proxy.accepted == 2
         assert in_fork(lambda: True)
-        assert check(name).healthy
+        assert check(name, TIMEOUT).healthy
         assert proxy.accepted == 2  # the parent still uses its first connection
 
 
@@ -93,10 +94,10 @@ def test_readiness_with_tls_after_fork(
             use_url(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}")
         else:
             monkeypatch.setattr(settings, "QDRANT_URL", f"https://127.0.0.1:{proxy.port}")
-        assert check(name).healthy
-        assert in_fork(lambda: check(name).healthy)
+        assert check(name, TIMEOUT).healthy
+        assert in_fork(lambda: check(name, TIMEOUT).healthy)
         assert proxy.tls_connections == 2
-        assert check(name).healthy
+        assert check(name, TIMEOUT).healthy
         assert proxy.tls_connections == 2
 
 
@@ -129,7 +130,7 @@ def test_forgotten_connections_are_no_outage(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, use_url: RedisUrl
 ) -> None:
     """Requests and responses on the open connections vanish, and new connections work."""
-    runner = Runner(checks(), timeout=3, max_age=0, explain=readiness.explain)
+    runner = Runner(checks(), timeout=4, max_age=0, explain=readiness.explain)
     with ExitStack() as stack:
         proxies = [stack.enter_context(Proxy(getattr(servers, name).port)) for name in ("postgres", "redis", "qdrant")]
         for name, proxy in zip(("postgres", "redis", "qdrant"), proxies, strict=True):

@@ -51,7 +51,7 @@ EXCEPTIONS: list[tuple[Exception, str]] = [
     (with_cause(ssl.SSLError("cannot load a file"), FileNotFoundError(2, "No such file or directory")), "tls_failure"),
     (with_cause(ssl.SSLEOFError(8, "EOF occurred"), ConnectionResetError(104, "reset")), "tls_failure"),
     (ConnectionRefusedError(111, "the target machine actively refused it"), "connection_refused"),
-    (FileNotFoundError(2, "Datei oder Verzeichnis nicht gefunden"), "connection_refused"),
+    (FileNotFoundError(2, "Datei nicht gefunden"), "connection_refused"),
     (ConnectionAbortedError(103, "Software caused connection abort"), "connection_lost"),
     (IncompleteRead(b"abc", 7), "connection_lost"),
     (redis.InvalidResponse("Protocol Error: b'HTTP/1.1 400 Bad Request'"), "bad_response"),

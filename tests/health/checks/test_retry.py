@@ -1,6 +1,8 @@
 """When a persistent connection is used, retried and renewed, with a clock that only the test moves."""
 
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -222,3 +224,31 @@ def test_checks_that_share_a_connection_take_turns() -> None:
     may_end.set()
     thread.join(20)
     assert persistent.run(use, 20.0) > 5
+
+
+@pytest.mark.parametrize("method", ["run", "drop"])
+def test_forked_process_leaves_the_connection_to_its_parent(
+    method: str, persistent: PersistentConnection[Connection], connect: Opener
+) -> None:
+    """It closes and deletes nothing, because both would send a message on the socket of its parent."""
+    persistent.run(use, 2.0)
+    inherited = weakref.ref(connect.opened.pop())
+    with persistent._lock:  # as of a thread that does not exist in the new process
+        child = os.fork()
+        if child == 0:
+            exit_code = 1
+            try:
+                if method == "drop":
+                    persistent.drop()
+                assert persistent.run(use, 0.5) == 0.5  # the whole time, on a connection of its own
+                connection = inherited()
+                assert connection
+                assert not connection.is_closed
+                persistent.drop()
+                assert connect.opened.pop().is_closed
+                exit_code = 0
+            finally:
+                os._exit(exit_code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert persistent.run(use, 2.0) == 1.0
+    assert connect.opened == []

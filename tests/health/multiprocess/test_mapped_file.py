@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import mmap_dict, values
@@ -150,3 +151,91 @@ def test_allocation_leaves_a_file_as_it_was_without_space(tmp_path: Path) -> Non
     assert path.read_bytes() == b"a" * 1000 + bytes(9000)
     runtime_folder.allocate(path, 10)
     assert path.stat().st_size == 10_000
+
+
+# The moments at which a file is extended, with a clock that only the test moves
+
+
+class Extended:
+    """Records the sizes to which a file is extended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.fails = False
+        self.now = 1000.0
+        self._allocate = runtime_folder.allocate
+        monkeypatch.setattr(runtime_folder, "allocate", self.allocate)
+        monkeypatch.setattr(mapped_file, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(mapped_file, "_RETRY_INTERVAL", RETRY_INTERVAL)
+
+    def allocate(self, path: str, size: int) -> None:
+        self.sizes.append(size)
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        self._allocate(path, size)
+
+
+RETRY_INTERVAL = mapped_file._RETRY_INTERVAL
+
+
+@pytest.fixture
+def extended(monkeypatch: pytest.MonkeyPatch) -> Extended:
+    return Extended(monkeypatch)
+
+
+def test_file_is_doubled_when_the_next_entry_may_not_fit(file: MappedFile, extended: Extended) -> None:
+    """An entry has its length, the padded key, the value and the time, in up to 32 bytes besides the key."""
+    file.reserve("first")
+    assert extended.sizes == [64 * KIB]
+    free = 64 * KIB - file._used
+    file.reserve("k" * (free - 32 - 1000))  # leaves room for an entry of 1,000 bytes
+    assert extended.sizes == [64 * KIB]
+    left = 64 * KIB - file._used
+    file.reserve("x" * (left - 32))
+    assert extended.sizes == [64 * KIB]
+    file.reserve("y")
+    assert extended.sizes == [64 * KIB, 128 * KIB]
+    file.reserve("y")
+    file.reserve("ü" * 40_000)  # of two bytes each
+    assert extended.sizes == [64 * KIB, 128 * KIB, 256 * KIB]
+
+
+def test_attempts_are_a_second_apart(file: MappedFile, extended: Extended) -> None:
+    extended.fails = True
+    for now, attempts in ((1000.0, 1), (1000.9, 1), (1001.0, 2), (1001.9, 2), (1002.0, 3)):
+        extended.now = now
+        file.write_value("key", now, 0.0)
+        assert len(extended.sizes) == attempts
+    extended.fails = False
+    extended.now = 1003.0
+    file.write_value("key", 7.0, 0.0)
+    file.write_value("another", 8.0, 0.0)  # does not wait, because there is space again
+    assert file.read_value("key") == (7.0, 0.0)
+    assert len(file._positions) == 2
+
+
+def test_error_of_reading_is_logged_too(
+    file: MappedFile, path: Path, extended: Extended, caplog: pytest.LogCaptureFixture
+) -> None:
+    extended.fails = True
+    with caplog.at_level(logging.ERROR):
+        assert file.read_value("key") == (0.0, 0.0)
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        (
+            "voiceassist.metrics",
+            f"metrics are incomplete: {path} could not be extended (No space left on device). "
+            "Free space in its folder, or restart if it is gone.",
+        )
+    ]
+
+
+def test_error_without_text_of_the_system_is_named(
+    file: MappedFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: str, size: int) -> None:
+        raise ValueError("quotes a value")
+
+    monkeypatch.setattr(runtime_folder, "allocate", fail)
+    with caplog.at_level(logging.ERROR):
+        file.write_value("key", 1.0, 0.0)
+    assert "could not be extended (ValueError). " in caplog.records[0].getMessage()

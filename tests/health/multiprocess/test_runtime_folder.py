@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from health.multiprocess import runtime_folder
+from tests.support.full_disk import file_size_limit
 
 
 @pytest.fixture
@@ -123,13 +124,16 @@ def test_folder_is_locked_as_long_as_a_process_of_the_server_runs(shared_memory:
     ours, theirs = socket.socketpair()
     master = os.fork()
     if master == 0:
-        runtime_folder.create()
-        if os.fork() == 0:
-            theirs.sendall(str(runtime_folder.path).encode())
-            theirs.recv(1)
-        os._exit(0)
+        try:
+            runtime_folder.create()
+            if os.fork() == 0:
+                theirs.sendall(str(runtime_folder.path).encode())
+                theirs.recv(1)
+        finally:
+            os._exit(0)
     os.waitpid(master, 0)
-    with ours, theirs:
+    theirs.close()
+    with ours:
         folder = Path(ours.recv(1000).decode())
         runtime_folder._remove_if_unlocked(folder)
         assert folder.is_dir()
@@ -148,3 +152,114 @@ def test_write_replaces_a_file_at_once(shared_memory: Path, monkeypatch: pytest.
     monkeypatch.setattr(runtime_folder, "path", None)
     runtime_folder.write("other", "text")  # does nothing
     assert not (shared_memory / "other").exists()
+
+
+# Where it is
+
+
+def test_place_and_space_are_those_of_the_documentation() -> None:
+    assert Path("/dev/shm") == runtime_folder._SHARED_MEMORY
+    assert (runtime_folder._MIN_FREE_SPACE, runtime_folder._START_SPACE) == (16_777_216, 1_048_576)
+
+
+@pytest.mark.parametrize(("free", "is_used"), [(16_777_216, True), (16_777_215, False)])
+def test_shared_memory_needs_16_mib(
+    free: int, is_used: bool, shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert (runtime_folder.parent() == shared_memory) is is_used
+
+
+def test_shared_memory_must_be_a_directory_in_which_files_can_be_made(
+    shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+
+    def access(path: Path, mode: int) -> bool:
+        modes.append(mode)
+        return True
+
+    monkeypatch.setattr(os, "access", access)
+    assert runtime_folder.parent() == shared_memory
+    assert modes == [os.W_OK | os.X_OK]
+    (shared_memory / "file").touch()
+    monkeypatch.setattr(runtime_folder, "_SHARED_MEMORY", shared_memory / "file")
+    assert runtime_folder.parent() == Path(tempfile.gettempdir())
+
+
+def test_start_without_any_folder_exits_with_one_line(shared_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    with pytest.raises(SystemExit) as raised:
+        runtime_folder.parent()
+    assert raised.value.code == (
+        f"voiceassist: {shared_memory} has no 16 MiB of free, writable space. No usable temporary directory found in "
+        "['/tmp', '/var/tmp']. Free space in one of them, or set TMPDIR to a writable directory."
+    )
+
+
+# Creating and removing it
+
+
+def test_start_needs_one_mib(shared_memory: Path) -> None:
+    with file_size_limit(1_048_575), pytest.raises(SystemExit) as raised:
+        runtime_folder.create()
+    assert raised.value.code == (
+        f"voiceassist: Can't write the files that workers share to {shared_memory} (File too large). "
+        "Free space there, or set TMPDIR to another directory."
+    )
+    assert (runtime_folder.path, list(shared_memory.iterdir())) == (None, [])
+    with file_size_limit(1_048_576):
+        runtime_folder.create()
+    assert runtime_folder.path
+    assert runtime_folder.path.name.startswith(f"voiceassist-runtime-{os.getpid()}-")
+    assert list(runtime_folder.path.iterdir()) == []
+    runtime_folder.remove()
+
+
+def test_second_call_looks_at_no_other_folder(shared_memory: Path) -> None:
+    runtime_folder.create()
+    (shared_memory / "voiceassist-runtime-1-a").mkdir()
+    runtime_folder.create()
+    assert (shared_memory / "voiceassist-runtime-1-a").exists()
+    runtime_folder.remove()
+
+
+def test_folder_that_is_gone_can_be_removed(shared_memory: Path) -> None:
+    runtime_folder.create()
+    shutil.rmtree(shared_memory)
+    for _ in range(2):
+        runtime_folder.remove()
+        assert runtime_folder.path is None
+
+
+def test_looking_for_folders_leaves_no_open_file(shared_memory: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        (shared_memory / f"voiceassist-runtime-{number}").mkdir()
+        runtime_folder._remove_if_unlocked(shared_memory / f"voiceassist-runtime-{number}")
+    assert list(shared_memory.iterdir()) == []
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_incomplete_file_has_the_name_that_is_removed_with_its_worker(
+    shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_folder, "path", shared_memory)
+
+    def die(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        runtime_folder.write("state_1.json", "text")
+    assert [path.name for path in shared_memory.iterdir()] == ["state_1.json.tmp"]
+
+
+def test_allocation_writes_all_bytes_at_once_and_in_parts(tmp_path: Path) -> None:
+    for size in (1, 1000, 3_000_000):
+        runtime_folder.allocate(tmp_path / "file", size)
+        assert (tmp_path / "file").stat().st_size == size
