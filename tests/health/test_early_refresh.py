@@ -80,6 +80,16 @@ def make_runner(check: Counted, max_age: float = MAX_AGE, **kwargs: Any) -> Refr
     return RefreshingRunner([Check("a", check)], timeout=20, max_age=max_age, explain=explain, **kwargs)
 
 
+def start_refresh(timers: Timers, check: Counted) -> threading.Thread:
+    """Let the next round start, and return its thread, which waits until the check is opened."""
+    check.open.clear()
+    check.started.clear()
+    refresh = threading.Thread(target=timers.pass_time, args=(MAX_AGE / 2,))
+    refresh.start()
+    assert check.started.wait(10)
+    return refresh
+
+
 @pytest.mark.parametrize("interval", [0.01, 0.3, 0.5, 0.6, 1.0, 1.4])
 def test_a_regular_probe_waits_only_for_its_first_round(timers: Timers, check: Counted, interval: float) -> None:
     runner = make_runner(check)
@@ -125,11 +135,7 @@ def test_observer_receives_each_report_once(timers: Timers, check: Counted) -> N
 def test_requests_get_the_current_report_during_the_round(timers: Timers, check: Counted) -> None:
     runner = make_runner(check)
     first = runner.report()
-    check.open.clear()
-    check.started.clear()
-    refresh = threading.Thread(target=timers.pass_time, args=(MAX_AGE / 2,))
-    refresh.start()
-    assert check.started.wait(10)
+    refresh = start_refresh(timers, check)
     assert runner.report() is first
     check.open.set()
     refresh.join(10)
@@ -139,11 +145,7 @@ def test_requests_get_the_current_report_during_the_round(timers: Timers, check:
 def test_expired_report_is_never_returned_and_its_request_joins_the_round(timers: Timers, check: Counted) -> None:
     runner = make_runner(check)
     first = runner.report()
-    check.open.clear()
-    check.started.clear()
-    refresh = threading.Thread(target=timers.pass_time, args=(MAX_AGE / 2,))
-    refresh.start()
-    assert check.started.wait(10)
+    refresh = start_refresh(timers, check)
     timers.now += MAX_AGE
     reports: list[Report] = []
     probe = threading.Thread(target=lambda: reports.append(runner.report()))
