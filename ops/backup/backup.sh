@@ -87,7 +87,9 @@ case $kind in base | dump | qdrant) ;; *) fail "Usage: $program base|dump|qdrant
 days=${BACKUP_DAYS:-30}
 [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail "BACKUP_DAYS must be a number of days."
 begin backup
-name=$(date -u +%Y%m%dT%H%M%SZ)
+while name=$(date -u +%Y%m%dT%H%M%SZ) && [ -e "$BACKUP_DIR/$kind/$name" ]; do
+    sleep 0.1 # the last backup was made in the same second
+done
 started=$(date -u +%FT%TZ)
 partial=$BACKUP_DIR/$kind/.$name.partial
 mkdir -p "$BACKUP_DIR"/{base,dump,qdrant} || fail "$BACKUP_DIR can't be written."
@@ -97,7 +99,7 @@ run "Creating the folder of the backup" mkdir "$partial"
 "take_$kind"
 run "Computing the checksums" bash -c 'cd "$1" && sha256sum -- * >"$1.sums" && mv "$1.sums" SHA256SUMS' - "$partial"
 run "Writing to the disk" sync "$partial"/*
-run "Renaming the complete backup" mv "$partial" "$BACKUP_DIR/$kind/$name"
+run "Renaming the complete backup" mv -T "$partial" "$BACKUP_DIR/$kind/$name"
 run "Writing to the disk" sync "$BACKUP_DIR/$kind"
 bytes=$(du -sb "$BACKUP_DIR/$kind/$name" | cut -f 1)
 record "$kind" "$name" "$started" "$(date -u +%FT%TZ)" "$bytes"

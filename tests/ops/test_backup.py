@@ -375,6 +375,22 @@ def test_interrupted_backup_leaves_nothing(server: BackedUpPostgres) -> None:
     assert not (server.staging / "backup.work").exists()
 
 
+def test_second_backup_in_the_same_second_gets_a_name_of_its_own(server: BackedUpPostgres, dump: Path) -> None:
+    before = complete_backups(server)
+    programs = server.folder.parent / "programs"
+    programs.mkdir()
+    date = programs / "date"  # which first returns the time of the older backup
+    date.write_text(f"""#!/bin/sh
+        if [ "$2" = +%Y%m%dT%H%M%SZ ] && mkdir {server.staging}/asked 2>/dev/null; then echo {dump.name}
+        else exec {shutil.which("date")} "$@"; fi
+    """)
+    date.chmod(0o755)
+    server.script("backup.sh", "dump", PATH=f"{programs}:{server.environment['PATH']}")
+    (server.staging / "asked").rmdir()  # which shows that it was asked
+    assert len(complete_backups(server)) == len(before) + 1
+    assert {path.name for path in dump.iterdir()} == {"manifest.json", "database.dump.age", "SHA256SUMS"}
+
+
 # Retention
 
 

@@ -199,13 +199,14 @@ def test_shows_progress_on_terminal_only(separate_database: None) -> None:
     assert len(piped.stdout.splitlines()) == 1
 
     master, slave = pty.openpty()
-    command = ["manage.py", "seed_demo", "--seed", "2", "--messages", "3000", "--sessions", "100"]
+    # So many that a fast machine needs longer than the interval of the progress, 0.1 s.
+    command = ["manage.py", "seed_demo", "--seed", "2", "--messages", "20000", "--sessions", "100"]
     with ForkedPython(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"}):
         os.close(slave)
         shown = b""
         while chunk := _read(master):
             shown += chunk
-    assert b" of 3,200 rows" in shown
+    assert b" of 20,200 rows" in shown
     assert shown.endswith(b" \r"), "the line is cleared"
 
 
