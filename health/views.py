@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 from rest_framework.views import APIView
 
-from core.api.envelope import data_response, failure_response
+from core.api.envelope import encode, encoded_response, failure_response
 from core.api.error_codes import ErrorCode
 from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from core.http import metrics_token
@@ -23,6 +23,7 @@ from health.multiprocess import draining, metric_files, process_metrics, runtime
 from health.serializers import LivenessSerializer, ReportSerializer
 
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
+_ENCODED_ALIVE = encode(_ALIVE)
 
 
 def _example(**reasons: str) -> dict[str, object]:
@@ -74,7 +75,7 @@ class LivenessView(ProbeView):
         responses={200: success_response(LivenessSerializer, _ALIVE), **COMMON_RESPONSES},
     )
     def get(self, request: HttpRequest) -> HttpResponse:
-        return data_response(_ALIVE)
+        return encoded_response(_ENCODED_ALIVE)
 
 
 class ReadinessView(ProbeView):
@@ -91,13 +92,13 @@ class ReadinessView(ProbeView):
         },
     )
     def get(self, request: HttpRequest) -> HttpResponse:
-        report = readiness.as_dict(readiness.runner().report())
-        if report["status"] in ("ready", "degraded"):
-            return data_response(report)
-        if report["status"] == "draining":
+        report = readiness.runner().report()
+        if readiness.status(report) in ("ready", "degraded"):
+            return encoded_response(readiness.encode_ready(report))
+        if draining.is_draining():
             metrics.set_ready(False)
         message = "The server is shutting down." if draining.is_draining() else "A critical dependency is unhealthy."
-        return failure_response(ErrorCode.NOT_READY, message, report)
+        return failure_response(ErrorCode.NOT_READY, message, readiness.as_dict(report))
 
 
 class MetricsView(ProbeView):

@@ -4,11 +4,12 @@
 {"success": false, "data": null, "error": {"code", "message", "details"}, "trace_id": "…", "timestamp": "…Z"}
 """
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from django.http import Http404, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
@@ -16,12 +17,12 @@ from rest_framework.renderers import JSONRenderer
 from core.api.error_codes import ErrorCode
 from core.trace_id import get_or_create_trace_id
 
-_COMPACT = {"separators": (",", ":")}  # like DRF, so that clients can search in the text
+_SEPARATORS = (",", ":")  # like DRF, so that clients can search in the text
 
 
 def timestamp(moment: datetime | None = None) -> str:
     """Return `moment`, by default now, as ISO 8601 in UTC with milliseconds: 2026-01-31T12:34:56.789Z."""
-    moment = (moment or datetime.now(UTC)).astimezone(UTC)
+    moment = moment.astimezone(UTC) if moment else datetime.now(UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -38,9 +39,14 @@ def error(code: ErrorCode, message: str | None = None, details: Any = None) -> d
     return {"code": code.name, "message": message or code.message, "details": details}
 
 
-def data_response(data: Any) -> JsonResponse:
-    """Return the data as a Django response, for probes, which skip DRF's handling of requests."""
-    return JsonResponse(success(data), json_dumps_params=_COMPACT)
+def encode(data: Any) -> str:
+    return json.dumps(data, separators=_SEPARATORS)
+
+
+def encoded_response(data: str) -> HttpResponse:
+    """Return data that is JSON already, for probes, which send the same data many times and skip DRF's handling."""
+    envelope = encode(success(None)).replace('"data":null', f'"data":{data}', 1)
+    return HttpResponse(envelope, content_type="application/json")
 
 
 def failure_response(
@@ -53,7 +59,9 @@ def failure_response(
 ) -> JsonResponse:
     """Return the failure as a Django response, for errors outside of DRF views. `status` defaults to the code's."""
     data = failure(code, message, details)
-    return JsonResponse(data, json_dumps_params=_COMPACT, status=status or code.status, headers=headers)
+    return JsonResponse(
+        data, json_dumps_params={"separators": _SEPARATORS}, status=status or code.status, headers=headers
+    )
 
 
 def _envelope(*, success: bool, data: Any, error: Any) -> dict[str, Any]:
