@@ -108,28 +108,36 @@ class Finished(threading.Event):
         return False
 
 
+def started_round(clock: Clock) -> _Round:
+    """Return a round whose only check runs, until 2 s from now."""
+    attempt = _Attempt(Check("a", succeed), started_at=clock.now)
+    round_ = _Round([attempt], [attempt], 2.0)
+    round_.waiting.clear()
+    return round_
+
+
 def test_callers_wait_until_the_deadline_of_the_round(clock: Clock) -> None:
     observed: list[Report] = []
     runner = make_runner(observe=observed.append)
-    round_ = _Round([_Attempt(Check("a", succeed), started_at=clock.now)], 1, clock.now + 2.0)
+    round_ = started_round(clock)
     round_.finished = finished = Finished(clock)
     runner._round = round_
     clock.now += 0.5
     report = runner.report()
-    assert finished.timeouts == [1.5]
+    assert finished.timeouts == [0.0, 1.5]  # first until each check has a thread
     assert report.results == (Result("a", True, 2000.0, "timeout", "the check did not finish within 2 s"),)
     assert runner._round is None
     assert observed == [report]
     clock.now += 1.0
     assert runner._finish_round(round_) is report  # a caller that is later still does not wait
-    assert finished.timeouts == [1.5, 0.0]
+    assert finished.timeouts == [0.0, 1.5, 0.0, 0.0]
     assert observed == [report]
 
 
 def test_late_report_of_an_earlier_round_replaces_no_later_one(clock: Clock) -> None:
     observed: list[Report] = []
     runner = make_runner(Check("a", succeed), observe=observed.append)
-    early = _Round([_Attempt(Check("a", succeed), started_at=clock.now)], 1, clock.now + 2.0)
+    early = started_round(clock)
     clock.now += 1.0
     report = runner.report()
     clock.now += 1.0
@@ -158,7 +166,7 @@ def test_round_without_new_checks_ends_at_once(clock: Clock) -> None:
 def test_check_that_hung_counts_in_the_round_in_which_it_finishes(clock: Clock) -> None:
     runner = make_runner(Check("a", succeed), Check("b", succeed))
     hung = runner._running["a"] = _Attempt(runner.checks[0], started_at=clock.now)
-    earlier = _Round([hung], 1, clock.now + 2.0)
+    earlier = _Round([hung], [hung], 2.0)
     hung.result = None
     runner._finish_check(hung, hung.build_result(None, "endpoint"), earlier)
     assert earlier.finished.is_set()

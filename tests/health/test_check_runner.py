@@ -96,6 +96,41 @@ def test_checks_run_concurrently() -> None:
     assert report.status == "ready"
 
 
+def test_checks_that_do_not_wait_share_a_thread() -> None:
+    threads: list[int] = []
+
+    def record_thread(seconds: float) -> CheckOutput:
+        threads.append(threading.get_ident())
+        return CheckOutput("endpoint")
+
+    runner = make_runner(*(Check(name, record_thread) for name in "abcde"), timeout=1000)
+    assert runner.report().status == "ready"
+    assert len(threads) == 5
+    assert len(set(threads)) == 1
+
+
+def test_checks_after_a_hung_one_start_with_it(gate: Gate) -> None:
+    """They get threads of their own after a hundredth of the timeout."""
+    started: list[tuple[str, float]] = []
+
+    def record_start(name: str) -> Callable[[float], CheckOutput]:
+        def run(seconds: float) -> CheckOutput:
+            started.append((threading.current_thread().name, seconds))
+            return gate(seconds)
+
+        return run
+
+    runner = make_runner(*(Check(name, record_start(name)) for name in "abc"), timeout=10)
+    started_at = time.monotonic()
+    caller = threading.Thread(target=runner.report)
+    caller.start()
+    assert wait_for(lambda: len(started) == 3)
+    assert time.monotonic() - started_at >= 0.1
+    assert sorted(started) == [("check-a", 9.0), ("check-b", 9.0), ("check-c", 9.0)]
+    gate.open.set()
+    caller.join(10)
+
+
 def test_hung_check_times_out_and_holds_one_thread(gate: Gate) -> None:
     runner = make_runner(Check("hung", gate), Check("healthy", succeed))
     durations = []
@@ -226,8 +261,26 @@ def test_failed_thread_start_is_reported_as_error(monkeypatch: pytest.MonkeyPatc
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    runner = make_runner(Check("a", succeed))
+    runner = make_runner(Check("a", succeed), Check("b", succeed))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        assert reasons(runner.report()) == {"a": "error"}
+        assert reasons(runner.report()) == {"a": "error", "b": "error"}
     assert runner.report().status == "ready"
+
+
+def test_checks_without_a_thread_of_their_own_are_reported_as_errors(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    runner = make_runner(Check("hung", gate), Check("b", succeed), Check("c", succeed))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_one)
+        assert reasons(runner.report()) == {"hung": "timeout", "b": "error", "c": "error"}
+    assert reasons(runner.report()) == {"hung": "timeout", "b": None, "c": None}
