@@ -18,6 +18,9 @@ from gunicorn.workers.gthread import ThreadWorker
 _MAX_WORKERS = 64  # others only take no part
 # Seconds in which a worker with fewer connections accepts a new one, unless it is busy or hung.
 _YIELD_TIME = 0.001
+# A worker accepts one connection at a time, and one more for each of so many that it has, because it handles requests
+# of all of them before it accepts again.
+_CONNECTIONS_PER_ACCEPT = 8
 
 # For each worker, in memory that all workers share: the number of its connections plus 1, or 0 if it accepts none.
 _counts = (ctypes.c_int * _MAX_WORKERS).from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
@@ -51,4 +54,8 @@ class BalancingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def accept(self, listener: Any) -> None:
         if self.alive and self._index is not None and any(0 < count <= self._connections for count in _counts):
             time.sleep(_YIELD_TIME)
-        super().accept(listener)
+        for _ in range(1 + self._connections // _CONNECTIONS_PER_ACCEPT):
+            before = self._connections
+            super().accept(listener)
+            if self._connections == before or self._connections >= self.worker_connections:
+                return

@@ -38,6 +38,11 @@ class RequestReader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no ty
         self._may_wait = request.is_too_large
         self._deadline = time.monotonic() + _REQUEST_TIMEOUT
 
+    @property
+    def has_data(self) -> bool:
+        """Whether a part of the next request has arrived."""
+        return bool(self.buf.getbuffer().nbytes)
+
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
         """Return no more than a socket would, because gunicorn copies the rest for every chunk of a chunked body."""
         buffered = self.buf.getbuffer().nbytes
@@ -54,17 +59,34 @@ class RequestReader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no ty
         return received
 
 
+class Handled:
+    """The result of a request that the main thread has handled. Gunicorn expects a future, whose locks take longer."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def result(self) -> Any:
+        return self._result
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> None:
+        return None
+
+
 class BufferingWorker(LimitedWorker):
     pending_conns: deque[Any]  # those whose request has not arrived, sorted by their deadlines
 
-    def pool_for(self, conn: Any) -> ThreadPoolExecutor:
+    def pool_for(self, conn: Any) -> ThreadPoolExecutor | None:
+        """Return the pool whose threads handle the request, or None if the main thread does."""
         raise NotImplementedError
 
     def response_timeout(self, req: Any) -> float:
         return _RESPONSE_TIMEOUT
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread as soon as its request has arrived."""
+        """Read the request of a new connection, or one that arrived together with the last."""
         if self.cfg.is_ssl:  # not our configuration: the data can only be decrypted by a thread
             conn.request = None
             super().enqueue_req(conn)
@@ -73,7 +95,35 @@ class BufferingWorker(LimitedWorker):
         if conn.initialized and (next_request := conn.parser.unreader.take_buffered()):
             conn.sock.setblocking(False)
             conn.request.add(next_request)
-        if conn.request.is_ready or self._receive(conn):
+        if not conn.request.is_ready:
+            self._receive(conn)
+        self._dispatch(conn)
+
+    def on_client_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        """Read the next request of a kept-alive connection, which stays in the poller if the main thread responds."""
+        if self.cfg.is_ssl:
+            super().on_client_socket_readable(conn, client)
+            return
+        conn.request = RequestBuffer()
+        handled = None
+        if self._receive(conn) and conn.request and self.pool_for(conn) is None:
+            handled = Handled(self.handle(conn))
+            if handled.result() and self.alive and not conn.parser.unreader.has_data:
+                conn.sock.setblocking(False)
+                conn.set_timeout()
+                self.keepalived_conns.remove(conn)
+                self.keepalived_conns.append(conn)  # they are sorted by their timeouts
+                return
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        if handled:
+            self._finish(conn, handled)
+        else:
+            self._dispatch(conn)
+
+    def _dispatch(self, conn: Any) -> None:
+        """Give the request to a thread if it has arrived, otherwise wait for the rest."""
+        if conn.request is None or conn.request.is_ready:
             self._submit(conn)
             return
         conn.timeout = time.monotonic() + _REQUEST_TIMEOUT
@@ -104,9 +154,17 @@ class BufferingWorker(LimitedWorker):
     def _submit(self, conn: Any) -> None:
         if conn.request is None:  # the client has closed the connection
             self._close(conn)
-            return
-        future = self.pool_for(conn).submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+        elif pool := self.pool_for(conn):
+            future = pool.submit(self.handle, conn)
+            future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+        else:
+            self._finish(conn, Handled(self.handle(conn)))
+
+    def _finish(self, conn: Any, handled: Handled) -> None:
+        if handled.result() and conn.parser.unreader.has_data:
+            self.method_queue.defer(self.finish_request, conn, handled)  # after the events of other connections
+        else:
+            self.finish_request(conn, handled)
 
     def handle(self, conn: Any) -> Any:
         """Handle a request that has arrived."""
@@ -128,7 +186,7 @@ class BufferingWorker(LimitedWorker):
         conn.sock.settimeout(self.response_timeout(req))
         try:
             return super().handle_request(req, conn)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             self._warn("a client does not take its response; closing the connection")
             return False
 

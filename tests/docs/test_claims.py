@@ -147,7 +147,7 @@ CLAIMS = {
         f"| head | {request_buffer.MAX_HEAD_LENGTH // 1024} kB,"
         f" {request_buffer._MAX_CHUNK_LINE_LENGTH // 1024} kB for each line |",
         f"| time for one write of a response | {gunicorn_requests._RESPONSE_TIMEOUT:.0f} s, of a probe or an error"
-        f" {gunicorn_worker._SHORT_RESPONSE_TIMEOUT:.0f} s |",
+        f" {gunicorn_worker._SHORT_RESPONSE_TIMEOUT:.0f} s, of a probe that waits for nothing 0 s |",
         f"| idle time between two requests of a connection | {gunicorn.keepalive} s |",
         f"| connections of a worker | {descriptors.MAX_CONNECTIONS} |",
         f"503 `NOT_READY` with `Retry-After: {outages.RETRY_AFTER}`",
@@ -171,11 +171,11 @@ CLAIMS = {
         f"may take {worker.STOP_TIMEOUT:.0f} seconds and is then left to its lease",
         f"read at most {read_limit.MAX_BYTES // 10**6} MB",
         f"except one every {word(circuit_breaker.RETRY_INTERVAL)} seconds that probes again",
-        f"{word(_PROBES[b'health'])} for `/health`, {word(_PROBES[b'metrics'])} for `/metrics`,"
-        f" {word(_PROBES[b'ready'])} for `/ready`",
+        f"{word(_PROBES[b'metrics'])} for `/metrics`, {word(_PROBES[b'ready'])} for `/ready`",
         f"less than {runtime_folder._MIN_FREE_SPACE // _MIB} MiB free",
         only_if(gunicorn.preload_app, "loads the application before it forks (`preload_app`)"),
         only_if(check_runner._CHECK_TIMEOUT_FRACTION == 0.9, "to nine tenths of the deadline"),
+        only_if(check_runner._IN_TURN_FRACTION == 0.01, "take longer than a hundredth of the deadline"),
     ],
 }
 

@@ -9,13 +9,16 @@ import re
 import socket
 import ssl
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from copy import copy
 from http.client import HTTPResponse
 from pathlib import Path
 
+import psutil
 import pytest
 import trustme
 
@@ -23,6 +26,7 @@ from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.polling import NOISE, SLOWNESS, succeeds_within
 from tests.support.slow_clients import HEAD, SlowClients
 from tests.support.voiceassist_server import VoiceAssistServer
+from voiceassist import gunicorn_worker
 
 WORKERS, THREADS = 2, 2
 CLIENTS = 2 * WORKERS * THREADS
@@ -127,6 +131,48 @@ def test_clients_that_do_not_read_delay_no_page_and_are_disconnected(app: VoiceA
         assert_serves(app, control)
         assert succeeds_within(RESPONSE_TIMEOUT + SLACK, lambda: "does not take its response" in app.log())
     assert "Traceback" not in app.log()
+
+
+def test_probes_whose_responses_nobody_reads_delay_no_request(app: VoiceAssistServer) -> None:
+    """The main thread responds to them, so it must not wait for their clients."""
+    control = seconds(app, "/")
+    request = b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n"
+    with SlowClients(app.port, WORKERS, request * 10_000, receive_buffer=4096):
+        assert_serves(app, control)
+        assert succeeds_within(SLACK, lambda: not any(open_connections(app, worker) for worker in app.workers()))
+    assert "Traceback" not in app.log()
+
+
+def open_connections(app: VoiceAssistServer, worker: psutil.Process) -> int:
+    return sum(connection.laddr.port == app.port and bool(connection.raddr) for connection in worker.net_connections())
+
+
+def test_main_thread_does_not_wait_for_clients() -> None:
+    """Not even for the two seconds in which another thread tries to send the response of a probe."""
+    assert gunicorn_worker._short_timeout() == 0.0
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(gunicorn_worker._short_timeout).result() == 2.0
+
+
+def test_pipelined_probes_are_all_served(app: VoiceAssistServer) -> None:
+    paths = [b"/health", b"/ready", b"/none", b"/health", b"/metrics"] * 100
+    requests = b"".join(b"GET " + path + b" HTTP/1.1\r\n" + HEAD + b"\r\n" for path in paths)
+    last = b"GET /health HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n"
+    statuses = []
+    with socket.create_connection(("127.0.0.1", app.port), 30) as client:
+        sender = threading.Thread(target=client.sendall, args=(requests + last,))
+        sender.start()
+        with client.makefile("rb") as file:
+            while line := file.readline():
+                statuses.append(line.split()[1])
+                length = 0
+                while (header := file.readline()) != b"\r\n":
+                    if header.lower().startswith(b"content-length:"):
+                        length = int(header.split(b":")[1])
+                file.read(length)
+        sender.join(10)
+    expected = {b"/none": b"404", b"/ready": b"503"}  # its dependencies do not run
+    assert statuses == [expected.get(path, b"200") for path in paths] + [b"200"]
 
 
 @needs_haproxy
