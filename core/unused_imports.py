@@ -27,10 +27,9 @@ class _Finder(MetaPathFinder):
 def _importer() -> str:
     """Return the name of the module that is importing."""
     frame = sys._getframe(2)
-    while frame.f_globals["__name__"].startswith("importlib") and frame.f_back:
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("importlib."):
         frame = frame.f_back
-    name: str = frame.f_globals["__name__"]
-    return name
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def skip() -> None:
