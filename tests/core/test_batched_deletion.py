@@ -86,6 +86,7 @@ def test_deletes_outside_of_a_job_with_the_origin_of_the_caller(user: User) -> N
     assert events("delete") == expected
     deletions = AuditEvent.objects.filter(action__in=("delete", "deletion_started"))
     assert {(event.actor_email, event.trace_id) for event in deletions} == {("", "of-the-command")}
+    assert AuditEvent.objects.get(action="deletion_started").changes == {}  # there is no reason
 
 
 @pytest.mark.parametrize("task", [tasks.delete_user, tasks.delete_session], ids=lambda task: str(task.name))

@@ -226,8 +226,19 @@ def test_refusal_says_what_to_do(session: Session) -> None:
         append_message(session.pk, role="user")
 
 
-def test_append_to_missing_session_is_not_found() -> None:
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_append_to_missing_session_is_not_found(session: Session, is_ended: bool) -> None:
+    if is_ended:
+        conversations.end_session(session.pk)
     assert error_code(lambda: append_message(uuid4(), role="user")) is ErrorCode.NOT_FOUND
+
+
+def test_raises_an_error_of_the_connection_unchanged(session: Session) -> None:
+    def lose_connection(*args: Any) -> None:
+        raise OperationalError("no response")
+
+    with connection.execute_wrapper(lose_connection), pytest.raises(OperationalError, match="no response"):
+        append_message(session.pk, role="user")
 
 
 @concurrent
@@ -255,6 +266,22 @@ def test_retry_of_an_earlier_message_returns_it(session: Session) -> None:
     first, second = (append_message(session.pk, role="user", client_message_id=key) for key in "12")
     assert append_message(session.pk, role="user", client_message_id="1").pk == first.pk
     assert append_message(session.pk, role="user", client_message_id="2").pk == second.pk
+
+
+def test_ended_session_returns_no_message_of_another(session: Session) -> None:
+    other = Session.objects.create(user=session.user)
+    conversations.end_session(other.pk)
+    append_message(session.pk, role="user", client_message_id="1")
+    with pytest.raises(ApiError, match="The session has ended"):
+        append_message(other.pk, role="user", client_message_id="1")
+
+
+def test_retry_waits_for_the_standby(session: Session) -> None:
+    """The message may be visible although the standby has not confirmed it."""
+    append_message(session.pk, role="user", client_message_id="1")
+    with CaptureQueriesContext(connection) as queries:
+        append_message(session.pk, role="user", client_message_id="1")
+    assert "pg_logical_emit_message(true, " in queries[-1]["sql"]
 
 
 def test_same_id_in_another_session_is_another_message(session: Session) -> None:
@@ -383,8 +410,23 @@ def test_empty_session_has_an_empty_page(session: Session) -> None:
     assert read_messages(session.pk) == conversations.Page([], None)
 
 
-def test_read_of_missing_session_is_not_found() -> None:
+def test_read_of_missing_session_is_not_found(session: Session) -> None:
     assert error_code(lambda: read_messages(uuid4())) is ErrorCode.NOT_FOUND
+
+
+def test_page_is_one_query_for_one_row_more(session: Session, ten_contents: list[str]) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        assert len(read_messages(session.pk, limit=4).messages) == 4
+    (query,) = queries
+    assert query["sql"].endswith(" LIMIT 5")
+
+
+def test_page_after_the_last_message_is_one_query(session: Session) -> None:
+    last = append_message(session.pk, role="user")
+    cursor = cursor_of(last)
+    with CaptureQueriesContext(connection) as queries:
+        assert read_messages(session.pk, cursor=cursor) == conversations.Page([], None)
+    assert len(queries) == 1
 
 
 @pytest.mark.parametrize("limit", [0, -1, 201])

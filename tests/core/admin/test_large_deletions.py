@@ -80,6 +80,11 @@ def test_many_sessions_are_large_too(user: User) -> None:
     assert deletion.is_large(Session.objects.filter(user=user))
 
 
+def test_messages_of_others_do_not_count(user: User) -> None:
+    other = Session.objects.create(user=User.objects.create_user("other@example.org"))
+    assert not deletion.is_large(Session.objects.filter(pk=other.pk))
+
+
 def test_the_question_reads_a_bounded_number_of_rows(user: User) -> None:
     """One row more than a request deletes is enough to know."""
     Message.objects.all()[0].delete()

@@ -99,6 +99,24 @@ def test_rejects_invalid_values_without_quoting_them(session: Session, invalid: 
     assert counts(session) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("invalid", "details"),
+    [
+        ({"content": None}, {"content": ["null"]}),
+        ({"client_message_id": ""}, {"client_message_id": ["blank"]}),
+        ({"tokens": float("inf")}, {"tokens": ["invalid"]}),
+        ({"role": "doctor"}, {"role": ["invalid_choice"]}),
+    ],
+    ids=repr,
+)
+def test_names_the_invalid_field_and_the_kind_of_error(
+    session: Session, invalid: dict[str, Any], details: dict[str, list[str]]
+) -> None:
+    with pytest.raises(ApiError) as raised:
+        append_message(session.pk, **{"role": "user", **invalid})
+    assert raised.value.details == details
+
+
 def circular_list() -> list[Any]:
     value: list[Any] = []
     value.append(value)
