@@ -36,7 +36,7 @@ def scope_of(request: HttpRequest, model: type[Model], lookup: str, value: Any) 
     if lookup == "trace_id__exact":
         return ListScope(f"{plural} of one request")
     row = _find(lookup, value)
-    preposition = _PREPOSITIONS.get(lookup, "of")
+    preposition = _PREPOSITIONS[lookup]
     # Lists of sessions and messages contain the emails of users anyway.
     can_name = model is not AuditEvent or (row and admin.site.get_model_admin(type(row)).has_view_permission(request))
     if row is not None and can_name:

@@ -44,6 +44,7 @@ def test_title_says_whose_list_it_is(admin_client: Client, message: Message) -> 
     for url, title in (
         (f"session/?user__id__exact={user.pk}", "Sessions of ann@example.org"),
         (f"session/?user__id__exact={UNKNOWN}", "Sessions of a user that does not exist any more"),
+        (f"session/?user__id__exact={session.pk}", "Sessions of a user that does not exist any more"),
         (f"message/?session__id__exact={session.pk}", f"Messages of {of_session}"),
         (f"message/?session__id__exact={UNKNOWN}", "Messages of a session that does not exist any more"),
         (f"auditevent/?object_id__exact={user.pk}", "Audit events about ann@example.org"),
@@ -52,6 +53,8 @@ def test_title_says_whose_list_it_is(admin_client: Client, message: Message) -> 
         (f"auditevent/?object_id__exact={UNKNOWN}", "Audit events about one object"),
         ("auditevent/?object_id__exact=5", "Audit events about one object"),
         (f"auditevent/?actor_id__exact={user.pk}", "Audit events by ann@example.org"),
+        (f"auditevent/?subject_id__exact={user.pk}", "Audit events about the data of ann@example.org"),
+        (f"auditevent/?session_id__exact={session.pk}", f"Audit events about the conversation of {of_session}"),
         ("auditevent/?trace_id__exact=trace-1", "Audit events of one request"),
     ):
         assert heading(text_of(admin_client, f"/admin/core/{url}")) == title
@@ -73,6 +76,22 @@ def test_reader_of_audit_events_who_may_not_view_users_learns_no_email(
         assert user.email not in text
     found = client.post("/admin/core/auditevent/", {"q": "ann"}, follow=True).content.decode()
     assert user.email not in found
+
+
+def test_reader_of_messages_who_may_not_view_users_sees_whose_they_are(
+    staff_client: Callable[..., Client], message: Message
+) -> None:
+    """The rows of the list contain the email too."""
+    text = text_of(staff_client("view_message"), f"/admin/core/message/?session__id__exact={message.session_id}")
+    assert heading(text).startswith("Messages of ann@example.org")
+
+
+def test_conversation_begins_at_the_time_of_the_filter(admin_client: Client, message: Message) -> None:
+    url = f"/admin/core/message/?session__id__exact={message.session_id}"
+    form = f"/admin/core/session/{message.session_id}/change/"
+    assert f'<a href="{form}#access">Read this conversation' in text_of(admin_client, url)
+    text = text_of(admin_client, f"{url}&created_at__gte=2026-01-15 11:34:00%2B00:00")
+    assert f'<a href="{form}?start=2026-01-15T11%3A34#access">Read this conversation' in text
 
 
 def test_list_can_be_widened_and_keeps_its_other_filters(admin_client: Client, message: Message) -> None:

@@ -60,6 +60,7 @@ def test_links_lead_to_every_row_once_in_order(admin_client: Client, numbers: di
     assert not walk.cl.is_complete
     assert list(walk.follow("Older ›")) == [[4, 3, 2], [1, 0]]
     assert list(walk.links) == ["« Newest", "‹ Newer"]
+    assert not walk.cl.is_complete  # it is the last page, and not the only one
     assert list(walk.follow("‹ Newer")) == [[4, 3, 2], [7, 6, 5]]
     assert list(walk.links) == ["Older ›", "Oldest »"]
     assert next(walk.follow("Oldest »")) == [2, 1, 0]
@@ -85,6 +86,14 @@ def test_other_links_lead_to_the_first_page(admin_client: Client, numbers: dict[
         assert walk.cl.search_url == walk.cl.unscoped_url == "?role__exact=user"
     walk.open(f"?q={session}&role__exact=user")
     assert walk.cl.search_url == "?role__exact=user"
+
+
+def test_sidebar_shows_filters_that_no_index_supports(admin_client: Client, numbers: dict[Any, int]) -> None:
+    shown = [
+        [spec.title for spec in Walk(admin_client, numbers, query).cl.filter_specs]
+        for query in ("", "role__exact=user")
+    ]
+    assert shown[0] == shown[1] and "role" in shown[0]
 
 
 def test_page_offers_actions_and_no_pages_of_django(admin_client: Client, numbers: dict[Any, int]) -> None:
