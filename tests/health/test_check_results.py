@@ -94,6 +94,17 @@ def test_report_is_reused_for_less_than_its_maximum_age(clock: Clock) -> None:
     assert runner.report() is not first
 
 
+def test_report_that_expires_soon_is_not_fresh(clock: Clock) -> None:
+    """The main thread of a worker reads a fresh one, and must not find it expired a moment later."""
+    runner = make_runner(Check("a", succeed))
+    assert not runner.has_fresh_report
+    runner.report()
+    clock.now += 0.899
+    assert runner.has_fresh_report
+    clock.now += 0.002
+    assert not runner.has_fresh_report
+
+
 class Finished(threading.Event):
     """The event of a round that never ends. It records how long callers wait for it."""
 
