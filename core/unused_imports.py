@@ -1,6 +1,6 @@
 """Keep libraries from importing packages that are installed for another purpose.
 
-Without these, a server takes 12 MiB less, and every command starts 0.1 s earlier.
+Without these, a server takes 10 MiB less, and every command starts 0.1 s earlier.
 """
 
 import sys

@@ -9,9 +9,10 @@
               ├─ a round is running ──────┬─▶ wait for all checks,
               └─ otherwise start a round ─┘   or the deadline ─────▶ new report
 
-One thread runs the checks in turn. If that takes longer than usual, each of the others gets a thread of its own, so a
-hung check delays them by `_IN_TURN_FRACTION` of the timeout only. Threads for all of them from the start would take
-three times the processor time of the checks, for waiting for each other (`make benchmark`).
+One thread runs the checks one after the other. After `_IN_TURN_FRACTION` of the timeout, each check that has not
+started gets its own thread, so a check that hangs delays the others only by that time. With a thread for each check
+from the start, a round would take three times the processor time of its checks, because the threads wait for each
+other.
 
 A check that misses the deadline is reported as a timeout, and is not started again until its thread has finished. The
 threads are daemons, because a `ThreadPoolExecutor` would wait for a hung check when the process exits.
