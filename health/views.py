@@ -19,7 +19,7 @@ from core.api.openapi import COMMON_RESPONSES, error_response, success_response
 from core.http import metrics_token
 from health import metrics, readiness
 from health.check_runner import Report, Result
-from health.multiprocess import draining, metric_files, process_metrics, runtime_folder
+from health.multiprocess import metric_files, process_metrics, runtime_folder
 from health.serializers import LivenessSerializer, ReportSerializer
 
 _ALIVE = {"status": "healthy", "service": settings.SERVICE, "version": settings.VERSION}
@@ -93,11 +93,13 @@ class ReadinessView(ProbeView):
     )
     def get(self, request: HttpRequest) -> HttpResponse:
         report = readiness.runner().report()
-        if readiness.status(report) in ("ready", "degraded"):
+        status = readiness.status(report)
+        if status in ("ready", "degraded"):
             return encoded_response(readiness.encode_ready(report))
-        if draining.is_draining():
+        message = "A critical dependency is unhealthy."
+        if status == "draining":
             metrics.set_ready(False)
-        message = "The server is shutting down." if draining.is_draining() else "A critical dependency is unhealthy."
+            message = "The server is shutting down."
         return failure_response(ErrorCode.NOT_READY, message, readiness.as_dict(report))
 
 
