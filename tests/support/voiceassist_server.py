@@ -163,6 +163,10 @@ class VoiceAssistServer:
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
 
+    def connections(self, worker: psutil.Process) -> list[Any]:
+        """Return the worker's connections with clients, without those to its dependencies."""
+        return [item for item in worker.net_connections() if item.laddr.port == self.port and item.raddr]
+
     def log(self) -> str:
         self._log.seek(0)
         return self._log.read()

@@ -29,11 +29,7 @@ def states(app: VoiceAssistServer) -> list[Path]:
 
 
 def count_connections(app: VoiceAssistServer, worker: psutil.Process) -> int:
-    """Return how many clients' connections the worker has, without those to its dependencies."""
-    return sum(
-        connection.laddr.port == app.port and connection.status == psutil.CONN_ESTABLISHED
-        for connection in worker.net_connections()
-    )
+    return sum(connection.status == psutil.CONN_ESTABLISHED for connection in app.connections(worker))
 
 
 def connect(app: VoiceAssistServer, stack: ExitStack) -> None:
