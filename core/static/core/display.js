@@ -32,7 +32,8 @@
     }
 
     button.addEventListener("click", () => open(filters.hidden));
-    addEventListener("hashchange", () => { if (location.hash === `#${filters.id}`) open(true); });
+    // At the click, because "hashchange" comes later: a Tab before it would pass the filters while they are hidden.
+    document.querySelector(`.skip-to-content-link[href="#${filters.id}"]`)?.addEventListener("click", () => open(true));
     isNarrow.addEventListener("change", place);
     toolbar.append(button);
     place();

@@ -48,6 +48,14 @@ def test_skip_links(browser: Chrome, url: str, number: int, text: str, target: s
     assert browser.execute_script(f"return document.getElementById('{target}').contains(document.activeElement)")
 
 
+def test_filters_are_open_before_the_next_key(browser: Chrome, url: str) -> None:
+    browser.get(url + LIST)
+    filters = browser.find_element(By.ID, "changelist-filter")
+    link = browser.find_element(By.CSS_SELECTOR, "[href='#changelist-filter']")
+    assert not filters.is_displayed()
+    assert browser.execute_script("arguments[0].click(); return !arguments[1].hidden", link, filters)
+
+
 def test_touch_targets_on_a_phone(browser: Chrome, url: str) -> None:
     show_on(browser, PHONE)
     browser.get(url + LIST)
