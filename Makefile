@@ -22,8 +22,8 @@ $$python -c 'import venv, ensurepip' 2>/dev/null || \
 exec $$python requirements/install.py
 endef
 
-.PHONY: help run test test-pythons fresh-clone mutants failover benchmark benchmark-data benchmark-users benchmark-compare \
-	drill soak smoke check kubernetes prometheus-rule stop lock format
+.PHONY: help run test test-slow test-pythons fresh-clone mutants failover benchmark benchmark-data benchmark-users \
+	benchmark-compare drill soak smoke check kubernetes prometheus-rule stop lock format
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -32,10 +32,13 @@ help: ## show this help
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
 	@exec $(PYTHON) -m voiceassist.run
 
-test: .venv/installed-dev ## run every test, in WORKERS=2 processes
-	@$(PYTHON) -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+test: .venv/installed-dev ## run the fast tests in two minutes, in WORKERS=4 processes
+	@$(PYTHON) -m pytest -m 'not slow' --numprocesses $(or $(WORKERS),4) --dist loadfile
 
-test-pythons: .venv/installed-dev ## run the fast half of the tests on every other supported Python of this machine
+test-slow: .venv/installed-dev ## run the other tests: clusters, browsers, containers, backups, crashes
+	@$(PYTHON) -m pytest -m slow --numprocesses $(or $(WORKERS),4) --dist loadfile
+
+test-pythons: .venv/installed-dev ## run the fast tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
 
 fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user

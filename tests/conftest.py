@@ -11,7 +11,7 @@ from tests.support.browser import browser, chromium
 from tests.support.databases import Rows, migrated_database
 from tests.support.dependency_servers import SUPERUSER
 from tests.support.plugin import Servers, drop_readiness_connections
-from tests.support.slowest_files import pytest_collection_modifyitems
+from tests.support.slow_files import pytest_collection_modifyitems
 
 __all__ = ["browser", "chromium", "pytest_collection_modifyitems"]
 

@@ -18,6 +18,7 @@ RUN_BY = {
     "help": "tests/docs/test_targets.py",
     "run": "tests/fresh_clone/test_make.py",
     "test": CI,
+    "test-slow": CI,
     "test-pythons": CI,
     "fresh-clone": CI,
     "mutants": CI,  # a sample

@@ -162,7 +162,7 @@ def assert_configured(cluster: Cluster, container: str) -> None:
     for path in ("/health", "/ready"):
         podman("exec", container, "python", "-I", "-S", "health/container_probe.py", path, "4")
     environment = podman("exec", container, "env").stdout
-    assert "\nWEB_CONCURRENCY=2\n" in environment  # the requested CPUs
+    assert "WEB_CONCURRENCY=2" in environment.splitlines()  # the requested CPUs
     assert not {"SECRET_KEY=", "DATABASE_URL=", "REDIS_URL="} & {
         line.split("=")[0] + "=" for line in environment.split()
     }

@@ -1,12 +1,9 @@
-"""Run the fast half of the tests on every other supported Python of this machine: `make test-pythons`.
+"""Run the fast tests on every other supported Python of this machine: `make test-pythons`.
 
-The fast half is every test module that uses neither `tests.support` nor `voiceassist.embedded`. The others start
-servers, browsers and clusters, which take long and depend little on the version of Python. Each Python gets a new
-environment with the same lock, which is removed afterwards. Exits 1 if a test fails.
+Each Python gets a new environment with the same lock, which is removed afterwards. Exits 1 if a test fails.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,17 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / "var" / "pythons"
 LOCK = ROOT / "requirements" / "dev.txt"
 SUPPORTED = ("3.11", "3.12", "3.13")
-SLOW_FOLDERS = ("failover", "ops")
-SLOW_IMPORT = re.compile(r"tests\.support|voiceassist\.embedded")
-
-
-def fast_tests() -> list[str]:
-    paths = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
-    return [
-        str(path)
-        for path in paths
-        if path.parts[1] not in SLOW_FOLDERS and not SLOW_IMPORT.search((ROOT / path).read_text())
-    ]
 
 
 def candidates(version: str) -> Iterator[str | Path]:
@@ -52,7 +38,7 @@ def run_tests(python: str | Path, version: str) -> bool:
     environment = ENVIRONMENTS / version
     try:
         subprocess.run([python, ROOT / "requirements" / "install.py", environment, LOCK], cwd=ROOT, check=True)
-        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *fast_tests()]
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", "--dist", "loadfile"]
         return subprocess.run([environment / "bin" / "python", *command], cwd=ROOT).returncode == 0
     finally:
         shutil.rmtree(environment, ignore_errors=True)

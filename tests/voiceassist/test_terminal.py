@@ -12,7 +12,7 @@ PROGRAM = "import django; django.setup(); raise ValueError('quotes ' + 'the data
 
 def test_terminal_shows_the_traceback() -> None:
     reader, writer = os.openpty()
-    environment = {**os.environ, **PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    environment = {**os.environ, **PRODUCTION, "DJANGO_SETTINGS_MODULE": "voiceassist.settings", "PYTHON_COLORS": "0"}
     with ForkedPython(["-c", PROGRAM], env=environment, stdout=subprocess.DEVNULL, stderr=writer) as process:
         os.close(writer)
         output = b""

@@ -343,6 +343,7 @@ def test_django_otp_refuses_our_secrets(user: User, codes: list[str]) -> None:
 
 
 @needs_chromium
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_pages_work_in_a_browser(browser: Chrome, live_server: LiveServer) -> None:
     user = User.objects.create_superuser(EMAIL, PASSWORD)
