@@ -51,7 +51,7 @@ class ChangeList(ScopedChangeList):
             raise IncorrectLookupParameters
         try:
             self.all_filters, *rest = super().get_filters(request)
-        # Django computes the year after 9999. An unknown filter, such as of an old bookmark, would be an error page.
+        # No time, a time before the year 1 or after 9999, or an unknown filter. Django would show an error page.
         except (ValueError, OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
         active = [spec for spec in self.all_filters if spec.used_parameters]
@@ -66,7 +66,6 @@ class ChangeList(ScopedChangeList):
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet:
         self.query = search_terms.read(request, self.query)
         for key in (OLDER_THAN, NEWER_THAN):  # Django would filter by them, and every link would repeat them
-            self.params.pop(key, None)
             self.filter_params.pop(key, None)
         self.indexed_queryset = super().get_queryset(request, exclude_parameters)
         if self.uses_time_index:
@@ -108,7 +107,7 @@ class ChangeList(ScopedChangeList):
             row.reader = request  # read by columns; see `core.admin.base.link`
         self.result_list = page if newest_first else page[::-1]
         self.is_complete = not (cursor or has_more or scan_end)
-        self._set_pagination_attributes(request)
+        self._set_pagination_attributes()
 
     def _scan_window(self, cursor: str | None, newest_first: bool) -> tuple[QuerySet, Any]:
         """Return the rows after `cursor`, and the last row to scan if there may be more rows after it.
@@ -129,14 +128,13 @@ class ChangeList(ScopedChangeList):
         bound = {f"created_at__{'gte' if newest_first else 'lte'}": last.created_at}
         return rows.filter(**bound).exclude(after_cursor(self.model, cursor_of(last), newest_first)), last
 
-    def _set_pagination_attributes(self, request: HttpRequest) -> None:
+    def _set_pagination_attributes(self) -> None:
         """Set what Django's `get_results` sets and its templates read."""
         self.result_count = len(self.result_list)
         self.full_result_count = None
         self.show_full_result_count = False
         self.show_admin_actions = True
         self.can_show_all = self.show_all = self.multi_page = False
-        self.paginator = self.model_admin.get_paginator(request, self.result_list, self.list_per_page)
 
     # Read by our templates.
 

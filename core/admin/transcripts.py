@@ -60,7 +60,7 @@ def read_page(session: Session, cursor: str | None, backwards: bool) -> Page:
     messages = Message.objects.filter(session=session)
     rows = with_excerpts(messages, Message.PHI, MAX_CHARACTERS)
     page = _read(rows, cursor, backwards)
-    if not page and cursor:
+    if not page:
         backwards = not backwards
         page = _read(rows, cursor, backwards)
     if not page:

@@ -35,8 +35,6 @@ def find_users(term: str) -> QuerySet[User]:
         return by_email
     words = _words_of(term)
     words = [word for word in words if word not in _TITLES] or words
-    if not words:
-        return users.none()
     query = " & ".join(f"'{word}':*" for word in words)  # words contain no punctuation
     return users.filter(_Match(SEARCH_WORDS, Cast(Value(query), SearchQueryField())))
 

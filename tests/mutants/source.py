@@ -31,6 +31,10 @@ class Source:
             starts.append(starts[-1] + len(line))
         return starts
 
+    @cached_property
+    def _dump(self) -> str:
+        return ast.dump(self.tree)
+
     def start(self, node: ast.AST) -> int:
         return self._lines[node.lineno - 1] + int(node.col_offset)  # type: ignore[attr-defined]
 
@@ -65,7 +69,7 @@ class Source:
             compile(tree, "module", "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
             return False
-        return ast.dump(tree) != ast.dump(self.tree)
+        return ast.dump(tree) != self._dump
 
     def is_located(self, node: ast.AST) -> bool:
         """Return whether the positions are those of the node. Before Python 3.12 they are wrong inside of f-strings."""

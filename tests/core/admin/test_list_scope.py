@@ -94,6 +94,21 @@ def test_conversation_begins_at_the_time_of_the_filter(admin_client: Client, mes
     assert f'<a href="{form}?start=2026-01-15T11%3A34#access">Read this conversation' in text
 
 
+@pytest.mark.parametrize(
+    ("permissions", "offers_conversation"),
+    [
+        (["view_message", "view_session"], False),
+        (["view_message", "view_phi"], False),
+        (["view_message", "view_session", "view_phi"], True),
+    ],
+)
+def test_conversation_is_offered_to_whom_may_read_it(
+    staff_client: Callable[..., Client], message: Message, permissions: list[str], offers_conversation: bool
+) -> None:
+    text = text_of(staff_client(*permissions), f"/admin/core/message/?session__id__exact={message.session_id}")
+    assert ("Read this conversation" in text) is offers_conversation
+
+
 def test_list_can_be_widened_and_keeps_its_other_filters(admin_client: Client, message: Message) -> None:
     text = text_of(admin_client, f"/admin/core/message/?session__id__exact={message.session_id}&role__exact=user")
     assert '<a href="?role__exact=user">Show all messages</a>' in text

@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from core.admin import transcripts
 from core.models import AuditEvent, Message, Session
@@ -40,7 +41,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(client: Client, row: Any, **position: str) -> Any:
-    return client.post(f"/admin/core/{row._meta.model_name}/{row.pk}/read/", REASON | position)
+    return client.post(reverse(f"admin:core_{row._meta.model_name}_read", args=[row.pk]), REASON | position)
 
 
 def numbers(response: Any) -> list[int]:
