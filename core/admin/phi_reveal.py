@@ -122,7 +122,7 @@ class RevealPHIAdmin(ReadOnlyAdmin):
     def reason_context(self, request: HttpRequest) -> dict[str, Any]:
         """Return what the form on the page of a row needs. A code is asked for first, so that no input gets lost."""
         return {
-            "reason_form": self.reason_form_class(),
+            "reason_form": self.reason_form_class(initial={"start": request.GET.get("start")}),  # for TranscriptForm
             "code_is_required": second_factor.requires_step_up(request),
         }
 

@@ -93,9 +93,7 @@ class TranscriptAdmin(RevealPHIAdmin):
         return [path("<path:object_id>/read/", view, name=f"{self._url_prefix}_read"), *super().get_urls()]
 
     def reason_context(self, request: HttpRequest) -> dict[str, Any]:
-        form = self.reason_form_class(initial={"start": request.GET.get("start")})  # set by links of message lists
-        can_read = request.user.has_perms(_PERMISSIONS)
-        return {**super().reason_context(request), "reason_form": form, "can_read": can_read}
+        return {**super().reason_context(request), "can_read": request.user.has_perms(_PERMISSIONS)}
 
     def read_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self.disclose(request, object_id, self._read_page, "Read conversation", _PERMISSIONS)

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from tests.support.clone import copy_tree
-from tests.support.dependency_servers import free_port
 from tests.support.polling import succeeds_within
+from tests.support.server_process import free_port, read_log
 
 INSTALL_TIMEOUT = 300  # seconds; downloads packages
 STOP_TIMEOUT = 30  # seconds
@@ -66,10 +66,10 @@ class Clone:
     def serving(self, *arguments: str, port: int = 0, **environment: str) -> Iterator["Server"]:
         """Run a command that serves, with a port in BIND. Kill it with its children at the end if it still runs."""
         port = port or free_port()
-        with tempfile.TemporaryFile("w+") as log:
+        with tempfile.NamedTemporaryFile() as log:
             process = self.start(*arguments, stdout=log, stderr=log, BIND=f"127.0.0.1:{port}", **environment)
             try:
-                yield Server(process, f"http://127.0.0.1:{port}", log)
+                yield Server(process, f"http://127.0.0.1:{port}", log.name)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -83,12 +83,11 @@ class Clone:
 class Server:
     """A running `make run` or `manage.py runserver`."""
 
-    def __init__(self, process: "subprocess.Popen[str]", url: str, log: Any) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", url: str, log: str) -> None:
         self.process, self.url, self._log = process, url, log
 
     def output(self) -> str:
-        self._log.seek(0)
-        return str(self._log.read())
+        return read_log(self._log)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + INSTALL_TIMEOUT

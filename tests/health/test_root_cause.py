@@ -73,6 +73,6 @@ def test_outage_of_postgres_is_reported_once(servers: Servers, redis: Valkey) ->
 
             proxy.mode = "pass"
             assert succeeds_within(10, lambda: app.get("/ready")[0] == 200)
-            lines = [json.loads(line)["message"] for line in app.log().splitlines() if "→" in line or "\\u2192" in line]
+            lines = [line["message"] for line in app.log_lines() if "→" in line["message"]]
         assert {line.split(":")[0] for line in lines} == {"postgres"}
         assert lines[-1] == "postgres: unhealthy → healthy"

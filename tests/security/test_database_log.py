@@ -4,7 +4,6 @@ Each case sends values to a real server that logs to all three destinations, let
 what the logs contain with what the application warns of. tests/core/test_phi_canaries.py does so for the whole server.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -192,7 +191,7 @@ def test_server_warns_at_its_start_without_a_probe(postgres: Postgres) -> None:
     url = f"{postgres.url}?options=-c%20log_min_messages%3Dwarning"
     with VoiceAssistServer(DATABASE_URL=url, WEB_CONCURRENCY="1", HEALTH_OPTIONAL="migrations") as app:
         assert succeeds_within(20, lambda: "log_min_messages = warning" in app.log()), app.log()
-        lines = [json.loads(line) for line in app.log().splitlines()]
+        lines = app.log_lines()
         (warning,) = [line for line in lines if line.get("kind") == "logs_values"]
         assert warning["level"] == "warning"
         status, _, body = app.get("/ready")

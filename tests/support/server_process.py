@@ -47,6 +47,15 @@ def free_port() -> int:
     raise RuntimeError("No free port. The tests have left too many servers running.")
 
 
+def read_log(path: str | Path) -> str:
+    """Return the whole lines of a log that processes are writing to.
+
+    It is opened again, because a shared file also shares its position: the next line would be written where we read.
+    """
+    text = Path(path).read_text()
+    return text[: text.rfind("\n") + 1]
+
+
 class Server:
     """A server process with its children, in a separate folder. As a context manager, it starts and kills it."""
 

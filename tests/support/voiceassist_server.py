@@ -2,6 +2,7 @@
 
 import fcntl
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import psutil
 from tests.support.databases import database_with_staff as database_with_staff
 from tests.support.forked_python import ForkedPython, die_with_parent, run
 from tests.support.polling import SLOWNESS, succeeds_within
-from tests.support.server_process import free_port
+from tests.support.server_process import free_port, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 30.0 * SLOWNESS  # seconds
@@ -83,7 +84,7 @@ class VoiceAssistServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = Path(tempfile.mkdtemp(prefix="voiceassist-server-"))  # TMPDIR of the server
         self.process: subprocess.Popen[Any]
-        self._log = (self.folder / "log").open("w+")
+        self._log = (self.folder / "log").open("w")
         defaults = {"LOG_FORMAT": "json", "WEB_CONCURRENCY": "2", "TMPDIR": str(self.folder)}
         inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}  # pytest's
         self._environment = {**inherited, **defaults, **environment}
@@ -168,5 +169,7 @@ class VoiceAssistServer:
         return [item for item in worker.net_connections() if item.laddr.port == self.port and item.raddr]
 
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        return read_log(self._log.name)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log().splitlines()]

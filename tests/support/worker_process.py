@@ -9,13 +9,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
 from tests.support.forked_python import ROOT, ForkedPython, die_with_parent
 from tests.support.polling import succeeds_within
+from tests.support.server_process import read_log
 
 
 class WorkerProcess:
@@ -63,7 +63,7 @@ class WorkerProcess:
         self._log.close()
 
     def log(self) -> str:
-        return Path(self._log.name).read_text()
+        return read_log(self._log.name)
 
     def events(self, message: str) -> list[dict[str, Any]]:
         """Return the log lines with this message."""

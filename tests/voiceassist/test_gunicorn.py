@@ -46,7 +46,7 @@ def dependencies(app: VoiceAssistServer) -> dict[str, Any]:
 
 
 def messages(app: VoiceAssistServer) -> list[str]:
-    return [json.loads(line)["message"] for line in app.log().splitlines()]
+    return [line["message"] for line in app.log_lines()]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_log_has_one_json_line_per_request_without_its_path(app: VoiceAssistServ
     app.get("/health", headers={"X-Request-ID": "quiet"})
     app.get("/metrics", headers={"X-Request-ID": "quiet"})
     assert succeeds_within(5, lambda: trace in app.log())
-    lines = [json.loads(line) for line in app.log().splitlines()]
+    lines = app.log_lines()
     for line in lines:
         assert {"timestamp", "level", "service", "logger", "message"} <= set(line), line
         assert line["service"] == "voiceassist"
@@ -262,7 +262,7 @@ def test_database_outage_returns_503_and_logs_one_line() -> None:
         status, headers, body = app.get("/admin/", headers=web_session)
         assert (status, headers["Retry-After"]) == (503, "5")
         assert b"<h1>Not available right now</h1>" in body
-        lines = [json.loads(line) for line in app.log().splitlines()]
+        lines = app.log_lines()
         (line,) = [line for line in lines if line.get("trace_id") == headers["X-Request-ID"]]
         assert (line["status"], line["outage"], line["level"]) == (503, "OperationalError", "error")
 
@@ -324,7 +324,7 @@ def test_requests_in_flight_are_finished(servers: Servers) -> None:
 
 def result_of_drain(app: VoiceAssistServer) -> tuple[str, str]:
     """Return the level and the message of the line about the drain."""
-    (line,) = [line for line in map(json.loads, app.log().splitlines()) if "DRAIN_SECONDS is" in line["message"]]
+    (line,) = [line for line in app.log_lines() if "DRAIN_SECONDS is" in line["message"]]
     return line["level"], line["message"]
 
 
@@ -533,7 +533,7 @@ def test_message_that_cannot_be_formatted_is_logged_with_its_place(tmp_path: Pat
         "    logging.getLogger('test').error('%d', 'no number')\n"
     )
     with VoiceAssistServer(config=str(config)) as app:
-        (line, *_) = [line for line in map(json.loads, app.log().splitlines()) if line["logger"] == "test"]
+        (line, *_) = [line for line in app.log_lines() if line["logger"] == "test"]
         assert f"{config}:5" in line["message"]
         assert "no number" not in line["message"]
 

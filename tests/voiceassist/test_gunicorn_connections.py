@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import resource
 import socket
 import subprocess
@@ -36,7 +35,7 @@ def limited_server(folder: Path, command: str) -> VoiceAssistServer:
 
 
 def messages(app: VoiceAssistServer) -> list[str]:
-    return [json.loads(line)["message"] for line in app.log().splitlines()]
+    return [line["message"] for line in app.log_lines()]
 
 
 def test_idle_connections_keep_nobody_out(app: VoiceAssistServer) -> None:
@@ -77,7 +76,7 @@ def test_worker_without_descriptors_waits_for_some(app: VoiceAssistServer) -> No
     finally:
         worker.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     assert app.workers() == [worker]
-    (line,) = [json.loads(line) for line in app.log().splitlines() if "no connection can be accepted" in line]
+    (line,) = [line for line in app.log_lines() if "no connection can be accepted" in line["message"]]
     assert (line["level"], line["error"]) == ("warning", "EMFILE")
 
 

@@ -373,7 +373,7 @@ def test_malformed_requests_are_not_quoted() -> None:
                     pass
         assert app.get("/", headers={"X-Request-ID": "last-request"})[0] == 200
         assert succeeds_within(5, lambda: "last-request" in app.log())
-        lines = [json.loads(line) for line in app.log().splitlines()]
+        lines = app.log_lines()
         assert len([line for line in lines if line["message"] == "malformed request"]) > 5
         assert canary not in app.log().lower()
 
@@ -383,7 +383,7 @@ def test_server_logs_whole_lines() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", **settings_module) as app:
         for path in ("print-in-threads", "print-without-line-break", "log-badly"):
             assert app.get(f"/{path}/")[0] == 200
-        messages = [json.loads(line)["message"] for line in app.log().splitlines()]
+        messages = [line["message"] for line in app.log_lines()]
         for name in ("a", "b"):
             expected = [f"thread {name} {number} end" for number in range(300)]
             assert [message for message in messages if message.startswith(f"thread {name}")] == expected
@@ -397,6 +397,6 @@ def test_killed_worker_is_logged() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS="--timeout 2") as app:
         app.workers()[0].send_signal(signal.SIGSTOP)  # the master sends SIGABRT, then SIGKILL
         assert succeeds_within(30, lambda: "WORKER TIMEOUT" in app.log() and "SIGKILL" in app.log())
-        lines = [json.loads(line) for line in app.log().splitlines()]
+        lines = app.log_lines()
         assert {line["level"] for line in lines if "SIGKILL" in line["message"]} == {"error"}
         assert {line["level"] for line in lines if "TIMEOUT" in line["message"]} == {"critical"}

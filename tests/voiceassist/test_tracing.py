@@ -47,13 +47,9 @@ def app(collector: Collector) -> Iterator[VoiceAssistServer]:
         yield app
 
 
-def lines(app: VoiceAssistServer) -> list[dict[str, object]]:
-    return [json.loads(line) for line in app.log().splitlines()]
-
-
 def problems(app: VoiceAssistServer) -> list[dict[str, object]]:
     """Return the lines of the log above `info`, except those of readiness, because no test migrates its database."""
-    return [line for line in lines(app) if line["level"] != "info" and line["logger"] != "voiceassist.readiness"]
+    return [line for line in app.log_lines() if line["level"] != "info" and line["logger"] != "voiceassist.readiness"]
 
 
 def test_request_span_has_child_spans_for_its_calls(

@@ -23,7 +23,7 @@ from voiceassist.logs.repeated import RepeatedFilter
 log = structlog.stdlib.get_logger("voiceassist.python")
 
 
-def logging_config(*, level: str, style: str, service: str, full_tracebacks: bool = False) -> dict[str, Any]:
+def logging_config(*, level: str, style: str, service: str, full_tracebacks: bool) -> dict[str, Any]:
     """Return Django's `LOGGING`, a dictionary for `configure`.
 
     `style` is "json" or "console". `full_tracebacks` adds exception messages and source lines, which may contain PHI.

@@ -60,5 +60,5 @@ def _kind(record: logging.LogRecord) -> str:
     kind = record.name.rpartition(".")[2]
     if kind != "csrf":
         return kind
-    reason = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+    reason = record.getMessage().removeprefix("Forbidden (")
     return next((kind for start, kind in _CSRF_KINDS.items() if reason.startswith(start)), "csrf_token")

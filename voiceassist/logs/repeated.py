@@ -7,14 +7,13 @@ from time import monotonic
 INTERVAL = 60.0  # seconds between two lines with the same message
 
 
-class RepeatedFilter(logging.Filter):
+class RepeatedFilter:
     """Let one record per minute and message of the logger `prefix` pass, and every record of other loggers.
 
     `logging` calls filters of a handler without its lock, so two threads may log the same message once each.
     """
 
     def __init__(self, prefix: str) -> None:
-        super().__init__()
         self._prefix = prefix
         self._logged_at: dict[str, float] = {}  # by format string, so that it does not grow
 

@@ -32,7 +32,7 @@ def app(database: str) -> Iterator[VoiceAssistServer]:
 
 
 def lines(app: VoiceAssistServer, logger: str) -> list[dict[str, Any]]:
-    return [line for line in map(json.loads, app.log().splitlines()) if line["logger"] == logger]
+    return [line for line in app.log_lines() if line["logger"] == logger]
 
 
 def log_in(app: VoiceAssistServer, password: str, forwarded_for: str) -> int:
@@ -105,5 +105,5 @@ def test_odd_requests_never_fail(app: VoiceAssistServer) -> None:
         assert status < 500, (status, request[:500])
         if headers.get("content-type") == "application/json":
             assert json.loads(body)["success"] is (status < 400)
-    levels = {line["level"] for line in map(json.loads, app.log().splitlines())}
+    levels = {line["level"] for line in app.log_lines()}
     assert levels <= {"info", "warning"}

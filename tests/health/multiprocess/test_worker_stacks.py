@@ -1,7 +1,6 @@
 """The stacks of a worker that hangs or crashes are in the log, without values, whatever it hangs in."""
 
 import http.client
-import json
 import signal
 from contextlib import suppress
 from typing import Any
@@ -23,7 +22,7 @@ def hang(app: VoiceAssistServer, kind: str) -> None:
 
 
 def stacks(app: VoiceAssistServer) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in app.log().splitlines()]  # all of them are JSON
+    lines = app.log_lines()
     return [line for line in lines if line["message"] == "a worker hung or crashed"]
 
 

@@ -47,7 +47,7 @@ def test_concurrent_requests_share_no_state(pooled: str) -> None:
         )
     with VoiceAssistServer(DATABASE_URL=pooled) as app:
         send_requests(app)
-        levels = [json.loads(line)["level"] for line in app.log().splitlines()]
+        levels = [line["level"] for line in app.log_lines()]
     assert set(levels) == {"info"}
     with psycopg.connect(pooled) as connection:
         creations = "SELECT actor_email, count(DISTINCT trace_id) FROM audit_events WHERE action = 'create' GROUP BY 1"
