@@ -69,7 +69,7 @@ def network_range(address: str, prefix: int) -> tuple[str, str]:
 
 def find_user(request: Any, credentials: dict[str, Any] | None) -> User | None:
     """Return the user whose name was entered. The request keeps the result, because each attempt needs it often."""
-    name = str((credentials or {}).get("username", "")).strip()[:254]
+    name = str((credentials or {}).get("username", "")).strip()
     if getattr(request, "login_user", (None,))[0] != name:
         request.login_user = name, User.objects.filter(email=name).first()
     user: User | None = request.login_user[1]

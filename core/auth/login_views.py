@@ -8,7 +8,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import csrf_protect
 
 from core.auth import enrolment, pending_login
 from core.auth.forms import CodeForm, EnrolForm, NewPasswordForm
@@ -33,7 +32,6 @@ def _continue(request: HttpRequest, user: User) -> HttpResponse:
     return HttpResponseRedirect(reverse("admin:login_continue"))
 
 
-@csrf_protect
 @never_cache
 def continue_login(request: HttpRequest, site: AdminSite) -> HttpResponse:
     """Show the current step of a pending login, and handle its form."""

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from axes.models import AccessAttempt
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from prometheus_client import REGISTRY
 
 from core.auth import login_failures, login_throttling
@@ -183,6 +186,31 @@ def test_deletes_expired_rows_only(rf: RequestFactory) -> None:
         AccessAttempt.objects.filter(ip_address=f"192.0.2.{number}").update(attempt_time=time)
     assert login_failures.delete_expired() == 2
     assert remaining() == 1
+
+
+def test_failed_login_deletes_expired_rows(user: User) -> None:
+    create_failures("other@example.org", ELSEWHERE, 1)
+    expired = hashed_username(None, {"username": "other@example.org"})
+    AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=15))
+    log_in("192.0.2.7", password="wrong")
+    assert not AccessAttempt.objects.filter(username=expired).exists()
+    assert AccessAttempt.objects.exists()
+
+
+def test_user_is_found_by_the_whole_name_once_per_request(rf: RequestFactory, user: User) -> None:
+    request = rf.post("/")
+    with CaptureQueriesContext(connection) as queries:
+        assert login_failures.find_user(request, {"username": f" {EMAIL} "}) == user
+        assert login_failures.find_user(request, {"username": EMAIL}) == user
+    assert len(queries) == 1
+    longest = User.objects.create_user(f"{'a' * 242}@example.org")  # 254 characters
+    assert login_failures.find_user(request, {"username": longest.email}) == longest
+    assert login_failures.find_user(request, {"username": f"{longest.email}x"}) is None
+
+
+def test_failures_are_still_counted_after_an_upgrade() -> None:
+    expected = salted_hmac("voiceassist.logins", EMAIL, algorithm="sha256").hexdigest()
+    assert hashed_username(None, {"username": f" {EMAIL.upper()} "}) == expected
 
 
 def test_each_failure_adds_one_and_an_expired_row_starts_again(rf: RequestFactory) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session as WebSession
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
 from pytest_django import Settings
 
+from core.auth import session_expiry
 from core.auth.session_expiry import LAST_SEEN_KEY, LOGIN_AT_KEY
 from core.auth.web_sessions import SessionStore
 from core.models import AuditEvent, User
@@ -158,6 +160,37 @@ def test_saves_activity_once_a_minute(staff_client: Client) -> None:
     age_session(staff_client, **{LAST_SEEN_KEY: 60})
     assert count_writes() == 1
     assert count_writes() == 0
+
+
+def test_pages_know_when_the_login_ends(staff_client: Client, rf: RequestFactory) -> None:
+    def seconds_left() -> int:
+        return int(staff_client.get("/admin/stay-logged-in/").json()["seconds_left"])
+
+    assert 15 * 60 - 5 <= seconds_left() <= 15 * 60
+    age_session(staff_client, **{LAST_SEEN_KEY: 30})
+    assert 15 * 60 - 35 <= seconds_left() <= 15 * 60 - 30
+    age_session(staff_client, **{LOGIN_AT_KEY: 12 * 3600 - 100})
+    assert 95 <= seconds_left() <= 100
+    request = rf.get("/")
+    request.user = AnonymousUser()
+    assert session_expiry.seconds_left(request) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "is_activity"),
+    [
+        ("/admin/", {}, True),
+        ("/admin/", {"X-Automatic-Refresh": "1"}, False),
+        ("/admin/status/part", {}, False),
+    ],
+)
+def test_script_of_an_unattended_page_is_no_activity(
+    staff_client: Client, path: str, headers: dict[str, str], is_activity: bool
+) -> None:
+    age_session(staff_client, **{LAST_SEEN_KEY: 14 * 60})
+    seen = staff_client.session[LAST_SEEN_KEY]
+    assert staff_client.get(path, headers=headers).status_code == 200
+    assert (staff_client.session[LAST_SEEN_KEY] > seen) is is_activity
 
 
 def test_password_change_ends_other_sessions(staff_client: Client, user: User) -> None:
