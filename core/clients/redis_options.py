@@ -46,7 +46,7 @@ OPTIONS = {
 }
 
 
-def check_text(query: str) -> None:
+def check_text(query: str | None) -> None:
     """Check the query of a URL. Raises ValueError, whose message continues a sentence that starts with REDIS_URL."""
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in OPTIONS:

@@ -96,7 +96,7 @@ def parse(url: str) -> RedisUrl:
         )
     if parts["scheme"] not in SCHEMES:
         raise ValueError(f"must start with {' or '.join(scheme + '://' for scheme in SCHEMES)}.")
-    redis_options.check_text(parts["query"] or "")
+    redis_options.check_text(parts["query"])
     parsed = _parse_sentinel(parts) if parts["scheme"] in _SENTINEL else _parse_server(url, parts)
     try:
         parsed.pool(parsed.options).make_connection()  # does not connect, but validates the options
@@ -171,7 +171,7 @@ def with_password(url: str, password: str | None) -> str:
     if not password or not parts:
         return url
     user, _, own_password = (parts["login"] or "").partition(":")
-    if own_password or "password" in dict(parse_qsl(parts["query"] or "")):
+    if own_password or "password" in dict(parse_qsl(parts["query"])):
         return url
     return f"{parts['scheme']}://{user}:{quote(password, safe='')}@{url[parts.start('hosts') :]}"
 

@@ -64,8 +64,10 @@ class Formatter(logging.Formatter):
         return line
 
     def _line(self, record: logging.LogRecord) -> str:
-        foreign = {} if getattr(record, "is_event", False) else {"event": record.getMessage(), "exc_info": record.exc_info}
-        event = foreign or dict(cast(EventDict, record.msg))
+        if getattr(record, "is_event", False):
+            event = dict(cast(EventDict, record.msg))
+        else:
+            event = {"event": record.getMessage(), "exc_info": record.exc_info}
         return self._render(self._standard_fields(record, self._safe_event(record, event)))
 
     def _safe_event(self, record: logging.LogRecord, event: EventDict) -> EventDict:

@@ -71,6 +71,10 @@ def test_parses_sentinel_url(
     assert isinstance(pool, SentinelConnectionPool)
     tls = url.startswith("rediss")
     assert pool.connection_class is (SentinelManagedSSLConnection if tls else SentinelManagedConnection)
+    assert [login.current for login in pool.logins] == [  # type: ignore[attr-defined]
+        tuple(options[name] for name in ("username", "password") if name in options)
+        for options in (expected, sentinel_expected)
+    ]
 
 
 def test_sentinels_share_the_timeout_without_retries() -> None:
@@ -88,7 +92,7 @@ def test_sentinels_share_the_timeout_without_retries() -> None:
     ("url", "message"),
     [
         ("redis+cluster://:{}@a:1,b:2/0", "Redis Cluster, which is not supported. Use one server (redis://"),
-        ("rediss+cluster://:{}@a", "redis+sentinel://"),
+        ("rediss+cluster://:{}@a", "Redis Cluster, which is not supported"),
         ("redis://:{}@a,b:2/0", "several hosts"),
         ("redis://:{}@a:1,redis://:{}@b:2/0", "several hosts"),
         ("redis://:{}@a/0,redis://:{}@b/0", "several hosts"),
@@ -168,6 +172,7 @@ def test_password_is_added_to_a_url_that_has_none(url: str, expected: str) -> No
     ],
 )
 def test_passwords(url: str, expected: set[str]) -> None:
+    assert redis_url.passwords("not a url") == set()
     assert redis_url.passwords(url) == expected
     assert not any(secret in repr(redis_url.parse(url)) for secret in expected if len(secret) > 1)
 
@@ -179,6 +184,8 @@ def test_passwords(url: str, expected: set[str]) -> None:
         ("redis://:pw@[::1]:7/0", "[::1]:7"),
         ("unix://:pw@/run/a%20b", "/run/a b"),
         ("redis+sentinel://:pw@s1,[::2]:5/m", "primary of m, Sentinels s1:26379, [::2]:5"),
+        ("pw is not a url", "REDIS_URL"),
+        ("unix://:pw@", ""),
     ],
 )
 def test_location_has_no_credentials(url: str, expected: str) -> None:

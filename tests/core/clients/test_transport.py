@@ -10,6 +10,15 @@ from core.clients.transport import Transport
 VERIFIED, UNVERIFIED, PLAIN, LOCAL = Transport.VERIFIED, Transport.UNVERIFIED, Transport.PLAIN, Transport.LOCAL
 
 
+def test_words_of_the_contract_and_what_production_accepts() -> None:
+    assert {kind.value: kind.is_safe for kind in Transport} == {
+        "TLS, verified": True,
+        "TLS, not verified": False,
+        "plain text": False,
+        "local": True,
+    }
+
+
 def parameters(url: str) -> dict[str, Any]:
     config = database_url.parse(url)
     options: dict[str, Any] = config["OPTIONS"]

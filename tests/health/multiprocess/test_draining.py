@@ -9,6 +9,13 @@ from health.multiprocess import draining
 INFO, WARNING = logging.INFO, logging.WARNING
 
 
+def test_begins_once_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "_times", [0.0, 0.0])
+    assert not draining.is_draining()
+    draining.begin()
+    assert draining.is_draining()
+
+
 @pytest.mark.parametrize(
     ("last", "stopped", "level", "text"),
     [
