@@ -47,14 +47,15 @@ def edits(source: Source, node: ast.AST) -> Iterator[Edit]:
     if isinstance(node, ast.Constant | ast.JoinedStr) and not isinstance(source.parents[node], ast.JoinedStr):
         yield from _of_text(source, node)
     elif isinstance(node, ast.Tuple | ast.List | ast.Dict):
-        yield from literals.edits(source, node)
+        generated = {source.text(child) for child in ast.iter_child_nodes(node) if _is_generated(child)}
+        yield from (edit for edit in literals.edits(source, node) if edit.before not in generated)
 
 
 def _is_generated(node: ast.AST) -> bool:
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="migrations"), attr=name)):
             return name not in ("RunSQL", "RunPython")
-    return _assigns(node, "dependencies")
+    return _assigns(node, "dependencies") or _assigns(node, "ACTIONS")  # ACTIONS are the choices of a field
 
 
 def _assigns(node: ast.AST, name: str) -> bool:

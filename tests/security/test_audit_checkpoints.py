@@ -112,6 +112,11 @@ def test_attack_of_the_owner_shows(owner: Connection, log: list[Checkpoint], sta
         assert any(problem.startswith(before) and problem.endswith(after) for problem in problems), problems
 
 
+def test_checkpoint_after_a_missing_one_is_not_accused(owner: Connection, log: list[Checkpoint]) -> None:
+    owner.execute("DELETE FROM audit_checkpoints WHERE number = 2")
+    assert verified(owner, log).problems == ["Checkpoint 2: missing from the database; 1 of them in the log."]
+
+
 def test_releases_without_the_new_columns_compute_the_same_digests(owner: Connection, log: list[Checkpoint]) -> None:
     """During a rolling deploy a worker of either release may write a checkpoint or an archive."""
     texts = [json.loads(text) for _, _, text in read_events(owner, NO_CHECKPOINT, log[-1])]
@@ -374,6 +379,11 @@ def test_worker_writes_checkpoints_to_its_log(
         add_events(owner)
         assert succeeds_within(30, lambda: len(logged_digests(worker())) > before)  # noqa: B023
     log = "\n".join(worker())
+    entries = [json.loads(line) for line in worker() if '"audit checkpoint"' in line]
+    written = owner.execute("SELECT number, events, last_event::text, digest FROM audit_checkpoints").fetchall()
+    assert {tuple(entry[name] for name in ("number", "events", "last_event", "digest")) for entry in entries} == {
+        *written
+    }
     assert manage("verify_audit", "--log", "-", url=database, stdin=log).returncode == 0
     assert "job failed" not in log
     owner.execute(UNPROTECTED)
