@@ -121,8 +121,9 @@ class RevealPHIAdmin(ReadOnlyAdmin):
 
     def reason_context(self, request: HttpRequest) -> dict[str, Any]:
         """Return what the form on the page of a row needs. A code is asked for first, so that no input gets lost."""
+        initial = {"start": request.GET.get("start")}  # set by links of message lists
         return {
-            "reason_form": self.reason_form_class(initial={"start": request.GET.get("start")}),  # for TranscriptForm
+            "reason_form": self.reason_form_class(initial=initial),
             "code_is_required": second_factor.requires_step_up(request),
         }
 
