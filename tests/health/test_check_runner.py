@@ -148,7 +148,7 @@ def test_latency_of_hung_check_is_the_time_since_its_start(gate: Gate) -> None:
     runner = make_runner(Check("hung", gate), timeout=0.1)
     first = runner.report().results[0].latency_ms
     time.sleep(0.2)
-    assert 90 <= first < runner.report().results[0].latency_ms - 150  # the round began a little earlier
+    assert 0 < first < runner.report().results[0].latency_ms - 190
 
 
 def test_first_check_after_recovery_is_healthy(gate: Gate) -> None:
