@@ -138,7 +138,8 @@ def test_probes_whose_responses_nobody_reads_delay_no_request(app: VoiceAssistSe
     request = b"GET /health HTTP/1.1\r\n" + HEAD + b"\r\n"
     with SlowClients(app.port, WORKERS, request * 10_000, receive_buffer=4096):
         assert_serves(app, control)
-        assert succeeds_within(SLACK, lambda: not any(map(app.connections, app.workers())))
+        # The buffers of the sockets take thousands of responses first.
+        assert succeeds_within(60, lambda: not any(map(app.connections, app.workers())))
     assert "Traceback" not in app.log()
 
 
