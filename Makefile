@@ -32,8 +32,8 @@ help: ## show this help
 run: .venv/installed-embedded ## install what the server needs and serve on http://127.0.0.1:8000 or the address in BIND
 	@exec $(PYTHON) -m voiceassist.run
 
-test: .venv/installed-dev ## run the fast tests in two minutes, in WORKERS=4 processes
-	@$(PYTHON) -m pytest -m 'not slow' --numprocesses $(or $(WORKERS),4) --dist loadfile
+test: .venv/installed-dev ## run the fast tests in two minutes, in WORKERS=3 processes
+	@$(PYTHON) -m pytest -m 'not slow' --numprocesses $(or $(WORKERS),3) --dist loadfile
 
 test-slow: .venv/installed-dev ## run the other tests: clusters, browsers, containers, backups, crashes
 	@$(PYTHON) -m pytest -m slow --numprocesses $(or $(WORKERS),4) --dist loadfile
