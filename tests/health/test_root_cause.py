@@ -73,6 +73,6 @@ def test_outage_of_postgres_is_reported_once(servers: Servers, redis: Valkey) ->
 
             proxy.mode = "pass"
             assert succeeds_within(10, lambda: app.get("/ready")[0] == 200)
-            lines = [line["message"] for line in app.log_lines() if "→" in line["message"]]
+            lines = [message for message in app.log_messages() if "→" in message]
         assert {line.split(":")[0] for line in lines} == {"postgres"}
         assert lines[-1] == "postgres: unhealthy → healthy"

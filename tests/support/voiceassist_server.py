@@ -173,3 +173,6 @@ class VoiceAssistServer:
 
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log().splitlines()]
+
+    def log_messages(self) -> list[str]:
+        return [line["message"] for line in self.log_lines()]

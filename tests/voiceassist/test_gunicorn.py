@@ -45,10 +45,6 @@ def dependencies(app: VoiceAssistServer) -> dict[str, Any]:
     return dict(report["dependencies"])
 
 
-def messages(app: VoiceAssistServer) -> list[str]:
-    return [line["message"] for line in app.log_lines()]
-
-
 @pytest.fixture(scope="module")
 def app(servers: Servers) -> Iterator[VoiceAssistServer]:
     """Yield a server that was started as in production, not forked."""
@@ -153,12 +149,12 @@ def test_liveness_is_fast_while_a_dependency_hangs(servers: Servers, tmp_path: P
             slow.join()
             with ends_within(1 + 0.25):
                 assert dependencies(app)["redis"]["reason"] == "timeout"
-            assert [message for message in messages(app) if message.startswith("redis:")] == [
+            assert [message for message in app.log_messages() if message.startswith("redis:")] == [
                 "redis: healthy → unhealthy (timeout)"
             ]
             frozen.thaw()
             assert succeeds_within(5, lambda: dependencies(app)["redis"]["reason"] is None)
-            assert messages(app).count("redis: unhealthy → healthy") == 1
+            assert app.log_messages().count("redis: unhealthy → healthy") == 1
     finally:
         frozen.kill()
 

@@ -34,10 +34,6 @@ def limited_server(folder: Path, command: str) -> VoiceAssistServer:
     return VoiceAssistServer(python=python, WEB_CONCURRENCY="1", HEALTH_OPTIONAL="migrations")
 
 
-def messages(app: VoiceAssistServer) -> list[str]:
-    return [line["message"] for line in app.log_lines()]
-
-
 def test_idle_connections_keep_nobody_out(app: VoiceAssistServer) -> None:
     """When no more connections fit, the one that has waited longest for a request is closed, once for each new one."""
     (worker,) = app.workers()
@@ -57,7 +53,7 @@ def test_idle_connections_keep_nobody_out(app: VoiceAssistServer) -> None:
         assert kept_alive.getresponse().status == 200
         assert CONNECTIONS < worker.num_fds() < OPEN_FILES
     assert app.workers() == [worker]
-    assert messages(app).count("all connections are in use; closing the longest idle") == 1
+    assert app.log_messages().count("all connections are in use; closing the longest idle") == 1
 
 
 def test_worker_without_descriptors_waits_for_some(app: VoiceAssistServer) -> None:
@@ -66,7 +62,7 @@ def test_worker_without_descriptors_waits_for_some(app: VoiceAssistServer) -> No
     try:
         with socket.create_connection(("127.0.0.1", app.port)) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert succeeds_within(5, lambda: "no connection can be accepted" in messages(app))
+            assert succeeds_within(5, lambda: "no connection can be accepted" in app.log_messages())
             cpu = sum(worker.cpu_times()[:2])
             time.sleep(1)
             assert sum(worker.cpu_times()[:2]) - cpu < 0.5  # it retries ten times per second
@@ -89,11 +85,11 @@ def test_master_without_descriptors_keeps_its_workers(tmp_path: Path) -> None:
         master.rlimit(psutil.RLIMIT_NOFILE, (4, OPEN_FILES))  # it has more, so it gets no new one
         killed.kill()
         message = "A worker can't be started (Too many open files). The server tries again every second."
-        assert succeeds_within(10, lambda: message in messages(app))
+        assert succeeds_within(10, lambda: message in app.log_messages())
         time.sleep(2)  # further attempts
         assert app.get("/health")[0] == 200
         assert app.workers() == [kept]
-        assert messages(app).count(message) == 1
+        assert app.log_messages().count(message) == 1
         master.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
         assert succeeds_within(10, lambda: len(app.workers()) == 2)
 
@@ -118,8 +114,8 @@ def test_replacement_without_threads_does_not_end_the_server(tmp_path: Path) -> 
         killed, kept = app.workers()
         killed.kill()
         message = "A thread can't be started. Raise the limit of processes and threads (ulimit -u, TasksMax=)."
-        assert succeeds_within(10, lambda: message in messages(app))
-        assert succeeds_within(10, lambda: sum(line.startswith("Booting worker") for line in messages(app)) == 4)
+        assert succeeds_within(10, lambda: message in app.log_messages())
+        assert succeeds_within(10, lambda: sum(line.startswith("Booting worker") for line in app.log_messages()) == 4)
         assert app.get("/health")[0] == 200
         assert kept in app.workers()
 

@@ -383,7 +383,7 @@ def test_server_logs_whole_lines() -> None:
     with VoiceAssistServer(WEB_CONCURRENCY="1", **settings_module) as app:
         for path in ("print-in-threads", "print-without-line-break", "log-badly"):
             assert app.get(f"/{path}/")[0] == 200
-        messages = [line["message"] for line in app.log_lines()]
+        messages = app.log_messages()
         for name in ("a", "b"):
             expected = [f"thread {name} {number} end" for number in range(300)]
             assert [message for message in messages if message.startswith(f"thread {name}")] == expected
