@@ -47,6 +47,7 @@ def test_outage_of_postgres_is_reported_once(servers: Servers, redis: Valkey) ->
             closing(app.log_in(EMAIL, PASSWORD)) as staff,
         ):
             assert app.get("/ready")[0] == 200
+            app.wait_for_checks()
             proxy.mode = "refuse"
             status, _, body = app.get("/ready")
             report = json.loads(body)["error"]["details"]

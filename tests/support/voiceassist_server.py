@@ -153,6 +153,19 @@ class VoiceAssistServer:
         assert client.get("/admin/").status_code == 200  # also sets the access cookie of the status page
         return client
 
+    def wait_for_checks(self) -> None:
+        """Wait until every worker has finished the checks of its start.
+
+        A request for /ready that joins them reports the state before a change that the test has made meanwhile.
+        """
+        (folder,) = self.runtime_folders()
+
+        def are_finished() -> bool:
+            states = [json.loads(path.read_text()) for path in folder.glob("state_*.json")]
+            return sum(state["checked_at"] > 0 for state in states) == int(self._environment["WEB_CONCURRENCY"])
+
+        assert succeeds_within(START_TIMEOUT, are_finished), self.log()
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 

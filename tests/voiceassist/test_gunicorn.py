@@ -127,6 +127,7 @@ def test_server_becomes_ready_after_its_dependencies_do(servers: Servers) -> Non
             assert app.get("/health")[0] == 200
             assert dependencies(app)["postgres"]["reason"] == "connection_refused"
             assert state(app) == "not_ready"
+            app.wait_for_checks()
             proxy.mode = "pass"
             assert state(app) == "degraded"
 

@@ -38,6 +38,7 @@ def test_shows_what_is_down_and_since_when(
         ):
             assert succeeds_within(10, lambda: FORM in client.get(LOGIN).text)
             form = {"username": EMAIL, "password": PASSWORD, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+            app.wait_for_checks()
             proxy.mode = mode
             down_at = time.time()
             redis.freeze()

@@ -284,6 +284,7 @@ def test_page_works_while_the_database_or_redis_is_down(
             closing(app.log_in(EMAIL, PASSWORD)) as staff,
         ):
             assert "Healthy" in staff.get(PAGE).text
+            app.wait_for_checks()
             proxy.mode = database_mode
             if redis_hangs:
                 redis.freeze()
