@@ -1,15 +1,20 @@
 """Attack the audit trail as the application's role and as the owner of the tables."""
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
+import sqlparse
+from django.core.management import call_command
 
 from core.audit_integrity import find_problems
 from core.audit_policy import APPEND_ONLY, AUDITED, NOT_AUDITED, REVOKED
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
+from tests.docs.markdown import ROOT
 from tests.security.databases import Connection, cloned, connect
 from tests.support.plugin import Servers
 from tests.support.polling import NOISE, ends_within
@@ -277,6 +282,30 @@ def test_removal_of_all_functions_is_reported(owner: Connection) -> None:
     assert functions
     faults = reported_faults(owner, f"DROP FUNCTION {functions[0]} CASCADE")
     assert "function audit_row, function audit_changes, function audit_is_kept" in faults
+
+
+def runbook_migrations() -> list[str]:
+    """Return the numbers of the migrations whose statements restore the triggers, as the runbook lists them."""
+    runbook = (ROOT / "docs" / "RUNBOOK.md").read_text()
+    return re.findall(r"`(\d{4})`", runbook.split("`manage.py sqlmigrate core NUMBER`")[1].split("order.")[0])
+
+
+@pytest.mark.django_db
+def test_triggers_can_be_restored_as_the_runbook_says(owner: Connection) -> None:
+    functions = owner.execute(
+        "SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc WHERE prorettype = 'trigger'::regtype"
+        " AND pronamespace = 'public'::regnamespace"
+    ).fetchone()
+    assert functions
+    owner.execute(f"DROP FUNCTION {functions[0]}, audit_changes CASCADE".encode())
+    for number in runbook_migrations():
+        output = io.StringIO()
+        call_command("sqlmigrate", "core", number, stdout=output, no_color=True)
+        for statement in sqlparse.split(sqlparse.format(output.getvalue(), strip_comments=True)):
+            if re.search("TRIGGER|FUNCTION", statement):
+                owner.execute(statement.encode())
+    become_application(owner)
+    assert find_problems(owner) == {}
 
 
 def test_at_most_five_faults_are_listed(owner: Connection) -> None:
