@@ -41,7 +41,7 @@ test-slow: .venv/installed-dev ## run the other tests: clusters, browsers, conta
 test-pythons: .venv/installed-dev ## run the fast tests on every other supported Python of this machine
 	@$(PYTHON) -m tests.support.other_pythons
 
-fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user
+fresh-clone: .venv/installed-dev ## install and run the server in fresh clones, as root and as another user; skipped unless run as root
 	@$(PYTHON) -m pytest tests/fresh_clone
 
 mutants: .venv/installed-dev ## put faults into the code and print those that no test notices: MODULES='core/*' SAMPLE=40 SEED=1

@@ -107,7 +107,10 @@ CLAIMS = {
     "docs/OBSERVABILITY.md": [
         f"more than {formatter.MAX_TEXT:,} characters in a value: truncated",
         f"more than {formatter.MAX_LINE:,} characters in a line: replaced",
-        only_if(gunicorn_connections._WARNING_INTERVAL == _MINUTE, "logs one of these warnings at most once a minute"),
+        only_if(
+            gunicorn_connections._WARNING_INTERVAL == _MINUTE,
+            "logs each of these warnings about connections at most once a minute",
+        ),
         only_if(refused_requests.INTERVAL == repeated.INTERVAL == _MINUTE, "one line per minute, kind and worker"),
         f"An exiting worker waits for at most {error_reports._FLUSH_TIMEOUT:.0f} s.",
         f"has reported within {queue.WORKER_TIMEOUT} s",
