@@ -15,6 +15,7 @@ import pytest
 from tests.support.dependency_servers import free_port
 from tests.support.full_disk import needs_mounts, with_mounts
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import has_ended
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,8 +65,8 @@ def test_prepares_the_database_and_serves(servers: Servers, tmp_path: Path) -> N
     children = psutil.Process(process.pid).children(recursive=True)
     assert [child for child in children if child.cmdline()[-2:] == [str(ROOT / "manage.py"), "worker"]]
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)  # until every process has closed the pipe
-    assert all(map(has_ended, children))
+    output, _ = process.communicate(timeout=30)  # until every process has closed the pipe, just before it ends
+    assert succeeds_within(10, lambda: all(map(has_ended, children)))
     lines = output.splitlines()
     assert lines[0] == "Applying migrations ..."
     assert [line.split()[0] for line in lines[1:6]] == ["postgres", "redis", "qdrant", "migrations", "ready"]
