@@ -53,6 +53,7 @@ class AdminSite(admin.AdminSite):
             site_path("second-factor/", second_factor_views.manage, "second_factor"),
             path("stay-logged-in/", self.admin_view(self.stay_logged_in_view), name="stay_logged_in"),
             site_path("second-factor/verify/", second_factor_views.verify, "second_factor_verify"),
+            path("r/<path:content_type_id>/<path:object_id>/", self.admin_view(self.view_on_site)),
             *super().get_urls(),
         ]
 
@@ -86,6 +87,10 @@ class AdminSite(admin.AdminSite):
     def stay_logged_in_view(self, request: HttpRequest) -> JsonResponse:
         """Return how long the login lasts. The request itself extends it, as any other does."""
         return JsonResponse({"seconds_left": seconds_left(request)})
+
+    def view_on_site(self, request: HttpRequest, **key: str) -> Any:
+        """Return 404, because no object has a page outside of the admin, and Django's view loads whole rows."""
+        raise Http404
 
     def autocomplete_view(self, request: HttpRequest) -> Any:
         """Return 404, because no page uses this view, and it counts whole tables."""

@@ -81,6 +81,13 @@ def is_settled(connection: Connection, mark: Mark) -> bool:
     )
 
 
+def is_of_other_server(connection: Connection, mark: Mark) -> bool:
+    """Return whether this server has not used the mark's transaction id, because the mark was restored from a dump."""
+    return bool(
+        _fetch(connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint <= %s", mark.transaction)
+    )
+
+
 def write_checkpoints(connection: Connection, mark: Mark) -> Iterator[Checkpoint]:
     """Write, log and yield checkpoints of the events up to a settled mark that have none.
 

@@ -15,12 +15,14 @@ from typing import Any
 from uuid import UUID
 
 import pyrage
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from core import audit, personal_data
+from core.clients.postgresql.time_limit import request_time_limit
 from core.jobs.progress import batch, current_job
 from core.models import AuditEvent, Export, ExportChunk, Job, Message, User
 from core.models.exports import MAX_EXPORT_AGE
@@ -151,10 +153,17 @@ def download(job: Job) -> Export | None:
 
 
 def chunks_of(export: Export) -> Iterator[bytes]:
-    """Yield the encrypted bytes. One chunk is in memory at a time."""
+    """Yield the encrypted bytes. One chunk is in memory at a time.
+
+    The server iterates after the middleware has returned, so each query has a time limit of its own.
+    """
     chunks = ExportChunk.objects.filter(export=export).order_by("number")
-    for key in chunks.values_list("pk", flat=True):
-        yield bytes(ExportChunk.objects.values_list("data", flat=True).get(pk=key))
+    with request_time_limit(settings.DATABASE_TIMEOUT):
+        keys = list(chunks.values_list("pk", flat=True))
+    for key in keys:
+        with request_time_limit(settings.DATABASE_TIMEOUT):
+            data = ExportChunk.objects.values_list("data", flat=True).get(pk=key)
+        yield bytes(data)
 
 
 class _Stream(io.BufferedIOBase):

@@ -4,7 +4,7 @@ A model lists each of its columns in exactly one of four tuples, which a system 
 
     PHI             protected health information: masked everywhere; revealing it in the admin is audited
     PERSONAL        identifies a person: shown to staff in the admin, never in a log, metric, trace, error or URL
-    SECRET          a password hash: never shown
+    SECRET          a password hash, or a key or code of the second factor: never shown
     NON_SENSITIVE   reveals nothing about a person
 
 Error reports (Django's and Sentry's) contain no values at all, because a local variable or an exception's message may

@@ -13,11 +13,11 @@ from django.utils import timezone
 from django_tasks import task
 
 from core import batched_deletion, drill, exports
-from core.audit_checkpoints import Mark, is_covered, is_settled, take_mark, write_checkpoints
+from core.audit_checkpoints import Mark, is_covered, is_of_other_server, is_settled, take_mark, write_checkpoints
 from core.auth import login_failures
 from core.auth.web_sessions import SessionStore
 from core.jobs import schedule
-from core.jobs.progress import batch, current_job
+from core.jobs.progress import Interrupted, batch, current_job, is_stopping
 from core.models import Export, Job
 from core.models.exports import MAX_EXPORT_AGE
 
@@ -37,7 +37,7 @@ def write_audit_checkpoints() -> None:
     found: dict[str, Any] = job.result
     mark = Mark(found["position"], found["transaction"]) if found else None
     with closing(connections["default"].open_probe(_CHECKPOINT_CALL_TIMEOUT)) as connection:  # type: ignore[attr-defined]  # ours
-        if mark is not None:
+        if mark is not None and not is_of_other_server(connection, mark):
             is_written = is_settled(connection, mark)
             if is_written:
                 for _ in write_checkpoints(connection, mark):
@@ -125,16 +125,23 @@ def verify_backup() -> None:
     """Restore the newest base backup into a throw-away server, check it, and record the success."""
     assert _backups, "Only workers whose schedule has this task run it."
     folder, identity = _backups
+    steps = 0
+
+    def count_step(name: str, seconds: float, detail: str) -> None:
+        nonlocal steps
+        steps += 1
+        with batch() as job:
+            # A step that an earlier attempt reached is no progress. Otherwise a backup that is damaged would be
+            # restored for ever.
+            job.done = max(job.done, steps)
+
     try:
-        outcome = drill.verify(drill.newest_base_backup(folder), identity, _count_step)
-    except drill.DrillError:
-        log.error("the newest backup is not proven", hint="run manage.py drill BACKUP, which says why")
+        outcome = drill.verify(drill.newest_base_backup(folder), identity, count_step)
+    except Exception as error:
+        if is_stopping.is_set():  # which ended the programs of the drill
+            raise Interrupted from None
+        if isinstance(error, drill.DrillError):
+            log.error("the newest backup is not proven", hint="run manage.py drill BACKUP, which says why")
         raise
     with batch():
         drill.record(outcome)
-
-
-def _count_step(name: str, seconds: float, detail: str) -> None:
-    """Store progress, because a job without any for an hour counts as hung."""
-    with batch() as job:
-        job.done += 1

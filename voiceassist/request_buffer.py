@@ -51,12 +51,13 @@ class RequestBuffer:
             return False
         self.head = bytes(self.data[: end + len(_END_OF_HEAD)])
         self._end = len(self.head)
+        has_length = False
         for name, value in _FRAMING.findall(self.head):
             if name.lower() == b"expect":
                 self.expects_continue = b"HTTP/1.1\r\n" in self.head
                 continue
-            self.is_malformed |= self.has_body  # gunicorn rejects a request with two lengths
-            self.has_body = True
+            self.is_malformed |= has_length  # gunicorn rejects a request with two lengths
+            has_length = True
             if name.lower() == b"transfer-encoding":
                 self.is_chunked = value.strip().lower().endswith(b"chunked")
                 self.is_malformed |= not self.is_chunked
@@ -64,6 +65,7 @@ class RequestBuffer:
                 self._end += int(length[1])
             else:
                 self.is_malformed = True
+        self.has_body = self.is_chunked or self.is_malformed or self._end > len(self.head)
         return True
 
     def _skip_chunks(self) -> None:

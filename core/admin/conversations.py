@@ -109,8 +109,9 @@ class SessionAdmin(LargeDeletionAdmin, TranscriptAdmin):
     def _apply(
         self, request: HttpRequest, sessions: QuerySet, change: Callable[[UUID], Session], description: str
     ) -> None:
-        # Locked, because `change` raises an error if another request deletes the session first.
-        locked = list(sessions.select_for_update(of=("self",)))
+        # Locked, because `change` raises an error if another request deletes the session first. Oldest first, as in
+        # core.deletion, because two orders would deadlock.
+        locked = list(sessions.order_by(*ordering(newest_first=False)).select_for_update(of=("self",)))
         for session in locked:
             change(session.pk)
         count = len(locked)

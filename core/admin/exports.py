@@ -11,6 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from core import audit, exports, tasks
+from core.admin.large_deletion import ReasonForm
 from core.admin.phi_reveal import record_outcomes
 from core.auth import second_factor
 from core.models import AuditEvent, Export, Job, User
@@ -23,18 +24,13 @@ class KeyInput(forms.PasswordInput):
     input_type = "text"
 
 
-class ExportForm(forms.Form):
+class ExportForm(ReasonForm):
+    field_order = ("recipient",)
     recipient = forms.CharField(
         label="Public key",
         max_length=200,
         help_text="The public key (age1…) of the person who gets the data. They create it with age-keygen.",
         widget=KeyInput(attrs={"class": "vTextField", "autocomplete": "off", "spellcheck": "false"}),
-    )
-    reason = forms.CharField(
-        max_length=Job._meta.get_field("reason").max_length,
-        required=False,
-        help_text="Optional. It is recorded in the audit trail, so do not name patients.",
-        widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
     )
 
     def clean_recipient(self) -> str:

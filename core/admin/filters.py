@@ -14,6 +14,7 @@ from django.utils.timezone import is_naive, make_aware, now
 
 OLDER_THAN, NEWER_THAN = "older_than", "newer_than"  # URL parameters with a page's cursor
 AROUND = timedelta(minutes=15)
+INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">
 
 
 class IndexedFilter(admin.ChoicesFieldListFilter):
@@ -34,7 +35,7 @@ class TimeFilter(admin.DateFieldListFilter):
             key: [time] for key, time in (self._period_around(around) if around else submitted).items()
         }
         self.since, self.until, self.around = (
-            time.strftime("%Y-%m-%dT%H:%M") if time else ""  # the format of <input type="datetime-local">
+            time.strftime(INPUT_FORMAT) if time else ""
             for time in (*map(submitted.get, (self.lookup_kwarg_since, self.lookup_kwarg_until)), around)
         )
         replaced = (*self.expected_parameters(), OLDER_THAN, NEWER_THAN, ERROR_FLAG)

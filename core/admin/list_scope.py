@@ -10,11 +10,10 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from core.admin.conversation_rows import ConversationRow, find_row
-from core.admin.filters import TimeFilter
+from core.admin.filters import INPUT_FORMAT, TimeFilter
 from core.admin.row_names import name_of
 from core.models import AuditEvent, Message, Session, User
 
-INPUT_FORMAT = "%Y-%m-%dT%H:%M"  # of <input type="datetime-local">
 _PREPOSITIONS = {
     "user__id__exact": "of",
     "session__id__exact": "of",

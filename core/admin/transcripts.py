@@ -16,7 +16,7 @@ from django.urls import path
 
 from core import audit
 from core.admin.access_reason import AccessReasonForm
-from core.admin.list_scope import INPUT_FORMAT
+from core.admin.filters import INPUT_FORMAT
 from core.admin.phi_reveal import RevealPHIAdmin, Value, record_outcomes, value_of
 from core.admin.row_names import name_of
 from core.admin.stored_text import excerpts_of, with_excerpts

@@ -115,7 +115,8 @@ def audit_trail(server: Server, manifest: Manifest) -> str:
         *_, result = audit_verification.verify(connection, {}, digests, archived=archived)
     if result.problems:
         raise DrillError(f"The audit trail was changed. {result.problems[0]}")
-    return f"{result.events:,} events match {result.checkpoints:,} checkpoints, {result.uncovered:,} are newer"
+    found = f"{result.events:,} events match {result.checkpoints:,} checkpoints, {result.uncovered:,} are newer"
+    return f"{found}, {result.archived:,} were not read, because they are archived" if result.archived else found
 
 
 def append_only(server: Server, manifest: Manifest) -> str:

@@ -74,7 +74,7 @@ def verify(backup: Path, identity: Path, report: Report = lambda name, seconds, 
 def _restore_base(backup: Path, identity: Path, server: Server, manifest: Manifest, clock: _Clock) -> datetime:
     """Recover to the position where the rows were counted, compare them there, then recover to the end of the WAL."""
     with clock.step("checksums, decryption", is_recovery=True):
-        throwaway.run(SCRIPTS / "unpack.sh", backup, identity, server.folder)
+        throwaway.run(SCRIPTS / "unpack.sh", backup, identity, server.folder, TMPDIR=str(server.folder.parent))
     if manifest.counts_lsn:
         target = {"recovery_target_lsn": manifest.counts_lsn, "recovery_target_inclusive": "off"}
         with clock.step("recovery to the counted rows", is_recovery=True):
@@ -100,7 +100,8 @@ def _restore_dump(backup: Path, identity: Path, server: Server, manifest: Manife
         with server.connect(database="postgres") as connection:
             connection.execute(f'CREATE DATABASE "{manifest.database}"'.encode())
         throwaway.run(SCRIPTS / "restore.sh", backup, "--identity", identity, PGHOST=str(server.socket),
-                      PGUSER=manifest.superuser, PGDATABASE=manifest.database)  # fmt: skip
+                      PGUSER=manifest.superuser, PGDATABASE=manifest.database,
+                      TMPDIR=str(server.folder.parent), BACKUP_STAGING="")  # fmt: skip
     with clock.step("row counts") as details:
         details.append(checks.row_counts(server, manifest))
     return manifest.taken_at

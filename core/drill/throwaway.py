@@ -1,4 +1,8 @@
-"""A PostgreSQL server for a drill. It listens only on a socket in its own folder, and ends with the drill."""
+"""A PostgreSQL server for a drill. It listens only on a socket in its own folder, and ends with the drill.
+
+Drills also run in a worker for jobs. When that stops, it waits a short time only, so it ends the drill's programs. The
+drill then fails and removes the decrypted data.
+"""
 
 import fcntl
 import os
@@ -6,9 +10,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +23,9 @@ import psycopg
 from django.conf import settings
 
 from core.drill.manifest import DrillError, Manifest
+from core.jobs.progress import Interrupted, keep_going
 
+_POLL_INTERVAL = 0.5  # seconds
 _PREFIX = "voiceassist-drill-"
 _CONFIGURATION = """
 listen_addresses = ''
@@ -37,14 +46,48 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(*command: str | Path, **variables: str) -> str:
     """Run a program and return what it printed. Raise DrillError with the line that says why it failed."""
+    # In a command, age can ask for a passphrase at the terminal, which belongs to the session.
+    is_in_worker = threading.current_thread() is not threading.main_thread()
     try:
-        done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, errors="replace")
+        process = subprocess.Popen(
+            command, env=environment(**variables), start_new_session=is_in_worker, text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
     except FileNotFoundError:
         raise DrillError(f"The program {Path(command[0]).name} is not in PATH. Install PostgreSQL and age.") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason was given"]
+
+    def end() -> None:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            if is_in_worker:  # with the programs that a script has started
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                process.kill()
+
+    _end_with_worker(process, end)
+    with process:
+        try:
+            stdout, stderr = process.communicate()
+        except BaseException:
+            end()
+            raise
+    if process.returncode:
+        lines = stderr.strip().splitlines() or ["no reason was given"]
         raise DrillError(next((line for line in lines if "error" in line.lower()), lines[-1]))
-    return done.stdout
+    return stdout
+
+
+def _end_with_worker(process: "subprocess.Popen[Any]", end: Callable[[], None]) -> None:
+    """Count as progress of the job while the program runs, and call `end` when the worker stops."""
+
+    def watch() -> None:
+        try:
+            while process.poll() is None:
+                keep_going()
+                time.sleep(_POLL_INTERVAL)
+        except Interrupted:
+            end()
+
+    threading.Thread(target=copy_context().run, args=(watch,), name="drill", daemon=True).start()
 
 
 def check_programs(manifest: Manifest) -> None:
@@ -61,7 +104,7 @@ def check_programs(manifest: Manifest) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Create a folder for the decrypted data, and remove it. Also remove those of drills that were killed."""
+    """Create a folder for all decrypted data, and remove it. Also remove those of drills that were killed."""
     for stale in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         _remove_if_stale(stale)
     new = Path(tempfile.mkdtemp(prefix="voiceassist-new-"))  # mode 0700
@@ -111,6 +154,7 @@ class Server:
             self._process = subprocess.Popen(
                 command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        _end_with_worker(self._process, partial(self._process.send_signal, signal.SIGQUIT))  # immediate shutdown
         while not self._returns_true(until):
             if self._process.poll() is not None:
                 raise DrillError(self._reason())

@@ -45,7 +45,7 @@ class RunningJob:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.thread = threading.get_ident()
-        self.progressed_at = time.monotonic()  # when it began, or when its last batch was committed
+        self.progressed_at = time.monotonic()  # when it began, or last committed a batch or called `keep_going`
 
 
 running_jobs: dict[UUID, RunningJob] = {}
@@ -102,6 +102,14 @@ def batch() -> Iterator[Job]:
         raise
     job.attempts = progress.get("attempts", job.attempts)
     current.progressed_at = time.monotonic()
+
+
+def keep_going() -> None:
+    """Count as progress, for a task that waits for another program. Raise Interrupted if this process is to stop."""
+    if is_stopping.is_set():
+        raise Interrupted
+    if current := _current.get():
+        current.progressed_at = time.monotonic()
 
 
 def renew(job: Job, **progress: object) -> bool:

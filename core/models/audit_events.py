@@ -30,10 +30,10 @@ class AuditEvent(models.Model):
         LOGIN_LOCKED = "login_locked"  # refused after too many failures
         SECOND_FACTOR_FAILED = "second_factor_failed"
         RECOVERY_CODE_USED = "recovery_code_used"
-        PASSWORD_FAILED = "password_failed"  # a wrong current password on the page that changes it
+        PASSWORD_FAILED = "password_failed"  # a wrong password where staff have to confirm their own
         LOGOUT = "logout"
         LOGOFF = "logoff"  # automatic, when a web session expires
-        LOGINS_ENDED = "logins_ended"  # all logins of a user, ended by staff
+        LOGINS_ENDED = "logins_ended"  # all logins of a user, by staff, a command or a reset of the second factor
         DELETION_STARTED = "deletion_started"  # of a user or session whose rows are deleted in many transactions
         JOB_CANCELLED = "job_cancelled"
         EXPORT = "export"  # of a user's data

@@ -2,11 +2,13 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pyrage
 import pytest
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.db.models import QuerySet
@@ -14,6 +16,7 @@ from django.db.models.functions import Now
 
 from core import batched_deletion, exports, personal_data, tasks
 from core.audit import Origin, attributed_to, record
+from core.clients.postgresql.time_limit import request_time_left
 from core.jobs import execution, progress
 from core.models import AuditEvent, Authenticator, Export, ExportChunk, Job, Message, RecoveryCodes, Session, User
 from core.models.second_factor import encrypt, new_secret
@@ -155,6 +158,23 @@ def test_job_stores_encrypted_chunks(user: User, monkeypatch: pytest.MonkeyPatch
     assert CANARY.encode() not in content(export)
     assert len(decrypted(content(export))["sessions"]) == 2
     assert exports.download(job) == export
+
+
+def test_each_query_of_a_download_has_a_time_limit(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sends the file after the middleware that limits requests has returned."""
+    monkeypatch.setattr(exports, "CHUNK_SIZE", 500)
+    export, job = enqueue(user)
+    run(job)
+    limits = []
+
+    def record_limit(execute: Any, *args: Any) -> Any:
+        limits.append(request_time_left())
+        return execute(*args)
+
+    with connection.execute_wrapper(record_limit):
+        chunks = list(exports.chunks_of(export))
+    assert limits == [settings.DATABASE_TIMEOUT] * (1 + len(chunks))
+    assert request_time_left() == math.inf
 
 
 def test_job_starts_again_after_an_interruption(user: User, monkeypatch: pytest.MonkeyPatch) -> None:

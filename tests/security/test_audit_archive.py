@@ -111,6 +111,7 @@ def test_archived_events_can_be_removed(
     # The next archive continues.
     done = archive(database, tmp_path, name="second.age")
     assert done.returncode == 1 and "name its last digest in --archived" in done.stderr
+    assert audit_archive.last_recorded(application) == digest  # the failed archive is not recorded as one
     assert not (tmp_path / "second.age").exists()
     done = archive(database, tmp_path, "--archived", digest, name="second.age")
     assert done.returncode == 0, done.stderr

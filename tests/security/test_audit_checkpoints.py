@@ -371,6 +371,20 @@ def test_worker_warns_when_it_cannot_write_checkpoints(
     assert succeeds_within(30, lambda: bool(logged_digests(worker())))
 
 
+def test_worker_writes_checkpoints_after_a_restore_into_another_server(
+    owner: Connection, worker: Callable[[], list[str]]
+) -> None:
+    """The mark in the job has a transaction id that the new server reaches years later."""
+    of_old_server = """
+        UPDATE jobs SET result = result || '{"transaction": 999999999999999}'
+        WHERE task LIKE '%write_audit_checkpoints' AND status = 'queued' AND result ? 'transaction'
+    """
+    assert succeeds_within(30, lambda: owner.execute(of_old_server.encode()).rowcount)
+    before = len(logged_digests(worker()))
+    add_events(owner)
+    assert succeeds_within(30, lambda: len(logged_digests(worker())) > before)
+
+
 def test_worker_writes_checkpoints_to_its_log(
     database: str, owner: Connection, worker: Callable[[], list[str]]
 ) -> None:

@@ -162,7 +162,7 @@ class VoiceAssistServer:
 
         def are_finished() -> bool:
             states = [json.loads(path.read_text()) for path in folder.glob("state_*.json")]
-            return sum(state["checked_at"] > 0 for state in states) == int(self._environment["WEB_CONCURRENCY"])
+            return sum(bool(state["checked_at"]) for state in states) == int(self._environment["WEB_CONCURRENCY"])
 
         assert succeeds_within(START_TIMEOUT, are_finished), self.log()
 

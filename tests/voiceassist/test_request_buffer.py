@@ -55,7 +55,8 @@ def test_complete_request(data: bytes, is_at_once: bool) -> None:
     request.add(data[-1:] + b"GET /next")
     assert (request.is_complete, request.is_too_large, request.is_malformed) == (True, False, False)
     assert request.data == data + b"GET /next"
-    assert request.has_body is (b"ontent-" in data.lower().replace(b"x-content-", b"") or b"Transfer" in data)
+    # A probe without a body, also one whose length is 0, is not handled by the threads for other requests.
+    assert request.has_body is (b"5" in data.replace(b"X-Content-Length: 5", b"") or b"Transfer" in data)
 
 
 @pytest.mark.parametrize("data", MALFORMED)

@@ -1,7 +1,9 @@
 """Actions on sessions and messages, which staff can view and delete but not write."""
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from core.conversations import append_message
 from core.models import Message, Session
@@ -24,6 +26,16 @@ def test_ends_and_archives_sessions(admin_client: Client, message: Message) -> N
         assert confirmation in admin_client.post("/admin/core/session/", form, follow=True).content.decode()
     session.refresh_from_db()
     assert session.ended_at and session.is_archived
+
+
+@pytest.mark.parametrize("action", ["end", "archive"])
+def test_actions_lock_the_oldest_session_first(admin_client: Client, message: Message, action: str) -> None:
+    """Deletions do so too, and two orders would deadlock."""
+    form = {"action": action, "_selected_action": [str(message.session_id)]}
+    with CaptureQueriesContext(connection) as queries:
+        admin_client.post("/admin/core/session/", form)
+    (locking,) = [sql for query in queries if 'OF "sessions"' in (sql := query["sql"]) and "FOR UPDATE" in sql]
+    assert 'ORDER BY "sessions"."created_at" ASC, "sessions"."id" ASC' in locking
 
 
 def test_action_applies_to_selected_rows_only(admin_client: Client, message: Message) -> None:

@@ -9,6 +9,7 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group
+from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
@@ -126,7 +127,13 @@ def test_forms(client: Client, admin_user: User, rows: list[Model], value: str) 
 @each_value
 def test_other_pages(client: Client, value: str) -> None:
     quoted = quote(value, safe="", errors="surrogatepass") or "%20"
-    for url in (f"/admin/{quoted}/", f"/admin/r/{quoted}/{quoted}/", f"/{quoted}"):
+    user_type = ContentType.objects.get_for_model(User).pk
+    for url in (
+        f"/admin/{quoted}/",
+        f"/admin/r/{quoted}/{quoted}/",
+        f"/admin/r/{user_type}/{quoted}/",
+        f"/{quoted}",
+    ):
         assert client.get(url).status_code in (301, 302, 400, 404), url
     anonymous = Client(raise_request_exception=False)
     form = encode(("username", value), ("password", value), ("next", value))

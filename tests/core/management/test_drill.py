@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,21 @@ def test_whole_backup_is_proven_measured_and_recorded(
 
 
 @contextmanager
-def verifying_worker(server: BackedUpPostgres, target: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def verifying_worker(
+    server: BackedUpPostgres, target: Path, log: Path, **variables: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a worker that has the backups and the key."""
     command = [*server.as_user, sys.executable, "manage.py", "worker", "--drill", str(target)]
-    environment = {**os.environ, "DATABASE_URL": server.application_url, "PATH": server.environment["PATH"]}
+    environment = {
+        **os.environ,
+        "DATABASE_URL": server.application_url,
+        "PATH": server.environment["PATH"],
+        **variables,
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--identity", str(server.identity)],
-            env=environment | {"LOG_FORMAT": "json"}, cwd=ROOT, stdout=output, stderr=output,
+            env=environment | {"LOG_FORMAT": "json"} | variables, cwd=ROOT, stdout=output, stderr=output,
         )  # fmt: skip
         try:
             yield process
@@ -156,9 +164,35 @@ def test_worker_reports_a_backup_that_is_not_proven(server: BackedUpPostgres, ba
         for damaged in copy.parent.glob("2*Z"):
             flip_a_byte(damaged)
         with verifying_worker(server, copy.parent.parent, log):
-            query = "SELECT error FROM jobs WHERE task LIKE '%verify_backup'"
-            assert succeeds_within(60, lambda: server.fetch(query) == [("DrillError",)]), log.read_text()
+            query = "SELECT error, attempts FROM jobs WHERE status = 'queued' AND task LIKE '%verify_backup'"
+            # Only the first attempt makes progress. The others count, so that the job ends.
+            for attempts in (0, 1, 2):
+                failed = partial(lambda attempts: server.fetch(query) == [("DrillError", attempts)], attempts)
+                assert succeeds_within(60, failed), log.read_text()
+                server.execute("UPDATE jobs SET run_after = now() WHERE task LIKE '%verify_backup'")
     assert "the newest backup is not proven" in log.read_text()
+
+
+@pytest.mark.parametrize("program", ["tar", "gunzip"])
+def test_worker_that_stops_ends_the_drill_and_removes_its_data(
+    server: BackedUpPostgres, base: Path, folder: Path, tmp_path: Path, program: str
+) -> None:
+    """Before and after it has started PostgreSQL. The program never ends by itself, and the job is queued again."""
+    server.execute("DELETE FROM jobs")
+    with tempfile.TemporaryDirectory(prefix="drill-") as programs:
+        Path(programs).chmod(0o755)
+        slow = Path(programs, program)
+        slow.write_text('#!/bin/sh\ntouch "$TMPDIR/began"\nsleep 987654\n')
+        slow.chmod(0o755)
+        path = f"{programs}:{server.environment['PATH']}"
+        with verifying_worker(server, server.target, tmp_path / "log", PATH=path, TMPDIR=str(folder)) as worker:
+            assert succeeds_within(120, lambda: list(folder.rglob("began"))), (tmp_path / "log").read_text()
+            worker.terminate()
+            assert worker.wait(60) == 0
+    assert [path for path in folder.iterdir() if path.name != "began"] == []
+    assert not [process for process in psutil.process_iter(["cmdline"]) if "987654" in (process.info["cmdline"] or [])]
+    query = "SELECT status, attempts FROM jobs WHERE task LIKE '%verify_backup'"
+    assert server.fetch(query) == [("queued", 0)]
 
 
 # Damaged files
