@@ -18,7 +18,7 @@ OFFERED = {
         *("delete_message", "view_message"),
         *("view_auditevent", "view_backup", "view_job"),
     ),
-    "auth": ("add_group", "change_group", "delete_group", "view_group"),
+    "auth": ("delete_group", "view_group"),  # only superusers add and change groups
 }
 
 

@@ -164,7 +164,16 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(AuditedModelAdmin, PermissionPickerAdmin, DjangoGroupAdmin):
-    """Deletes a group without loading its members, which Django's confirmation page lists one by one."""
+    """Deletes a group without loading its members, which Django's confirmation page lists one by one.
+
+    Only superusers add and change groups, because a group's permissions are those of its members.
+    """
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser and super().has_change_permission(request, obj)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

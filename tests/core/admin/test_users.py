@@ -89,6 +89,21 @@ def test_deleting_a_user_twice_does_nothing(message: Message) -> None:
     delete_user(stale)
 
 
+def test_staff_cannot_add_permissions_to_a_group(admin_client: Client, staff_client: Callable[..., Client]) -> None:
+    """Otherwise its members could give themselves access to PHI."""
+    group = Group.objects.create(name="reviewers")
+    staff = staff_client("view_group", "add_group", "change_group")
+    page = f"/admin/auth/group/{group.pk}/change/"
+    form = {"name": "reviewers", "permissions": [Permission.objects.get(codename="view_phi").pk]}
+    assert staff.get(page).status_code == 200  # read only
+    assert staff.post(page, form).status_code == 403
+    assert staff.get("/admin/auth/group/add/").status_code == 403
+    assert staff.post("/admin/auth/group/add/", {**form, "name": "others"}).status_code == 403
+    assert not group.permissions.exists()
+    assert admin_client.post(page, form).status_code == 302
+    assert group.permissions.count() == 1
+
+
 def test_deletes_a_group_without_loading_its_members(admin_client: Client) -> None:
     group = Group.objects.create(name="reviewers")
     group.user_set.set([User.objects.create_user(f"{number}@example.org") for number in range(30)])
