@@ -23,6 +23,7 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.http import HttpRequest
 from django.utils import timezone
+from django_redis import get_redis_connection
 
 MAX_CACHE_AGE = 60  # seconds
 _CACHE_PREFIX = "web-session:"
@@ -128,7 +129,13 @@ class SessionStore(db.SessionStore):
             return None
 
     def _store_in_cache(self, data: dict[str, Any], expiry_age: int) -> None:
-        _ignore_errors(self._cache.set, self._cache_key, self.encode(data), min(expiry_age, MAX_CACHE_AGE))
+        def store() -> None:
+            # With a client of its own, django-redis does not try again, which would multiply the seconds by 1000 twice.
+            client = get_redis_connection(settings.SESSION_CACHE_ALIAS)
+            self._cache.set(self._cache_key, value, min(expiry_age, MAX_CACHE_AGE), client=client)  # type: ignore[call-arg]  # of django-redis
+
+        value = self.encode(data)
+        _ignore_errors(store)
 
 
 def _ignore_errors(call: Callable[..., Any], *args: Any) -> Any:

@@ -25,26 +25,32 @@ _MAX_QUERY_TIME = 1.0  # seconds
 def page(request: HttpRequest) -> Any:
     """Show the admin's login page, or an error page with what `/ready` shows to anonymous clients and the times.
 
-    The report of the readiness checks is at most HEALTH_MAX_AGE old, and takes at most HEALTH_TIMEOUT.
+    A round of readiness checks waits for all dependencies, so it is run only if the database seems to be down.
     """
-    report = readiness.runner().report()
-    return _unavailable(request, report) if _is_database_down(report) else admin.site.login(request)
+    runner = readiness.runner()
+    if (runner.latest is None or _reason(runner.latest) is None) and _responds():
+        return admin.site.login(request)
+    report = runner.report()
+    # A database that timed out may only be slower than HEALTH_TIMEOUT, and a login has more time.
+    is_slow = _reason(report) == failure_reasons.TIMEOUT and _responds()
+    return admin.site.login(request) if _reason(report) is None or is_slow else _unavailable(request, report)
 
 
-def _is_database_down(report: Report) -> bool:
-    reason = next(result.reason for result in report.results if result.name == "postgres")
-    if reason != failure_reasons.TIMEOUT:
-        return reason is not None
-    # The server may only be slower than HEALTH_TIMEOUT, and a login has more time. If it hangs, the check has opened
-    # the circuit breaker, so that this fails at once.
+def _reason(report: Report) -> str | None:
+    """Return why the database is unhealthy, None if it is not."""
+    return next(result.reason for result in report.results if result.name == "postgres")
+
+
+def _responds() -> bool:
+    """Return whether the database answers. If it hangs, the check has opened the circuit breaker, so this is fast."""
     try:
         with request_time_limit(_MAX_QUERY_TIME), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except Exception as error:
         if not is_outage(error):
             raise
-        return True
-    return False
+        return False
+    return True
 
 
 def _unavailable(request: HttpRequest, report: Report) -> HttpResponse:

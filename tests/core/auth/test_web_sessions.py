@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from asgiref.sync import async_to_sync
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.models import Session as WebSession
@@ -22,6 +23,7 @@ from django.utils import timezone
 from django_redis import get_redis_connection
 
 from core.auth.web_sessions import MAX_CACHE_AGE, SessionMiddleware, SessionStore, stored_key
+from core.clients.redis import Client
 
 pytestmark = pytest.mark.django_db
 
@@ -55,6 +57,23 @@ def load(session: SessionStore, **attributes: Any) -> dict[str, Any]:
     for name, value in attributes.items():
         setattr(store, name, value)
     return dict(store.items())
+
+
+def test_entry_expires_also_if_redis_closed_the_connection(
+    session: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """django-redis would try again, with a time to live of 1000 times as long."""
+    execute, failures = Client.execute_command, [redis.ConnectionError()]
+
+    def fail_once(client: Client, *args: Any, **options: Any) -> Any:
+        if args[0] == "SET" and failures:
+            raise failures.pop()
+        return execute(client, *args, **options)
+
+    monkeypatch.setattr(Client, "execute_command", fail_once)
+    session.save()
+    assert not failures
+    assert get_redis_connection().ttl(redis_key(session)) <= MAX_CACHE_AGE
 
 
 def test_neither_store_contains_the_key(session: SessionStore) -> None:

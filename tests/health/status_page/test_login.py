@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
-from tests.support.polling import NOISE, succeeds_within
+from tests.support.polling import NOISE, ends_within, succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
 
@@ -73,6 +73,15 @@ def test_redis_is_not_needed(database: str, redis: Valkey) -> None:
     with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_TIMEOUT="0.5") as app:
         redis.kill()
         app.log_in(EMAIL, PASSWORD).close()
+
+
+def test_does_not_wait_for_other_dependencies(database: str, redis: Valkey) -> None:
+    with VoiceAssistServer(DATABASE_URL=database, REDIS_URL=redis.url, HEALTH_TIMEOUT="20", WEB_CONCURRENCY="1") as app:
+        app.wait_for_checks()
+        redis.freeze()
+        with ends_within(10):
+            assert FORM in app.get(LOGIN)[2].decode()
+        redis.thaw()
 
 
 def test_works_on_a_network_that_is_too_slow_for_the_checks(database: str, redis: Valkey, servers: Servers) -> None:
