@@ -155,10 +155,18 @@ class BufferingWorker(LimitedWorker):
         if conn.request is None:  # the client has closed the connection
             self._close(conn)
         elif pool := self.pool_for(conn):
-            future = pool.submit(self.handle, conn)
-            future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+            self.submit(conn, pool)
         else:
-            self._finish(conn, Handled(self.handle(conn)))
+            self.respond(conn)
+
+    def submit(self, conn: Any, pool: ThreadPoolExecutor) -> None:
+        """Let a thread of the pool handle the request."""
+        future = pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def respond(self, conn: Any) -> None:
+        """Handle the request in the main thread."""
+        self._finish(conn, Handled(self.handle(conn)))
 
     def _finish(self, conn: Any, handled: Handled) -> None:
         if handled.result() and conn.parser.unreader.has_data:

@@ -2,13 +2,16 @@
 
 The server responds to probes even while every other thread waits for a database. The path of a request determines the
 thread pool, so this relies on requests being received before they are given to a thread, see gunicorn_requests.py.
-The main thread itself responds to probes that wait for nothing, which is faster than handing them to a thread.
+
+The main thread itself responds to `/health` and `/ready`, which is faster than handing them to threads. If there is no
+fresh report, the requests for `/ready` wait without threads, while one thread runs the checks for all of them.
 
 Gunicorn's log line and response for a malformed request quote its path, method or headers, which may contain personal
 data. Ours name only the kind of error.
 """
 
 import json
+import math
 import re
 import sys
 import threading
@@ -38,8 +41,7 @@ _PROBE = re.compile(rb"(?:GET|HEAD) (?:http://[^/ ]+)?/(%s)/?[ ?]" % "|".join(_P
 _HEADERS = "".join(f"{name}: {value}\r\n" for name, value in WORKER_HEADERS.items()).encode()
 _RESTART_INTERVAL = 1.0  # seconds
 _SHORT_RESPONSE_TIMEOUT = 2.0  # seconds; probes and errors fit into the socket's buffer, unless nobody reads them
-# Separate pools, because /ready may wait for HEALTH_TIMEOUT.
-_PROBE_THREADS = {b"ready": 8, b"metrics": 2}
+_METRICS_THREADS = 2
 _PATH = re.compile(rb"\w+ (?:http://[^/ ]+)?(/[^ ?]*)")
 _STATIC_PREFIX = f"/{settings.STATIC_URL.strip('/')}/".encode()
 # Only static files are larger than the socket's buffer, so a client that reads slowly holds a thread of this pool.
@@ -51,9 +53,8 @@ class Worker(BufferingWorker):
         """Start all threads and serve. If one can't be started, the server ends, unless other workers serve already."""
         try:
             self.request_pool = _started_pool(self.cfg.threads, "request")
-            self.probe_pools = {
-                name: _started_pool(threads, f"probe-{name.decode()}") for name, threads in _PROBE_THREADS.items()
-            }
+            self.readiness_pool = _started_pool(1, "readiness")
+            self.metrics_pool = _started_pool(_METRICS_THREADS, "metrics")
             self.static_pool = _started_pool(_STATIC_THREADS, "static")
         except RuntimeError:
             if self.age <= self.cfg.workers:  # one of the first workers
@@ -63,6 +64,8 @@ class Worker(BufferingWorker):
         from health import readiness  # uses Django's settings
 
         self.readiness = readiness.runner()
+        self.waiting_probes: list[tuple[float, Any]] = []  # time.monotonic() of the arrival, and the connection
+        self.is_checking = False
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
@@ -73,10 +76,36 @@ class Worker(BufferingWorker):
         if not request or request.has_body:
             return self.request_pool
         if probe := _PROBE.match(request.head):
-            is_immediate = probe[1] == b"health" or (probe[1] == b"ready" and self.readiness.has_fresh_report)
-            return None if is_immediate else self.probe_pools[probe[1]]
+            if probe[1] == b"metrics":
+                return self.metrics_pool
+            return None if probe[1] == b"health" or self.readiness.has_fresh_report else self.readiness_pool
         path = _PATH.match(request.head)
         return self.static_pool if path and unquote_to_bytes(path[1]).startswith(_STATIC_PREFIX) else self.request_pool
+
+    def submit(self, conn: Any, pool: ThreadPoolExecutor) -> None:
+        if pool is not self.readiness_pool:
+            super().submit(conn, pool)
+            return
+        self.waiting_probes.append((time.monotonic(), conn))
+        if not self.is_checking:
+            self._check()
+
+    def _check(self) -> None:
+        self.is_checking = True
+        future = self.readiness_pool.submit(self.readiness.report)
+        future.add_done_callback(lambda done: self.method_queue.defer(self._respond_to_probes, done))
+
+    def _respond_to_probes(self, done: Any) -> None:
+        """Respond to the probes that came before the checks had finished, and check again for later ones."""
+        self.is_checking = False
+        finished_at = math.inf if done.exception() else done.result().finished_at
+        waiting, self.waiting_probes = self.waiting_probes, []
+        for arrived_at, conn in waiting:
+            if arrived_at <= finished_at:
+                with self.readiness.reusing_latest():
+                    self.respond(conn)
+            else:
+                self.submit(conn, self.readiness_pool)
 
     def response_timeout(self, req: Any) -> float:
         return _short_timeout() if _is_probe(req) else super().response_timeout(req)

@@ -45,7 +45,6 @@ _MINUTE, _HOUR, _MIB = 60, 3600, 1024**2
 _HASHER, _LIMITS = password_hashing.PasswordHasher, login_failures.LIMITS
 _HASH_MEMORY = _HASHER.memory_cost // 1024
 _DATABASE = settings.DATABASES["default"]["OPTIONS"]
-_PROBES = gunicorn_worker._PROBE_THREADS
 _RETRIES = [int((execution._RETRY_DELAY * 4**attempt).total_seconds()) for attempt in range(execution.MAX_ATTEMPTS - 1)]
 
 
@@ -135,7 +134,8 @@ CLAIMS = {
         f"{_DATABASE['keepalives_idle']} s, {_DATABASE['keepalives_interval']} s, {_DATABASE['keepalives_count']} |",
         f"fewer than {descriptors.MIN_CONNECTIONS + descriptors._RESERVE} descriptors plus"
         f" {descriptors._RESERVE_PER_THREAD} per thread",
-        f"has `WEB_THREADS` threads and {sum(_PROBES.values())} for probes",
+        f"has `WEB_THREADS` threads, {1 + gunicorn_worker._METRICS_THREADS} for probes and"
+        f" {gunicorn_worker._STATIC_THREADS} for static files",
         f"the directory has less than {runtime_folder._START_SPACE // _MIB} MiB of free space",
         f"/dev/shm has no {runtime_folder._MIN_FREE_SPACE // _MIB} MiB of free, writable space",
         f"hard limit, at most to {descriptors.MAX_LIMIT:,}.",
@@ -174,7 +174,7 @@ CLAIMS = {
         f"may take {worker.STOP_TIMEOUT:.0f} seconds and is then left to its lease",
         f"read at most {read_limit.MAX_BYTES // 10**6} MB",
         f"except one every {word(circuit_breaker.RETRY_INTERVAL)} seconds that probes again",
-        f"{word(_PROBES[b'metrics'])} for `/metrics`, {word(_PROBES[b'ready'])} for `/ready`",
+        f"{word(gunicorn_worker._METRICS_THREADS)} for `/metrics`, one that runs",
         f"less than {runtime_folder._MIN_FREE_SPACE // _MIB} MiB free",
         only_if(gunicorn.preload_app, "loads the application before it forks (`preload_app`)"),
         only_if(check_runner._CHECK_TIMEOUT_FRACTION == 0.9, "to nine tenths of the deadline"),

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import queue
 import signal
 import socket
 import statistics
@@ -11,15 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from gunicorn.config import Config
 
+from health.check_runner import Check, CheckOutput, Report
+from health.early_refresh import RefreshingRunner
 from tests.core.api.test_envelope import check_envelope
 from tests.support.dependency_servers import Valkey
 from tests.support.plugin import Servers
@@ -158,6 +163,42 @@ def test_liveness_is_fast_while_a_dependency_hangs(servers: Servers, tmp_path: P
             assert app.log_messages().count("redis: unhealthy → healthy") == 1
     finally:
         frozen.kill()
+
+
+def test_any_number_of_probes_waits_for_one_round_of_checks(tmp_path: Path) -> None:
+    frozen = Valkey(tmp_path / "valkey")
+    frozen.start()
+    try:
+        with VoiceAssistServer(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", HEALTH_TIMEOUT="4") as app:
+            app.wait_for_checks()
+            frozen.freeze()
+            # Two rounds, because some may come too late for the first one, but not eight at a time.
+            with ThreadPoolExecutor(60) as probes, ends_within(2 * 4):
+                statuses = {status for status, *_ in probes.map(lambda _: app.get("/ready", timeout=30), range(60))}
+            assert statuses == {503}
+    finally:
+        frozen.kill()
+
+
+def test_probe_that_comes_after_the_checks_waits_for_new_ones() -> None:
+    """Others get the report of the checks that were running when they came, however short HEALTH_MAX_AGE is."""
+    deferred: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    check = Check("always", lambda timeout: CheckOutput("endpoint"))
+    responses: list[tuple[str, Report]] = []
+    with ThreadPoolExecutor(1) as pool:
+        worker: Any = Worker.__new__(Worker)
+        worker.readiness = RefreshingRunner([check], timeout=30, max_age=0, explain=lambda error: ("error", str(error)))
+        worker.readiness_pool, worker.waiting_probes, worker.is_checking = pool, [], False
+        worker.method_queue = SimpleNamespace(defer=lambda call, *args: deferred.put(partial(call, *args)))
+        worker.respond = lambda name: responses.append((name, worker.readiness.report()))
+        worker.submit("first", pool)
+        worker.submit("second", pool)
+        respond = deferred.get(timeout=30)
+        worker.submit("late", pool)
+        respond()
+        deferred.get(timeout=30)()
+    assert [name for name, _ in responses] == ["first", "second", "late"]
+    assert responses[0][1] is responses[1][1] is not responses[2][1]
 
 
 def test_requests_fail_fast_while_the_database_hangs(servers: Servers) -> None:
