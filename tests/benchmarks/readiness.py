@@ -24,7 +24,6 @@ from tests.benchmarks.servers import ROOT, Peer, Subject, load, memory, run_roun
 from tests.benchmarks.smoke import IS_SMOKE
 from tests.benchmarks.table import Table
 from tests.support.dependency_servers import Postgres, Valkey
-from tests.support.qdrant_server import QdrantServer
 from tests.support.voiceassist_server import VoiceAssistServer
 
 # Few and many kept-alive connections: few are often shared unevenly between the workers.
@@ -119,11 +118,8 @@ def measure(table: Table, postgres: Postgres, redis: Valkey, qdrant: "subprocess
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="voiceassist-benchmark-"))
     postgres, redis = Postgres(folder / "postgres"), Valkey(folder / "redis")
-    qdrant = subprocess.Popen(
-        [sys.executable, "-c", f"from {QdrantServer.__module__} import QdrantServer as Q\n"
-         "with Q(api_key='key') as q: print(q.port, flush=True); q.stopping.wait()"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "tests.benchmarks.qdrant"]
+    qdrant = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert qdrant.stdout
     table = Table()
     try:
@@ -133,7 +129,6 @@ def main() -> int:
             "DATABASE_URL": postgres.url,
             "REDIS_URL": redis.url,
             "QDRANT_URL": f"http://127.0.0.1:{qdrant.stdout.readline().strip()}",
-            "QDRANT_API_KEY": "key",
         }
         subprocess.run([sys.executable, "manage.py", "migrate", "--verbosity", "0"], cwd=ROOT, check=True)
         measure(table, postgres, redis, qdrant)
