@@ -13,8 +13,8 @@ MIN_CONNECTIONS = 16
 # another program.
 MAX_LIMIT = 65_536
 # Descriptors of a worker besides those of clients. An idle worker has 26: files for the log, metrics, stacks and the
-# heartbeat, pipes, the poller, the listening socket, and four connections of the readiness checks. The rest is for 12
-# threads of probes, name lookups and connections that are being replaced.
+# heartbeat, pipes, the poller, the listening socket, and four connections of the readiness checks. The rest is for 5
+# threads of probes and static files, name lookups and connections that are being replaced.
 _RESERVE = 64
 _RESERVE_PER_THREAD = 8  # connections to PostgreSQL, Redis and Qdrant, a selector and a static file
 

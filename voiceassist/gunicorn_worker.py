@@ -11,7 +11,6 @@ data. Ours name only the kind of error.
 """
 
 import json
-import math
 import re
 import sys
 import threading
@@ -98,10 +97,11 @@ class Worker(BufferingWorker):
     def _respond_to_probes(self, done: Any) -> None:
         """Respond to the probes that came before the checks had finished, and check again for later ones."""
         self.is_checking = False
-        finished_at = math.inf if done.exception() else done.result().finished_at
         waiting, self.waiting_probes = self.waiting_probes, []
         for arrived_at, conn in waiting:
-            if arrived_at <= finished_at:
+            if done.exception():
+                super().submit(conn, self.request_pool)  # whose thread runs the checks again, and logs the exception
+            elif arrived_at <= done.result().finished_at + self.readiness.max_age:
                 with self.readiness.reusing_latest():
                     self.respond(conn)
             else:

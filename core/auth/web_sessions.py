@@ -23,7 +23,6 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.http import HttpRequest
 from django.utils import timezone
-from django_redis import get_redis_connection
 
 MAX_CACHE_AGE = 60  # seconds
 _CACHE_PREFIX = "web-session:"
@@ -89,8 +88,10 @@ class SessionStore(db.SessionStore):
 
     def save(self, must_create: bool = False) -> None:
         super().save(must_create)
-        if not must_create:  # a new session is empty; it is saved again with its data
-            self._store_in_cache(dict(self.items()), self.get_expiry_age())
+        if must_create:  # a new session is empty; it is saved again with its data
+            return
+        if not self._store_in_cache(dict(self.items()), self.get_expiry_age()):
+            _ignore_errors(self._cache.delete, self._cache_key)  # it may be outdated now
 
     def exists(self, session_key: str) -> bool:
         return super().exists(stored_key(session_key))
@@ -128,14 +129,10 @@ class SessionStore(db.SessionStore):
         except (signing.BadSignature, ValueError):  # ValueError: characters that can't be encoded
             return None
 
-    def _store_in_cache(self, data: dict[str, Any], expiry_age: int) -> None:
-        def store() -> None:
-            # With a client of its own, django-redis does not try again, which would multiply the seconds by 1000 twice.
-            client = get_redis_connection(settings.SESSION_CACHE_ALIAS)
-            self._cache.set(self._cache_key, value, min(expiry_age, MAX_CACHE_AGE), client=client)  # type: ignore[call-arg]  # of django-redis
-
-        value = self.encode(data)
-        _ignore_errors(store)
+    def _store_in_cache(self, data: dict[str, Any], expiry_age: int) -> bool:
+        """Return whether the entry was stored."""
+        seconds = min(expiry_age, MAX_CACHE_AGE)
+        return bool(_ignore_errors(self._cache.set, self._cache_key, self.encode(data), seconds))
 
 
 def _ignore_errors(call: Callable[..., Any], *args: Any) -> Any:

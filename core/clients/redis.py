@@ -2,7 +2,8 @@
 
 A call waits up to a second for a server that hangs, and a request sends several. So after a call without a response
 this process does not use the cache, except for one caller in each RETRY_INTERVAL, who tries whether Redis responds
-again. Values are still deleted, because outdated ones must not stay.
+again. Values are still deleted, because outdated ones must not stay. Sentinels that hang are not noticed, because open
+connections to the primary still work.
 """
 
 import time
@@ -51,8 +52,9 @@ class Client(redis.Redis):
     # Private: the signatures of these methods and of `Pipeline`. redis-py has no public hook for each call.
     def execute_command(self, *args: Any, **options: Any) -> Any:
         pool = self.connection_pool
-        if pool in _retry_at and args[0] in _SKIPPED:
-            if time.monotonic() < _retry_at[pool]:
+        retry_at = _retry_at.get(pool)
+        if retry_at is not None and args[0] in _SKIPPED:
+            if time.monotonic() < retry_at:
                 raise redis.ConnectionError("Redis did not respond a moment ago.")
             _retry_at[pool] = time.monotonic() + RETRY_INTERVAL  # other callers do not wait for this one
         try:

@@ -26,6 +26,7 @@ from core.drill.manifest import DrillError, Manifest
 from core.jobs.progress import Interrupted, keep_going
 
 _POLL_INTERVAL = 0.5  # seconds
+_MAX_DURATION = 86_400.0  # seconds, of one program or server
 _PREFIX = "voiceassist-drill-"
 _CONFIGURATION = """
 listen_addresses = ''
@@ -58,8 +59,8 @@ def run(*command: str | Path, **variables: str) -> str:
 
     def end() -> None:
         with suppress(ProcessLookupError):  # it has ended meanwhile
-            if is_in_worker:  # with the programs that a script has started
-                os.killpg(process.pid, signal.SIGTERM)
+            if is_in_worker:  # with the programs that a script has started. The worker blocks SIGTERM, so they do too
+                os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
 
@@ -77,14 +78,15 @@ def run(*command: str | Path, **variables: str) -> str:
 
 
 def _end_with_worker(process: "subprocess.Popen[Any]", end: Callable[[], None]) -> None:
-    """Count as progress of the job while the program runs, and call `end` when the worker stops."""
+    """Count as progress of the job while the program runs. Call `end` when the worker stops, or after a day."""
 
     def watch() -> None:
-        try:
-            while process.poll() is None:
+        deadline = time.monotonic() + _MAX_DURATION
+        with suppress(Interrupted):
+            while process.poll() is None and time.monotonic() < deadline:
                 keep_going()
                 time.sleep(_POLL_INTERVAL)
-        except Interrupted:
+        if process.poll() is None:
             end()
 
     threading.Thread(target=copy_context().run, args=(watch,), name="drill", daemon=True).start()

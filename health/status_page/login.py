@@ -1,5 +1,6 @@
 """`/admin/login/`, which shows what is down and since when, instead of a form, while the database is down."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,21 +20,27 @@ from health.checks import failure_reasons
 from health.status_page import context
 
 _MAX_QUERY_TIME = 1.0  # seconds
+_MAX_REPORT_AGE = 15.0  # seconds
 
 
 @never_cache
 def page(request: HttpRequest) -> Any:
     """Show the admin's login page, or an error page with what `/ready` shows to anonymous clients and the times.
 
-    A round of readiness checks waits for all dependencies, so it is run only if the database seems to be down.
+    A round of readiness checks waits for all dependencies, so it is run only if the last one is old, or if the database
+    seems to be down.
     """
     runner = readiness.runner()
-    if (runner.latest is None or _reason(runner.latest) is None) and _responds():
+    if (latest := runner.latest) and _is_current(latest) and _reason(latest) is None and _responds():
         return admin.site.login(request)
     report = runner.report()
     # A database that timed out may only be slower than HEALTH_TIMEOUT, and a login has more time.
     is_slow = _reason(report) == failure_reasons.TIMEOUT and _responds()
     return admin.site.login(request) if _reason(report) is None or is_slow else _unavailable(request, report)
+
+
+def _is_current(report: Report) -> bool:
+    return time.monotonic() - report.finished_at < _MAX_REPORT_AGE
 
 
 def _reason(report: Report) -> str | None:

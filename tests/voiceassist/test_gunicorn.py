@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 from gunicorn.config import Config
 
-from health.check_runner import Check, CheckOutput, Report
+from health.check_runner import Check, CheckOutput
 from health.early_refresh import RefreshingRunner
 from tests.core.api.test_envelope import check_envelope
 from tests.support.dependency_servers import Valkey
@@ -180,25 +181,50 @@ def test_any_number_of_probes_waits_for_one_round_of_checks(tmp_path: Path) -> N
         frozen.kill()
 
 
-def test_probe_that_comes_after_the_checks_waits_for_new_ones() -> None:
-    """Others get the report of the checks that were running when they came, however short HEALTH_MAX_AGE is."""
-    deferred: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    check = Check("always", lambda timeout: CheckOutput("endpoint"))
-    responses: list[tuple[str, Report]] = []
+@contextlib.contextmanager
+def probed_worker(max_age: float, check: Callable[[float], CheckOutput]) -> Iterator[Any]:
+    """Yield a worker that records the names that it responds to, with the report, and what its main thread is to do."""
+    worker: Any = Worker.__new__(Worker)
+    worker.deferred, worker.responses = queue.SimpleQueue(), []
     with ThreadPoolExecutor(1) as pool:
-        worker: Any = Worker.__new__(Worker)
-        worker.readiness = RefreshingRunner([check], timeout=30, max_age=0, explain=lambda error: ("error", str(error)))
+        worker.readiness = RefreshingRunner(
+            [Check("database", check)], timeout=30, max_age=max_age, explain=lambda error: ("error", "")
+        )
         worker.readiness_pool, worker.waiting_probes, worker.is_checking = pool, [], False
-        worker.method_queue = SimpleNamespace(defer=lambda call, *args: deferred.put(partial(call, *args)))
-        worker.respond = lambda name: responses.append((name, worker.readiness.report()))
-        worker.submit("first", pool)
-        worker.submit("second", pool)
-        respond = deferred.get(timeout=30)
-        worker.submit("late", pool)
+        worker.method_queue = SimpleNamespace(defer=lambda call, *args: worker.deferred.put(partial(call, *args)))
+        worker.respond = lambda name: worker.responses.append((name, worker.readiness.report()))
+        yield worker
+
+
+@pytest.mark.parametrize("max_age", [0.0, 1000.0])
+def test_probe_that_comes_after_the_checks_gets_no_report_that_is_too_old(max_age: float) -> None:
+    """Others get the report of the checks that were running when they came, however short HEALTH_MAX_AGE is."""
+    with probed_worker(max_age, lambda timeout: CheckOutput("endpoint")) as worker:
+        worker.submit("first", worker.readiness_pool)
+        worker.submit("second", worker.readiness_pool)
+        respond = worker.deferred.get(timeout=30)
+        worker.submit("late", worker.readiness_pool)
         respond()
-        deferred.get(timeout=30)()
-    assert [name for name, _ in responses] == ["first", "second", "late"]
-    assert responses[0][1] is responses[1][1] is not responses[2][1]
+        if not max_age:
+            worker.deferred.get(timeout=30)()
+        assert worker.deferred.empty()
+    names, reports = zip(*worker.responses, strict=True)
+    assert names == ("first", "second", "late")
+    assert (reports[0] is reports[1], reports[0] is reports[2]) == (True, max_age > 0)
+
+
+def test_probe_is_handled_as_other_requests_if_the_checks_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with probed_worker(0, lambda timeout: CheckOutput("endpoint")) as worker, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(worker.readiness, "report", Mock(side_effect=RuntimeError))
+        worker.request_pool, worker.finish_request = (
+            pool,
+            lambda conn, done: worker.responses.append((conn, done.result())),
+        )
+        worker.handle = lambda conn: "handled"
+        worker.submit("first", worker.readiness_pool)
+        for _ in range(2):
+            worker.deferred.get(timeout=30)()
+        assert worker.responses == [("first", "handled")]
 
 
 def test_requests_fail_fast_while_the_database_hangs(servers: Servers) -> None:

@@ -182,7 +182,7 @@ def test_worker_that_stops_ends_the_drill_and_removes_its_data(
     with tempfile.TemporaryDirectory(prefix="drill-") as programs:
         Path(programs).chmod(0o755)
         slow = Path(programs, program)
-        slow.write_text('#!/bin/sh\ntouch "$TMPDIR/began"\nsleep 987654\n')
+        slow.write_text('#!/bin/bash\ntouch "$TMPDIR/began"\nexec sleep 987654\n')
         slow.chmod(0o755)
         path = f"{programs}:{server.environment['PATH']}"
         with verifying_worker(server, server.target, tmp_path / "log", PATH=path, TMPDIR=str(folder)) as worker:
