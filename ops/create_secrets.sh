@@ -2,6 +2,7 @@
 # Create the files in secrets/ that docker-compose.yml gives to the containers, one per secret, with random values. Files
 # that exist stay as they are, so this can be run again. Values that .env has from an earlier release are taken over.
 set -eu
+unset CDPATH # with it, cd may find another folder
 cd "$(dirname "$0")/.."
 required='SECRET_KEY POSTGRES_PASSWORD POSTGRES_MIGRATE_PASSWORD POSTGRES_APP_PASSWORD POSTGRES_BACKUP_PASSWORD
     REDIS_PASSWORD QDRANT_API_KEY METRICS_TOKEN GRAFANA_PASSWORD'

@@ -76,7 +76,7 @@ def _restore_base(backup: Path, identity: Path, server: Server, manifest: Manife
     with clock.step("checksums, decryption", is_recovery=True):
         throwaway.run(SCRIPTS / "unpack.sh", backup, identity, server.folder, TMPDIR=str(server.folder.parent))
     if manifest.counts_lsn:
-        target = {"recovery_target_lsn": manifest.counts_lsn, "recovery_target_inclusive": "off"}
+        target = {"recovery_target_lsn": manifest.counts_lsn, "recovery_target_inclusive": "off", "hot_standby": "on"}
         with clock.step("recovery to the counted rows", is_recovery=True):
             server.start(target, until="SELECT pg_get_wal_replay_pause_state() = 'paused'")
         with clock.step("row counts") as details:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -47,11 +48,11 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(*command: str | Path, **variables: str) -> str:
     """Run a program and return what it printed. Raise DrillError with the line that says why it failed."""
-    # In a command, age can ask for a passphrase at the terminal, which belongs to the session.
-    is_in_worker = threading.current_thread() is not threading.main_thread()
+    # At a terminal, which belongs to the session, age can ask for a passphrase, and Ctrl-C reaches all programs.
+    has_own_session = not sys.stdin.isatty()
     try:
         process = subprocess.Popen(
-            command, env=environment(**variables), start_new_session=is_in_worker, text=True, errors="replace",
+            command, env=environment(**variables), start_new_session=has_own_session, text=True, errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError:
@@ -59,7 +60,7 @@ def run(*command: str | Path, **variables: str) -> str:
 
     def end() -> None:
         with suppress(ProcessLookupError):  # it has ended meanwhile
-            if is_in_worker:  # with the programs that a script has started. The worker blocks SIGTERM, so they do too
+            if has_own_session:  # with the programs that a script has started. A worker blocks SIGTERM, so they do too
                 os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()

@@ -30,7 +30,6 @@ encrypt_file() { encrypt <"$1" >"$partial/${1##*/}.age" && rm "$1"; }
 take_base() {
     local files file range
     require_programs pg_basebackup pg_verifybackup
-    rm -f "$BACKUP_DIR/.base_needed" # of wal.sh
     files=$work/files
     run "The base backup" pg_basebackup --pgdata "$files" --format tar --compress client-gzip:1 \
         --wal-method stream --checkpoint fast --no-password --label "voiceassist $name"
@@ -76,6 +75,10 @@ remove_expired() {
     done
     oldest=$(find "$BACKUP_DIR/base" -path '*/2*Z/manifest.json' -exec cat {} + 2>/dev/null | sed -n 's/.*"start_wal" : "\([0-9A-F]\{24\}\)".*/\1/p' |
         cut -c 9- | sort | head -n 1)
+    for folder in "$BACKUP_DIR"/wal.*; do # of earlier servers
+        [ ! -d "$folder" ] || grep -q -r -F "\"system_identifier\" : \"${folder##*/wal.}\"" --include manifest.json "$BACKUP_DIR/base" ||
+            rm -rf "$folder"
+    done
     if [ -n "$oldest" ] && [ -d "$BACKUP_DIR/wal" ]; then
         pg_archivecleanup -x .gz.age "$BACKUP_DIR/wal" "00000001$oldest" # which ignores the timeline, the first 8 digits
         pg_archivecleanup -x .gz.age.sha256 "$BACKUP_DIR/wal" "00000001$oldest"
@@ -87,6 +90,7 @@ case $kind in base | dump | qdrant) ;; *) fail "Usage: $program base|dump|qdrant
 days=${BACKUP_DAYS:-30}
 [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail "BACKUP_DAYS must be a number of days."
 begin backup
+touch "$work/began"
 while name=$(date -u +%Y%m%dT%H%M%SZ) && [ -e "$BACKUP_DIR/$kind/$name" ]; do
     sleep 0.1 # the last backup was made in the same second
 done
@@ -101,6 +105,8 @@ run "Computing the checksums" bash -c 'cd "$1" && sha256sum -- * >"$1.sums" && m
 run "Writing to the disk" sync "$partial"/*
 run "Renaming the complete backup" mv -T "$partial" "$BACKUP_DIR/$kind/$name"
 run "Writing to the disk" sync "$BACKUP_DIR/$kind"
+# Unless wal.sh has found another gap meanwhile.
+[ "$kind" != base ] || [ "$BACKUP_DIR/.base_needed" -nt "$work/began" ] || rm -f "$BACKUP_DIR/.base_needed"
 bytes=$(du -sb "$BACKUP_DIR/$kind/$name" | cut -f 1)
 record "$kind" "$name" "$started" "$(date -u +%FT%TZ)" "$bytes"
 remove_expired

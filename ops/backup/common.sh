@@ -9,6 +9,7 @@
 #   PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLMODE, PGSSLROOTCERT   libpq's
 
 set -Eeuo pipefail
+unset CDPATH # with it, cd prints the folder
 trap 'log "Line $LINENO failed, so this ends."' ERR # for what no message foresees
 umask 077 # every file is readable by its owner only
 export LC_ALL=C

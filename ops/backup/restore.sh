@@ -14,6 +14,7 @@ restore_base() {
     local last
     require_programs pg_ctl postgres psql
     [ "$(id -u)" != 0 ] || fail "PostgreSQL refuses to run as root. Run this as the user that owns its data, such as postgres."
+    ! mountpoint -q "$into" 2>/dev/null || fail "$into is a mount point, which can't be replaced. Name a folder in it."
     [ ! -e "$into" ] || [ -z "$(ls -A "$into")" ] || fail "$into is not empty. Nothing was changed."
     folder=${into%/}.restoring
     trap remove_folder EXIT

@@ -16,18 +16,47 @@ is_due() {
     [[ $(date -u -d "@$last" +%Y%m%dT%H%M%SZ) > ${newest##*/} ]]
 }
 
+receive() {
+    setpriv --pdeathsig TERM "$here/wal.sh" & # it ends if this script is killed, so that the next start is not refused
+    receiver=$!
+}
+
+# take KIND: take a backup, in a process group of its own, with which all its programs are ended.
+take() {
+    local status
+    setsid "$here/backup.sh" "$1" &
+    running=$!
+    while kill -0 $running 2>/dev/null; do
+        status=0
+        wait -n $running $receiver || status=$?
+        if ! kill -0 $receiver 2>/dev/null && kill -0 $running 2>/dev/null; then
+            log "wal.sh ended. Its last line says why. Starting it again."
+            sleep 5
+            receive
+        fi
+    done
+    running=''
+    return $status
+}
+
+stop() {
+    [ -z "$running" ] || kill -- -"$running" 2>/dev/null || true
+    kill $(jobs -p) 2>/dev/null || true
+    wait
+    exit 143
+}
+
 require BACKUP_DIR
-require_programs setpriv
-setpriv --pdeathsig TERM "$here/wal.sh" & # it ends if this script is killed, so that the next start is not refused
-receiver=$!
-trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM INT
+require_programs setpriv setsid
+running=''
+receive
+trap stop TERM INT
 declare -A retry_at=([base]=0 [dump]=0 [qdrant]=0)
 while kill -0 $receiver 2>/dev/null; do
     for backup in base:1 dump:7 ${QDRANT_URL:+qdrant:1}; do
         kind=${backup%:*}
         if ((SECONDS >= retry_at[$kind])) && is_due "$kind" "${backup#*:}"; then
-            "$here/backup.sh" "$kind" &
-            wait $! || retry_at[$kind]=$((SECONDS + retry_after))
+            take "$kind" || retry_at[$kind]=$((SECONDS + retry_after))
         fi
     done
     sleep 15 &

@@ -41,6 +41,7 @@ SELECT json_build_object(
     'started_at', :'started_at',
     'taken_at', :'taken_at'::timestamptz,
     'finished_at', clock_timestamp(),
+    'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
     'start_lsn', nullif(:'start_lsn', ''),
     'end_lsn', nullif(:'end_lsn', ''),
     'start_wal', CASE WHEN :'start_lsn' <> '' THEN pg_walfile_name(nullif(:'start_lsn', '')::pg_lsn) END,

@@ -37,6 +37,10 @@ folder=$3
 require_programs pg_controldata tar awk
 [ ! -e "$folder" ] || [ -z "$(ls -A "$folder")" ] || fail "$folder is not empty. Nothing was changed."
 wal=$(cd "$backup/../.." && pwd)/wal
+server=$(value system_identifier)
+[ -z "$server" ] || [ ! -d "$wal.$server" ] || wal=$wal.$server # the server was replaced since
+[ -r "$wal" ] && [ -x "$wal" ] || fail "$wal can't be read, so the changes after the backup can't be restored. Copy it there, \
+or create an empty folder to do without them. Nothing was changed."
 start_wal=$(value start_wal)
 segment_size=$(value wal_segment_size)
 checksums=$(mktemp)
@@ -57,6 +61,7 @@ setting() { pg_controldata "$data" | sed -n "s/^$1 setting: *//p"; }
 quoted() { printf "'%s'" "${1//\'/\'\'}"; }
 printf '%s\n' "local all all trust" >"$folder/pg_hba.conf"
 cat >"$folder/recovery.conf" <<END
+hot_standby = off # otherwise recovery stops for ever where the server's limits were raised
 restore_command = $(quoted "'$here/fetch_wal.sh' '$wal' '$identity' '%f' '%p'")
 listen_addresses = ''
 port = 5432

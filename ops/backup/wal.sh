@@ -34,13 +34,19 @@ compress_and_encrypt() {
     copied=$((copied + $(stat -c %s "$2.new"))) && mv "$2.new" "$2"
 }
 
+# Copy what pg_receivewal has written. $is_complete says whether that was everything.
 copy() {
     local file name sum
+    is_complete=true
     for file in "$staging"/*; do
         name=${file##*/}
         # pg_receivewal may rename the partial file at any time.
         if [[ $name == *.partial ]]; then
-            cp "$file" "$work/partial" 2>/dev/null || continue
+            if ! cp "$file" "$work/partial" 2>"$errors"; then
+                [ ! -e "$file" ] || fail "Copying the WAL failed: $(reason)"
+                is_complete=false
+                continue
+            fi
             sum=$(sha256sum <"$work/partial")
             [ "$sum" != "$last_sum" ] || continue
             run "Copying the WAL" compress_and_encrypt "$work/partial" "$target/$name.gz.age"
@@ -61,8 +67,11 @@ copy_until_now() {
         if [ "$(query "SELECT restart_lsn >= :'position' FROM pg_replication_slots WHERE slot_name = '$slot'" \
             --set position="$position" 2>"$errors")" = t ]; then
             copy
-            record wal stream "$started" "$now" "$copied"
-            copied=0
+            # With a gap, the WAL restores nothing until the next base backup, so the alert has to fire.
+            if $is_complete && [ ! -e "$BACKUP_DIR/.base_needed" ]; then
+                record wal stream "$started" "$now" "$copied"
+                copied=0
+            fi
             return
         fi
         sleep 0.5
@@ -85,7 +94,23 @@ begin_anew() {
     log "The WAL continues with a gap. Take a base backup, unless schedule.sh runs, which does."
 }
 
+# The WAL of another server, such as the one before an upgrade, has the same names. Keep it for its base backups.
+separate_servers() {
+    local server previous
+    server=$(query "SELECT system_identifier FROM pg_control_system()" 2>"$errors") || return 0
+    previous=$(cat "$target/.server" 2>/dev/null || true)
+    if [ -n "$previous" ] && [ "$previous" != "$server" ]; then
+        copy
+        run "Keeping the WAL of the previous server" mv -T "$target" "$target.$previous"
+        [ ! -d "$target.$server" ] || run "Continuing the WAL of this server" mv -T "$target.$server" "$target"
+        run "Creating the folders" mkdir -p "$target"
+        begin_anew
+    fi
+    run "Writing the identifier of the server" tee "$target/.server" <<<"$server" >/dev/null
+}
+
 while true; do
+    separate_servers
     # PostgreSQL invalidates a slot that would keep more than max_slot_wal_keep_size.
     if [ "$(query "SELECT pg_drop_replication_slot(slot_name) IS NOT NULL FROM pg_replication_slots
         WHERE slot_name = '$slot' AND wal_status = 'lost'" 2>"$errors" || true)" ]; then

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import psutil
 import psycopg
 import pytest
 
@@ -234,6 +235,55 @@ def test_restore_refuses_a_folder_with_content_and_a_wrong_identity(
     assert not into.exists()
 
 
+def test_restore_refuses_a_mount_point(server: BackedUpPostgres, base: Path) -> None:
+    """It would fail after the whole recovery, because the folder is replaced."""
+    done = server.script("restore.sh", base, "--identity", server.identity, "--into", "/proc", check=False)
+    fails(done, "/proc is a mount point, which can't be replaced.")
+
+
+def test_restore_without_the_wal_has_to_be_asked_for(server: BackedUpPostgres, copy: Path, into: Path) -> None:
+    wal = copy.parents[1] / "wal"
+    shutil.rmtree(wal)
+    options = (copy, "--identity", server.identity, "--into", into)
+    fails(server.script("restore.sh", *options, check=False), f"{wal} can't be read, so the changes after the backup")
+    assert not into.exists()
+    wal.mkdir()
+    wal.chmod(0o755)
+    server.script("restore.sh", *options)
+    assert into.exists()
+
+
+def test_wal_that_becomes_unreadable_is_not_its_end(server: BackedUpPostgres, base: Path, tmp_path: Path) -> None:
+    target = tmp_path / "segment"
+    command = server.command_of("fetch_wal.sh", tmp_path / "gone", server.identity, "0" * 24, target)
+    done = server.run_command(command)
+    assert (done.returncode, done.stderr) == (126, f"fetch_wal.sh: {tmp_path / 'gone'} can't be read\n")
+
+
+def test_wal_of_a_replaced_server_is_used_for_its_own_backups(server: BackedUpPostgres, copy: Path, into: Path) -> None:
+    """The new server's segments have the same names."""
+    wal = copy.parents[1] / "wal"
+    wal.rename(wal.with_name(f"wal.{manifest(copy)['system_identifier']}"))
+    wal.mkdir()
+    wal.chmod(0o755)
+    server.script("restore.sh", copy, "--identity", server.identity, "--into", into)
+    log = (into / "pg_wal").glob("*")
+    assert any(path.name[8:24] > manifest(copy)["start_wal"][8:] for path in log)
+
+
+def test_restore_passes_a_raised_limit_of_the_server(server: BackedUpPostgres, into: Path) -> None:
+    with server.receiving_wal():
+        base = server.backup("base")
+        server.execute("ALTER SYSTEM SET max_connections = 333")
+        server.stop()
+        server.start()
+        server.execute("UPDATE users SET specialty = 'Neurology'")
+        server.wait_for_wal()
+    server.execute("ALTER SYSTEM RESET max_connections")
+    server.script("restore.sh", base, "--identity", server.identity, "--into", into)
+    server.drill(base)
+
+
 @pytest.mark.parametrize("name", ["base.tar.gz.age", "manifest.json", "wal"])
 def test_restore_refuses_a_changed_byte(server: BackedUpPostgres, copy: Path, into: Path, name: str) -> None:
     start = manifest(copy)["start_wal"][8:]
@@ -292,6 +342,42 @@ def test_commits_reach_the_target_without_traffic(server: BackedUpPostgres) -> N
     with server.receiving_wal():
         server.execute("UPDATE users SET specialty = 'Cardiology'")
         server.wait_for_wal()  # fails after a minute
+
+
+def test_gap_lasts_until_the_next_base_backup(server: BackedUpPostgres) -> None:
+    """Until then the WAL counts as missing, so that the alert fires."""
+    query = "SELECT max(finished_at) FROM backups WHERE kind = 'wal'"
+    with server.receiving_wal():
+        flag = server.target / ".base_needed"
+        flag.touch()
+        time.sleep(3)  # what was being recorded
+        before = server.fetch(query)
+        server.execute("UPDATE users SET specialty = 'Oncology'")
+        time.sleep(5)
+        assert server.fetch(query) == before
+        fails(server.script("backup.sh", "base", check=False, PGPORT="1"), "Connection refused")
+        assert flag.exists()
+        server.backup("base")
+        assert not flag.exists()
+
+
+def test_wal_of_another_server_is_kept_apart(server: BackedUpPostgres, base: Path) -> None:
+    wal = server.target / "wal"
+    number = (wal / ".server").read_text().strip()
+    assert number == manifest(base)["system_identifier"]
+    before = sorted(path.name for path in wal.glob("*.gz.age"))
+    (wal / ".server").write_text("1234\n")
+    other = wal.with_name("wal.1234")
+    receiver = server.start_script("wal.sh")
+    try:
+        assert succeeds_within(30, lambda: (server.target / ".base_needed").exists())
+        assert set(before) <= {path.name for path in other.glob("*.gz.age")}
+        assert succeeds_within(30, lambda: (wal / ".server").read_text().strip() == number)
+        # The next backup removes it, because no base backup of that server is left.
+        server.backup("base")
+        assert not other.exists()
+    finally:
+        end(receiver)
 
 
 def test_receiver_survives_a_restart_of_the_server(server: BackedUpPostgres) -> None:
@@ -540,6 +626,47 @@ def test_killed_service_can_be_started_again(server: BackedUpPostgres, killed: s
     finally:
         os.killpg(service.pid, signal.SIGKILL)
         service.communicate(timeout=30)
+
+
+@pytest.fixture
+def hanging_backup(server: BackedUpPostgres) -> Iterator["subprocess.Popen[str]"]:
+    """Yield schedule.sh while a base backup, which never ends, is running."""
+    with tempfile.TemporaryDirectory(prefix="backup-") as programs:
+        Path(programs).chmod(0o755)
+        stub = Path(programs, "pg_basebackup")
+        stub.write_text('#!/bin/sh\nmkdir -p "$2"\ntouch "$2/plain"\nexec sleep 987653\n')
+        stub.chmod(0o755)
+        (server.target / ".base_needed").touch()
+        service = server.start_script("schedule.sh", PATH=f"{programs}:{server.environment['PATH']}")
+        try:
+            assert succeeds_within(30, lambda: (server.staging / "backup.work" / "files" / "plain").exists())
+            yield service
+        finally:
+            if service.poll() is None:
+                os.killpg(service.pid, signal.SIGTERM)
+            service.communicate(timeout=60)
+            server.backup("base")  # for the tests after this one
+
+
+def test_stop_during_a_backup_removes_what_is_not_encrypted(
+    server: BackedUpPostgres, hanging_backup: "subprocess.Popen[str]"
+) -> None:
+    """As in a container, only the first process gets the signal."""
+    hanging_backup.terminate()
+    assert hanging_backup.wait(60) == 143
+    assert not (server.staging / "backup.work").exists()
+    assert not [process for process in psutil.process_iter(["cmdline"]) if "987653" in (process.info["cmdline"] or [])]
+    assert (server.target / ".base_needed").exists()
+
+
+def test_receiver_that_ends_during_a_backup_is_started_again(
+    server: BackedUpPostgres, hanging_backup: "subprocess.Popen[str]"
+) -> None:
+    first = processes_of(hanging_backup.pid)["wal.sh"]
+    os.kill(first, signal.SIGKILL)
+    assert succeeds_within(30, lambda: processes_of(hanging_backup.pid).get("wal.sh", first) != first)
+    assert succeeds_within(30, lambda: "pg_receivewal" in processes_of(hanging_backup.pid))
+    assert (server.staging / "backup.work").exists()
 
 
 def test_schedule_ends_if_the_wal_can_not_be_received(server: BackedUpPostgres) -> None:

@@ -77,9 +77,10 @@ def test_logout_while_redis_is_away(apps: Apps, database: Database, redis: Proxy
         redis.mode = mode
         assert post(client, "/admin/logout/").status_code == 200
         redis.mode = "pass"
-        # Redis has not deleted it. For MAX_CACHE_AGE seconds it opens pages, which mask PHI.
+        # Redis has not deleted it. For MAX_CACHE_AGE seconds it opens pages, which mask PHI, except where a worker has
+        # just noticed that Redis hangs and reads the database.
         page = thieves[0].get(f"/admin/core/message/{database.message_id}/change/")
-        assert page.status_code == 200
+        assert page.status_code in ((200,) if mode == "refuse" else (200, 302))
         assert PHI not in page.text
         for thief in thieves:
             assert is_refused(thief, database)

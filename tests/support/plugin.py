@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -102,9 +103,11 @@ def servers(request: pytest.FixtureRequest) -> Servers:
 
 def drop_readiness_connections() -> None:
     """Close the open connections of the readiness checks, after waiting until no check is running."""
-    deadline = time.monotonic() + 10
-    while any(thread.name.startswith("check-") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + 30 * SLOWNESS
+    while running := [thread for thread in threading.enumerate() if thread.name.startswith("check-")]:
+        frames = sys._current_frames()
+        stacks = [traceback.format_stack(frames[thread.ident]) for thread in running if thread.ident in frames]
+        assert time.monotonic() < deadline, "\n".join("".join(stack) for stack in stacks)
         time.sleep(0.01)
     for name in ("postgres", "redis", "qdrant", "queue"):
         import_module(f"health.checks.{name}")._connection.drop()

@@ -190,6 +190,7 @@ def probed_worker(max_age: float, check: Callable[[float], CheckOutput]) -> Iter
         worker.readiness = RefreshingRunner(
             [Check("database", check)], timeout=30, max_age=max_age, explain=lambda error: ("error", "")
         )
+        worker.readiness._use = lambda report: None  # starts no round of checks later
         worker.readiness_pool, worker.waiting_probes, worker.is_checking = pool, [], False
         worker.method_queue = SimpleNamespace(defer=lambda call, *args: worker.deferred.put(partial(call, *args)))
         worker.respond = lambda name: worker.responses.append((name, worker.readiness.report()))
