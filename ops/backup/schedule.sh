@@ -6,13 +6,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 retry_after=900 # seconds, after a failure
 
-# is_due KIND DAYS: whether the newest backup is older than 02:00 of the day DAYS - 1 days ago.
+# is_due KIND DAYS: whether the newest backup is older than the last 02:00, or than the one DAYS - 1 days before that.
 is_due() {
     local last newest
     [ "$1" != base ] || [ ! -e "$BACKUP_DIR/.base_needed" ] || return 0
     newest=$(newest "$1")
-    last=$(date -u -d "today 02:00 $(($2 - 1)) days ago" +%s)
-    [ "$last" -le "$(date -u +%s)" ] || last=$((last - 86400))
+    last=$((($(date -u +%s) - 7200) / 86400 * 86400 + 7200 - ($2 - 1) * 86400))
     [[ $(date -u -d "@$last" +%Y%m%dT%H%M%SZ) > ${newest##*/} ]]
 }
 

@@ -32,7 +32,7 @@ def promtool(*arguments: str | Path) -> None:
 @needs_prometheus
 def test_rules_are_valid_and_pass_promtools_cases() -> None:
     promtool("check", "rules", OPS / "prometheus" / "alerts.yml")
-    promtool("test", "rules", OPS / "prometheus" / "alerts_test.yml")
+    promtool("test", "rules", OPS / "prometheus" / "alerts_test.yml", OPS / "prometheus" / "backup_alerts_test.yml")
 
 
 @needs_prometheus

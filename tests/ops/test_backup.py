@@ -22,7 +22,7 @@ import pytest
 
 from core.database_roles import BACKUP_ROLE
 from tests.support.age import new_identity
-from tests.support.backups import BackedUpPostgres, manifest
+from tests.support.backups import ROOT, BackedUpPostgres, manifest
 from tests.support.dependency_servers import PASSWORD, SUPERUSER, as_owner
 from tests.support.full_disk import needs_mounts, with_mounts
 from tests.support.polling import succeeds_within
@@ -602,6 +602,30 @@ def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: 
         shutil.rmtree(server.staging)
         server.start()
     assert service.returncode == 143
+
+
+SIMULATION = """
+BACKUP_DIR=$1
+eval "$(sed -n '/^is_due()/,/^}/p' ops/backup/schedule.sh)"
+newest() { printf '%s' "$made"; }
+date() { if [ "$*" = '-u +%s' ]; then echo "$now"; else command date "$@"; fi; }
+for ((now = 1798761600; now < 1798761600 + 30 * 86400; now += 3600)); do
+    if is_due dump "$2"; then
+        made=/backups/dump/$(command date -u -d "@$((now + 1))" +%Y%m%dT%H%M%SZ)
+        command date -u -d "@$now" '+%d %H:%M'
+    fi
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("days", "times"), [("7", ["01 00:00", *(f"{day:02} 02:00" for day in (7, 14, 21, 28))]), ("1", None)]
+)
+def test_backups_are_due_at_two(days: str, times: list[str] | None, tmp_path: Path) -> None:
+    """Beginning on the first of January, without any backup."""
+    command = ["bash", "-c", SIMULATION, "-", str(tmp_path), days]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == (times or ["01 00:00", *(f"{day:02} 02:00" for day in range(1, 31))])
 
 
 def processes_of(session: int) -> dict[str, int]:

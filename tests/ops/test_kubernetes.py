@@ -1,5 +1,6 @@
 """The manifests of ops/kubernetes match each other and the server. `make kubernetes` validates their syntax."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_server_rejects_the_empty_example_secrets(name: str, tmp_path: Path) -> 
     result = run(["manage.py", "check"], environment | {f"{name}_FILE": str(tmp_path / name)})
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"voiceassist: {name}: Required in production.")
+
+
+def test_metrics_token_is_required_because_the_ingress_routes_metrics() -> None:
+    (rule,) = find(DOCUMENTS, "Ingress")["spec"]["rules"]
+    assert [(path["path"], path["pathType"]) for path in rule["http"]["paths"]] == [("/", "Prefix")]
+    server = (FOLDER / "secrets.example.yaml").read_text().split("---")[0]
+    commented = re.findall(r'((?:^  # .+\n)+)  ([\w.]+): ""$', server, re.MULTILINE)
+    assert {key for _, key in commented} == set(SECRETS["voiceassist-server"])
+    assert {key for comment, key in commented if "Optional:" in comment} == {"QDRANT_API_KEY", "ca.crt"}
+    assert "`METRICS_TOKEN` is required" in (FOLDER / "README.md").read_text()
 
 
 def test_backups_use_the_scripts_their_variables_and_their_secret() -> None:

@@ -259,6 +259,36 @@ def test_notice_says_that_twelve_hours_are_over(
     assert succeeds_within(10, tabs.is_at_login)
 
 
+# A load balancer without a server responds as the first one.
+@pytest.mark.parametrize(
+    "script",
+    [
+        "fetch = async () => Response.json({success: false}, {status: 503}); stay.click()",
+        "fetch = async () => Response.json({success: false}); stay.click()",
+        "fetch = async () => Response.json({seconds_left: 3600}, {status: 503}); stay.click()",
+        "for (const end of [NaN, Infinity, undefined, {}, String(Date.now() + 3600e3)]) channel.postMessage(end)",
+    ],
+    ids=["503", "200 without seconds_left", "503 with seconds_left", "message of another tab"],
+)
+def test_session_ends_on_screen_after_a_response_or_message_without_its_end(
+    tabs: Tabs, message: Message, short_session: Callable[[int], None], script: str
+) -> None:
+    short_session(12)
+    hidden = tabs.open_another("/admin/core/session/")
+    tabs.browser.switch_to.new_window("tab")
+    revealed = tabs.reveal(message)
+    tabs.run(
+        "const stay = document.querySelector('#session-notice button');"
+        f"const channel = new BroadcastChannel('voiceassist-session'); {script}"
+    )
+    if "fetch" in script:
+        assert succeeds_within(5, lambda: "The server does not respond. Try again." in tabs.notice())
+    for tab in (revealed, hidden):
+        tabs.show(tab)
+        assert succeeds_within(30, tabs.is_at_login), tabs.path()
+        assert not tabs.shows_phi()
+
+
 def test_open_pages_do_not_extend_the_session(
     tabs: Tabs, monkeypatch: pytest.MonkeyPatch, short_session: Callable[[int], None]
 ) -> None:

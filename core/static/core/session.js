@@ -19,6 +19,8 @@
   }
 
   function extend(seconds) {
+    // Otherwise endsAt would stay NaN, here and in the other tabs, and none of them would ever leave.
+    if (!Number.isFinite(seconds)) throw new TypeError("The number of seconds until the login ends is missing.");
     endsAt = Math.max(endsAt, Date.now() + 1000 * seconds);
     channel.postMessage(endsAt);
     check();
@@ -38,6 +40,7 @@
     try {
       const response = await fetch(stayUrl, { cache: "no-store", redirect: "manual" });
       if (response.type === "opaqueredirect") return leave(); // to the login page
+      if (!response.ok) throw new Error(`The server responded with the status ${response.status}.`);
       extend((await response.json()).seconds_left);
       text.textContent = "A login ends after 12 hours, even if you work. Save your changes.";
     } catch {
@@ -55,6 +58,7 @@
     notice.append(text, " ", button);
     channel.addEventListener("message", ({ data }) => {
       if (data === 0) return leave();
+      if (!Number.isFinite(data)) return; // as in extend(): an older version of this script sends NaN
       endsAt = Math.max(endsAt, data);
       check();
     });
