@@ -66,8 +66,6 @@ def measure_servers() -> bool:
 
 def measure_in_process() -> None:
     """Print the CPU time of a request without a server, for several sets of middleware."""
-    os.environ |= ENVIRONMENT
-    os.environ["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
     from health.multiprocess import metric_files, runtime_folder
 
     runtime_folder.create()  # write metrics to files, as under gunicorn
@@ -132,5 +130,6 @@ if __name__ == "__main__":
         is_met = measure_servers()
         # Warnings are ignored, because WhiteNoise warns that static files are not collected. stderr is the log.
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "in-process"]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, **ENVIRONMENT, "DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+        subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
         sys.exit(not (is_met or IS_SMOKE))
