@@ -82,6 +82,7 @@ class Worker(BufferingWorker):
         return self.static_pool if path and unquote_to_bytes(path[1]).startswith(_STATIC_PREFIX) else self.request_pool
 
     def submit(self, conn: Any, pool: ThreadPoolExecutor) -> None:
+        """Let a request for `/ready` wait until the thread of the readiness pool has run the checks."""
         if pool is not self.readiness_pool:
             super().submit(conn, pool)
             return
