@@ -73,12 +73,12 @@ remove_expired() {
             fi
         done
     done
-    oldest=$(find "$BACKUP_DIR/base" -path '*/2*Z/manifest.json' -exec cat {} + 2>/dev/null | sed -n 's/.*"start_wal" : "\([0-9A-F]\{24\}\)".*/\1/p' |
-        cut -c 9- | sort | head -n 1)
     for folder in "$BACKUP_DIR"/wal.*; do # of earlier servers
         [ ! -d "$folder" ] || grep -q -r -F "\"system_identifier\" : \"${folder##*/wal.}\"" --include manifest.json "$BACKUP_DIR/base" ||
             rm -rf "$folder"
     done
+    oldest=$(find "$BACKUP_DIR/base" -path '*/2*Z/manifest.json' -exec cat {} + 2>/dev/null | sed -n 's/.*"start_wal" : "\([0-9A-F]\{24\}\)".*/\1/p' |
+        cut -c 9- | sort | head -n 1)
     if [ -n "$oldest" ] && [ -d "$BACKUP_DIR/wal" ]; then
         pg_archivecleanup -x .gz.age "$BACKUP_DIR/wal" "00000001$oldest" # which ignores the timeline, the first 8 digits
         pg_archivecleanup -x .gz.age.sha256 "$BACKUP_DIR/wal" "00000001$oldest"

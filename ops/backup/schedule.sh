@@ -22,18 +22,18 @@ receive() {
 
 # take KIND: take a backup, in a process group of its own, with which all its programs are ended.
 take() {
-    local status
+    local status=0
     setsid "$here/backup.sh" "$1" &
     running=$!
     while kill -0 $running 2>/dev/null; do
-        status=0
-        wait -n $running $receiver || status=$?
+        wait -n $running $receiver || true
         if ! kill -0 $receiver 2>/dev/null && kill -0 $running 2>/dev/null; then
             log "wal.sh ended. Its last line says why. Starting it again."
             sleep 5
             receive
         fi
     done
+    wait "$running" || status=$?
     running=''
     return $status
 }

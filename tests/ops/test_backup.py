@@ -443,6 +443,8 @@ def test_killed_backup_is_never_complete_and_the_next_one_removes_it(server: Bac
         process.communicate(timeout=10)
         assert complete_backups(server) == before
         assert list(server.target.glob(f"{kind}/.*.partial"))
+        # The killed programs have the lock until the last of them has ended.
+        subprocess.run(["flock", "--wait", "10", server.target / ".backup.lock", "true"], check=True)
         new = server.backup(kind)
         assert not list(server.target.glob(f"{kind}/.*"))
         assert not list(server.staging.glob("backup.work"))

@@ -101,13 +101,17 @@ def servers(request: pytest.FixtureRequest) -> Servers:
     return request.config.stash[SERVERS]
 
 
+def _stacks_of(threads: list[threading.Thread]) -> str:
+    frames = sys._current_frames()
+    stacks = [traceback.format_stack(frames[thread.ident]) for thread in threads if thread.ident in frames]
+    return "\n".join("".join(stack) for stack in stacks)
+
+
 def drop_readiness_connections() -> None:
     """Close the open connections of the readiness checks, after waiting until no check is running."""
     deadline = time.monotonic() + 30 * SLOWNESS
     while running := [thread for thread in threading.enumerate() if thread.name.startswith("check-")]:
-        frames = sys._current_frames()
-        stacks = [traceback.format_stack(frames[thread.ident]) for thread in running if thread.ident in frames]
-        assert time.monotonic() < deadline, "\n".join("".join(stack) for stack in stacks)
+        assert time.monotonic() < deadline, _stacks_of(running)
         time.sleep(0.01)
     for name in ("postgres", "redis", "qdrant", "queue"):
         import_module(f"health.checks.{name}")._connection.drop()

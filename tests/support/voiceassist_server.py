@@ -164,7 +164,7 @@ class VoiceAssistServer:
             states = [json.loads(path.read_text()) for path in folder.glob("state_*.json")]
             return sum(bool(state["checked_at"]) for state in states) == int(self._environment["WEB_CONCURRENCY"])
 
-        assert succeeds_within(START_TIMEOUT, are_finished), self.log()
+        assert succeeds_within(30, are_finished), self.log()
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

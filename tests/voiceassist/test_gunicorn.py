@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -167,29 +167,26 @@ def test_liveness_is_fast_while_a_dependency_hangs(servers: Servers, tmp_path: P
 
 
 def test_any_number_of_probes_waits_for_one_round_of_checks(tmp_path: Path) -> None:
-    frozen = Valkey(tmp_path / "valkey")
-    frozen.start()
-    try:
-        with VoiceAssistServer(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", HEALTH_TIMEOUT="4") as app:
-            app.wait_for_checks()
-            frozen.freeze()
-            # Two rounds, because some may come too late for the first one, but not eight at a time.
-            with ThreadPoolExecutor(60) as probes, ends_within(2 * 4):
-                statuses = {status for status, *_ in probes.map(lambda _: app.get("/ready", timeout=30), range(60))}
-            assert statuses == {503}
-    finally:
-        frozen.kill()
+    with (
+        Valkey(tmp_path / "valkey") as frozen,
+        VoiceAssistServer(REDIS_URL=frozen.url, WEB_CONCURRENCY="1", HEALTH_TIMEOUT="4") as app,
+    ):
+        app.wait_for_checks()
+        frozen.freeze()
+        # Two rounds, because some may come too late for the first one, but not eight at a time.
+        with ThreadPoolExecutor(60) as probes, ends_within(2 * 4):
+            statuses = {status for status, *_ in probes.map(lambda _: app.get("/ready", timeout=30), range(60))}
+        assert statuses == {503}
 
 
 @contextlib.contextmanager
-def probed_worker(max_age: float, check: Callable[[float], CheckOutput]) -> Iterator[Any]:
+def probed_worker(max_age: float) -> Iterator[Any]:
     """Yield a worker that records the names that it responds to, with the report, and what its main thread is to do."""
     worker: Any = Worker.__new__(Worker)
     worker.deferred, worker.responses = queue.SimpleQueue(), []
     with ThreadPoolExecutor(1) as pool:
-        worker.readiness = RefreshingRunner(
-            [Check("database", check)], timeout=30, max_age=max_age, explain=lambda error: ("error", "")
-        )
+        check = Check("database", lambda timeout: CheckOutput("endpoint"))
+        worker.readiness = RefreshingRunner([check], timeout=30, max_age=max_age, explain=lambda error: ("error", ""))
         worker.readiness._use = lambda report: None  # starts no round of checks later
         worker.readiness_pool, worker.waiting_probes, worker.is_checking = pool, [], False
         worker.method_queue = SimpleNamespace(defer=lambda call, *args: worker.deferred.put(partial(call, *args)))
@@ -200,7 +197,7 @@ def probed_worker(max_age: float, check: Callable[[float], CheckOutput]) -> Iter
 @pytest.mark.parametrize("max_age", [0.0, 1000.0])
 def test_probe_that_comes_after_the_checks_gets_no_report_that_is_too_old(max_age: float) -> None:
     """Others get the report of the checks that were running when they came, however short HEALTH_MAX_AGE is."""
-    with probed_worker(max_age, lambda timeout: CheckOutput("endpoint")) as worker:
+    with probed_worker(max_age) as worker:
         worker.submit("first", worker.readiness_pool)
         worker.submit("second", worker.readiness_pool)
         respond = worker.deferred.get(timeout=30)
@@ -215,12 +212,10 @@ def test_probe_that_comes_after_the_checks_gets_no_report_that_is_too_old(max_ag
 
 
 def test_probe_is_handled_as_other_requests_if_the_checks_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with probed_worker(0, lambda timeout: CheckOutput("endpoint")) as worker, ThreadPoolExecutor(1) as pool:
+    with probed_worker(0) as worker, ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(worker.readiness, "report", Mock(side_effect=RuntimeError))
-        worker.request_pool, worker.finish_request = (
-            pool,
-            lambda conn, done: worker.responses.append((conn, done.result())),
-        )
+        worker.request_pool = pool
+        worker.finish_request = lambda name, done: worker.responses.append((name, done.result()))
         worker.handle = lambda conn: "handled"
         worker.submit("first", worker.readiness_pool)
         for _ in range(2):

@@ -17,10 +17,8 @@ from tests.support.polling import succeeds_within
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Valkey]:
-    server = Valkey(tmp_path / "valkey")
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path / "valkey") as server:
+        yield server
 
 
 @pytest.fixture
