@@ -40,7 +40,7 @@ class PersistentConnection(Generic[C]):
         """
         deadline = time.monotonic() + seconds
         self._leave_to_parent()
-        if not self._lock.acquire(timeout=seconds):
+        if not self._lock.acquire(timeout=max(_MIN_TIMEOUT, seconds)):
             raise TimeoutError("another check waits for the same server")
         try:
             return self._run(query, deadline)

@@ -37,7 +37,7 @@ def queue(seconds: float) -> CheckOutput:
     """Fail if no worker has reported in the last seconds, or if PostgreSQL or Redis can't be asked."""
     deadline = time.monotonic() + seconds
     postgres_connection.run(_count_jobs, seconds)
-    _connection.run(_count_workers, max(0.01, deadline - time.monotonic()))
+    _connection.run(_count_workers, deadline - time.monotonic())
     description = job_counts.current.describe()
     if not job_counts.current.workers:
         detail = f"{description}; no worker has reported for {WORKER_TIMEOUT} s. Start one: python manage.py worker"

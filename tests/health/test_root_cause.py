@@ -34,7 +34,8 @@ def test_fault_of_its_own_is_kept() -> None:
     assert attributed(migrations="timeout") == {"migrations": ("timeout", None)}
     assert attributed(qdrant="error", queue="not_ready")["queue"] == ("not_ready", None)
     # PostgreSQL responded, although it can't commit.
-    assert attributed(postgres="not_ready", migrations="schema_too_new")["migrations"] == ("schema_too_new", None)
+    for own in ("schema_too_new", "migrations_pending"):
+        assert attributed(postgres="not_ready", migrations=own)["migrations"] == (own, None)
     assert attributed(postgres="not_ready") == {"postgres": ("not_ready", None)}
 
 

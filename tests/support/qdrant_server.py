@@ -161,6 +161,7 @@ FAULTS: dict[str | None, Callable[[Handler], None]] = {
     "html": lambda h: h.send(200, "<html><h1>Please log in</h1></html>", content_type="text/html"),
     "text": lambda h: h.send(200, "hello"),
     "wrong shape": lambda h: h.send(200, {"result": [1, 2, 3]}),
+    "no collections": lambda h: h.send(200, {"result": {}}),
     "list": lambda h: h.send(200, [1, 2, 3]),
     "not utf-8": lambda h: h.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\xff\xfe\xfd"),
     "redirect": lambda h: h.raw(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),

@@ -1,10 +1,19 @@
-"""The endpoint that `checkdeps`, the log and the status page show for PostgreSQL."""
+"""What `checkdeps`, the log and the status page show for PostgreSQL, and what the check tells requests."""
 
+import re
+from importlib import import_module
+
+import psycopg
 import pytest
 from django.db import connections
 
 from core.clients import database_url
+from core.clients.postgresql.circuit_breaker import State, circuit_breaker
+from core.clients.postgresql.errors import CommitNotReplicated
+from health import database_warnings
 from health.checks.postgres import postgres_endpoint
+from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.readiness import check
 
 
 @pytest.mark.parametrize(
@@ -23,3 +32,32 @@ def test_endpoint(monkeypatch: pytest.MonkeyPatch, url: str, endpoint: str) -> N
     for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS"):
         monkeypatch.setitem(connections["default"].settings_dict, name, parsed[name])
     assert postgres_endpoint() == endpoint
+
+
+def test_shows_the_version_and_the_connections(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_warnings, "_next_refresh", 0.0)
+    result = check("postgres")
+    with psycopg.connect(servers.postgres.url) as connection:
+        row = connection.execute("SHOW server_version").fetchone()
+    assert (result.healthy, result.version) == (True, row and row[0])
+    assert re.fullmatch(r"\d+ of \d+ connections", result.usage or "")
+
+
+def test_shows_no_connections_before_they_were_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_warnings, "connection_usage", None)
+    monkeypatch.setattr(database_warnings, "refresh", lambda connection, seconds: None)
+    result = check("postgres")
+    assert (result.healthy, result.usage) == (True, None)
+
+
+def test_commit_that_is_not_replicated_rejects_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise CommitNotReplicated
+
+    assert check("postgres").healthy and circuit_breaker.is_in(State.CLOSED)
+    monkeypatch.setattr(import_module("health.checks.postgres")._connection, "run", fail)
+    assert not check("postgres").healthy
+    assert circuit_breaker.is_in(State.OPEN)
+    monkeypatch.undo()
+    drop_readiness_connections()
+    assert check("postgres").healthy and circuit_breaker.is_in(State.CLOSED)

@@ -13,7 +13,7 @@ from django.core.cache import cache as django_cache
 from redis.crc import key_slot
 
 from core.auth.web_sessions import SessionStore
-from health.checks.redis import cache_keys
+from health.checks.redis import cache_keys, connect
 from tests.support.dependency_servers import Valkey, free_port
 from tests.support.fixed_reply_server import FixedReplyServer
 from tests.support.polling import succeeds_within
@@ -75,6 +75,25 @@ def test_version_is_unknown_without_the_permission(use_url: RedisUrl, server: Va
     use_url(url_of_user(server, ""))
     result = check("redis")
     assert (result.reason, result.version) == (None, None)
+
+
+def test_reports_the_version_of_redis_too(
+    use_url: RedisUrl, server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis.Redis, "info", lambda client, section: {"redis_version": "8.2.1"})
+    use_url(server.url)
+    assert check("redis").version == "8.2.1"
+
+
+def test_connecting_and_reading_share_the_time(use_url: RedisUrl, server: Valkey) -> None:
+    use_url(server.url)
+    options = connect(2.0).connection_pool.connection_kwargs
+    assert options["socket_connect_timeout"] + options["socket_timeout"] == 2.0
+
+
+def test_health_checks_of_the_client_come_after_the_password(use_url: RedisUrl, server: Valkey) -> None:
+    use_url(f"{server.url}?health_check_interval=1")
+    assert check("redis").healthy
 
 
 @pytest.mark.parametrize(
