@@ -39,16 +39,17 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
 
     Does nothing if another process has installed it, or a lock that includes it, in the meantime.
 
-    Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if the environment is a symbolic
-    link.
+    Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if one of the folders is a
+    symbolic link.
     """
-    if environment.is_symlink():
-        raise FileExistsError(
-            f"{environment} is a symbolic link. Remove it and try again, which creates a new environment there."
-        )
+    old, new = (environment.with_name(f"{environment.name}.{suffix}") for suffix in ("old", "new"))
+    for folder in (environment, old, new):
+        if folder.is_symlink():  # venv would remove what its target contains
+            raise FileExistsError(
+                f"{folder} is a symbolic link. Remove it and try again, which creates a new environment."
+            )
     with suppress(OSError):  # a file system without locks
         fcntl.flock(os.open(UV_LOCK.parent, os.O_RDONLY), fcntl.LOCK_EX)  # until this process exits
-    old, new = (environment.with_name(f"{environment.name}.{suffix}") for suffix in ("old", "new"))
     if old.exists() and not environment.exists():
         old.rename(environment)  # an earlier installation was killed between the two renames below
     if is_installed(environment, lock):

@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -75,10 +76,11 @@ def test_variables_of_uv_override_those_of_pip() -> None:
     assert environment["UV_DEFAULT_INDEX"] == "https://uv"
 
 
-def test_rejects_a_symbolic_link(tmp_path: Path, lock: Path) -> None:
+@pytest.mark.parametrize("name", ["venv", "venv.new", "venv.old"])
+def test_rejects_a_symbolic_link(tmp_path: Path, lock: Path, name: str) -> None:
     target = tmp_path / "target"
     (target / "data").mkdir(parents=True)
-    (tmp_path / "venv").symlink_to(target)
+    (tmp_path / name).symlink_to(target)
     process = install(tmp_path / "venv", lock, tmp_path)
     assert process.returncode == 1
     assert "is a symbolic link. Remove it" in process.stderr
@@ -122,7 +124,7 @@ def test_concurrent_installations_wait_and_keep_the_larger_lock(tmp_path: Path, 
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another installation does
         with ThreadPoolExecutor() as executor:
             future = executor.submit(install, environment, larger, tmp_path, lock)
-            time.sleep(1)
+            assert succeeds_within(20, lambda: is_waited_for(REQUIREMENTS))
             assert not environment.exists()
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             assert future.result().returncode == 0
@@ -131,6 +133,12 @@ def test_concurrent_installations_wait_and_keep_the_larger_lock(tmp_path: Path, 
     process = install(environment, lock, tmp_path)
     assert (process.returncode, process.stdout) == (0, "")
     assert (environment / "installed-larger").exists()
+
+
+def is_waited_for(folder: Path) -> bool:
+    """Return whether a process waits for the lock of the folder."""
+    inode = f":{folder.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 @pytest.fixture
@@ -185,3 +193,36 @@ def test_restores_the_environment_of_an_installation_that_was_killed_while_renam
     process = install(working, lock, tmp_path)
     assert (process.returncode, process.stdout) == (0, "")
     assert (working / "bin" / "python").exists()
+
+
+def test_restores_the_environment_if_interrupted_while_renaming(
+    working: Path, lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == "venv.new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        INSTALL["install"](working, lock)
+    assert (working / "installed-example").stat().st_mtime == 0
+    assert sorted(path.name for path in tmp_path.glob("venv*")) == ["venv"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_uv_shows_its_progress_at_a_terminal(
+    working: Path, lock: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setitem(
+        INSTALL["install_packages"].__globals__, "run", lambda *command, env=None: commands.append(command)
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    INSTALL["install_packages"](working, lock)
+    (sync,) = [command for command in commands if "sync" in command]
+    assert ("--quiet" in sync) is not is_terminal
