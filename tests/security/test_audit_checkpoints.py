@@ -285,7 +285,23 @@ def test_large_trail_is_split(application: Connection, monkeypatch: pytest.Monke
     add_events(application, 2500)
     written = checkpoint(application)
     assert [item.events for item in written[:2]] == [1000, 1000]
-    assert verified(application, written).problems == []
+    assert len(written) == 3 and sum(item.events for item in written) >= 2500
+    result = verified(application, written)
+    assert (result.problems, result.checkpoints, result.uncovered) == ([], 3, 0)
+
+
+def test_reads_all_checkpoints(owner: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one query returns."""
+    monkeypatch.setattr("core.audit_verification._BATCH", 2)
+    for number in range(5):
+        add_events(owner, actor=f"{number}@example.org")
+        checkpoint(owner)
+    result = verified(owner)
+    assert (result.problems, result.checkpoints) == ([], 5)
+    owner.execute(UNPROTECTED)
+    owner.execute("DELETE FROM audit_events WHERE actor_email = '4@example.org'")
+    (problem,) = verified(owner).problems
+    assert problem.startswith("Checkpoint 5")
 
 
 # Old events, backups, commands and the worker

@@ -45,7 +45,7 @@ def test_search(
 def test_special_characters_match_nothing(admin_client: Client, pages: dict[str, str], page: str, term: str) -> None:
     response = admin_client.get(pages[page], {"q": term}, follow=True)
     assert response.status_code == 200
-    assert response.context["cl"].result_count == 0 or "Null characters are not allowed" in response.content.decode()
+    assert response.context["cl"].result_count == 0
 
 
 def test_unsupported_search_is_explained(admin_client: Client, pages: dict[str, str]) -> None:

@@ -28,6 +28,17 @@ def test_ends_and_archives_sessions(admin_client: Client, message: Message) -> N
     assert session.ended_at and session.is_archived
 
 
+def test_actions_change_every_selected_session(admin_client: Client, message: Message) -> None:
+    *selected, other = (Session.objects.create(user=message.session.user) for _ in range(4))
+    for action, confirmation in (("end", "3 sessions ended."), ("archive", "3 sessions archived.")):
+        form = {"action": action, "_selected_action": [str(session.pk) for session in selected]}
+        assert confirmation in admin_client.post("/admin/core/session/", form, follow=True).content.decode()
+    changed = Session.objects.filter(ended_at__isnull=False, is_archived=True)
+    assert set(changed) == set(selected)
+    other.refresh_from_db()
+    assert (other.ended_at, other.is_archived) == (None, False)
+
+
 @pytest.mark.parametrize("action", ["end", "archive"])
 def test_actions_lock_the_oldest_session_first(admin_client: Client, message: Message, action: str) -> None:
     """Deletions do so too, and two orders would deadlock."""

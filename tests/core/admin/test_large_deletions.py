@@ -73,6 +73,21 @@ def test_small_deletions_are_immediate(admin_client: Client, user: User) -> None
     assert not User.objects.filter(pk=user.pk).exists() and not Job.objects.exists()
 
 
+def test_small_bulk_deletions_are_immediate(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each user is deleted with all data, as on the page of one user, and others keep theirs."""
+    monkeypatch.setattr(deletion, "MAX_ROWS_OF_REQUEST", 6)
+    *selected, kept = (create_user(f"{number}@example.org", messages=1) for number in range(4))
+    form = {"action": "delete_selected", "_selected_action": [str(user.pk) for user in selected], "post": "yes"}
+    page = admin_client.post("/admin/core/user/", form, follow=True)
+    assert "Successfully deleted 3 users." in page.content.decode()
+    assert not Job.objects.exists()
+    emails = User.objects.filter(email__endswith="@example.org", is_staff=False).values_list("email", flat=True)
+    assert set(emails) == {kept.email, "ann@example.org"}
+    assert Message.objects.filter(session__user=kept).count() == 1
+    events = AuditEvent.objects.filter(action="delete").values_list("table", "actor_email")
+    assert sorted(events) == sorted((table, "admin@example.com") for table in ("users", "sessions", "messages") * 3)
+
+
 def test_many_sessions_are_large_too(user: User) -> None:
     Message.objects.all().delete()
     assert not deletion.is_large(Session.objects.filter(user=user))
