@@ -26,7 +26,7 @@ from core.clients.redis import Client
 from health import metrics
 from tests.support.dependency_servers import free_port
 from tests.support.plugin import Servers
-from tests.support.polling import ends_within, succeeds_within
+from tests.support.polling import SLOWNESS, ends_within, succeeds_within
 from tests.support.proxy import Proxy
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
@@ -159,12 +159,14 @@ def test_counters_survive_dead_workers_and_files_do_not_accumulate(app: VoiceAss
     thread = threading.Thread(target=keep_scraping)
     thread.start()
     requests = 0
-    for _ in range(8):
-        for _ in range(20):
-            requests += app.get("/")[0] == 200
-        kill_workers(app)
-    stop.set()
-    thread.join()
+    try:
+        for _ in range(8):
+            for _ in range(20):
+                requests += app.get("/")[0] == 200
+            kill_workers(app)
+    finally:
+        stop.set()
+        thread.join()
     assert not errors
     assert len(counts) > 1
     assert request_count(app) - before == requests
@@ -185,7 +187,7 @@ def test_latest_readiness_outlives_the_worker_that_measured_it(app: VoiceAssistS
 
 def test_scrape_during_merges_is_consistent() -> None:
     command = [sys.executable, "-m", "tests.support.worker_churn", "100", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50 * SLOWNESS)
     assert done.returncode == 0, done.stdout + done.stderr
     files, totals = done.stdout.splitlines()
     assert files == str([

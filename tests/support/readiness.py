@@ -1,5 +1,7 @@
-"""Run a single readiness check against servers of a test."""
+"""Run a single readiness check against servers of a test, and find out whether a thread waits for a report."""
 
+import sys
+import threading
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -19,6 +21,16 @@ def check(name: str, timeout: float = 5.0) -> Result:
     """Return the result of a new runner, as in a new process."""
     runner = Runner(checks([name]), timeout=timeout, max_age=0, explain=readiness.explain)
     return runner.report().results[0]
+
+
+def is_waiting(caller: threading.Thread) -> bool:
+    """Return whether the thread waits inside `Runner.report` for the end of a round."""
+    frame = sys._current_frames().get(caller.ident or 0)
+    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+        return False
+    while frame and frame.f_code is not Runner.report.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 class RedisUrl:

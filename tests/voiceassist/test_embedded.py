@@ -1,5 +1,7 @@
 """The embedded servers: commands of a checkout start, share, recover and stop them."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -9,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from environ import Env
 
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
 from tests.support.forked_python import ForkedPython
-from tests.support.polling import ends_within
+from tests.support.forks import exit_code_in_fork
+from tests.support.polling import SLOWNESS, ends_within, succeeds_within
+from tests.support.processes import MARK
 from voiceassist import embedded
 from voiceassist.embedded import programs, server_process
 from voiceassist.embedded.programs import EmbeddedServerError, as_user_of
@@ -30,13 +33,15 @@ from voiceassist.embedded.servers import SUPERUSER, Postgres, Valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("postgres", "redis")
+START_TIMEOUT = 60 * SLOWNESS  # seconds, of a process that starts the servers
 
 
 def start_in_background(var: Path) -> "subprocess.Popen[str]":
     """Start the servers like a command does, in a process that ends and that writes to a pipe."""
     code = "import sys, pathlib as p; from voiceassist.embedded import start; start(sys.argv[2:], p.Path(sys.argv[1]))"
     unrelated = {"PGDATA": "/nowhere", "PGPORT": "1", "LANG": "xx"}  # a user may have set these for another server
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **unrelated}
+    inherited = {name: os.environ[name] for name in ("PATH", MARK)}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **unrelated}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(var), *NAMES],
         stdout=subprocess.PIPE,
@@ -49,8 +54,23 @@ def start_in_background(var: Path) -> "subprocess.Popen[str]":
 
 def start_servers(var: Path) -> None:
     process = start_in_background(var)
-    output, _ = process.communicate(timeout=60)  # would time out if a server held the pipe open
+    output, _ = process.communicate(timeout=START_TIMEOUT)  # would time out if a server held the pipe open
     assert process.returncode == 0, output
+
+
+def wait_until_starting(starter: "subprocess.Popen[str]", var: Path) -> None:
+    """Wait until the process holds the lock of the folder, so that only the servers' own locks can delay it."""
+
+    def is_locked() -> bool:
+        with (var / "embedded.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    assert succeeds_within(30, is_locked)
+    assert starter.poll() is None
 
 
 def pids(var: Path) -> dict[str, int]:
@@ -88,6 +108,16 @@ def assert_usable(var: Path) -> None:
         assert client.ping()
 
 
+def stop_or_kill(var: Path) -> None:
+    """Stop the servers, and kill them if that fails."""
+    try:
+        embedded.stop(var)
+    finally:
+        for process in running(var):
+            process.kill()
+        shutil.rmtree(socket_folder(var), ignore_errors=True)
+
+
 @pytest.fixture
 def make_var() -> Iterator[Callable[[str], Path]]:
     """Return a function that makes `var` folders in a private folder. The servers in them are stopped afterwards."""
@@ -100,12 +130,7 @@ def make_var() -> Iterator[Callable[[str], Path]]:
 
     yield make
     for var in folders:
-        try:
-            embedded.stop(var)
-        finally:  # also if stop fails
-            for process in running(var):
-                process.kill()
-            shutil.rmtree(socket_folder(var), ignore_errors=True)
+        stop_or_kill(var)
     shutil.rmtree(top)
 
 
@@ -119,10 +144,13 @@ def new_var(make_var: Callable[[str], Path]) -> Path:
 def stopped() -> Iterator[Path]:
     """Yield a folder whose servers were started once."""
     top = Path(tempfile.mkdtemp(prefix="va-"))
-    start_servers(top / "var")
-    embedded.stop(top / "var")
-    yield top / "var"
-    shutil.rmtree(top)
+    try:
+        start_servers(top / "var")
+        embedded.stop(top / "var")
+        yield top / "var"
+    finally:
+        stop_or_kill(top / "var")
+        shutil.rmtree(top)
 
 
 @pytest.fixture
@@ -156,7 +184,7 @@ def test_servers_outlive_their_starter_and_are_started_once(var: Path) -> None:
 
 def test_eight_concurrent_starters_start_each_server_once(new_var: Path) -> None:
     starters = [start_in_background(new_var) for _ in range(8)]
-    results = [(starter.communicate(timeout=60)[0], starter.returncode) for starter in starters]
+    results = [(starter.communicate(timeout=START_TIMEOUT)[0], starter.returncode) for starter in starters]
     assert [code for _, code in results] == [0] * 8, results
     assert len([p for p in running(new_var) if p.info["name"] == "valkey-server"]) == 1
     assert len([p for p in running(new_var) if " -D " in " ".join(p.info["cmdline"])]) == 1
@@ -218,7 +246,7 @@ def test_concurrent_starters_recover_killed_servers(var: Path) -> None:
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     starters = [start_in_background(var) for _ in range(3)]
-    results = [(starter.communicate(timeout=60)[0], starter.returncode) for starter in starters]
+    results = [(starter.communicate(timeout=START_TIMEOUT)[0], starter.returncode) for starter in starters]
     assert [code for _, code in results] == [0] * 3, results
     assert not set(pids(var).values()) & set(before.values())
     with connect(var) as connection:
@@ -287,27 +315,24 @@ def test_runs_as_an_unprivileged_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "package_dir", lambda package: top / package)
     user = os.geteuid() or pwd.getpwnam("nobody").pw_uid
     os.chown(top, user, -1)
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(user)
-                os.setuid(user)
-                os.environ["HOME"] = str(top)
-            embedded.start(NAMES, top / "var")
-            assert_usable(top / "var")
-            assert {psutil.Process(pid).uids().real for pid in pids(top / "var").values()} == {user}
-            embedded.stop(top / "var")
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    for process in running(top / "var"):
-        process.kill()
-    shutil.rmtree(top)
-    assert os.waitstatus_to_exitcode(status) == 0
+
+    def start_and_stop() -> None:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            os.environ["HOME"] = str(top)
+        embedded.start(NAMES, top / "var")
+        assert_usable(top / "var")
+        assert {psutil.Process(pid).uids().real for pid in pids(top / "var").values()} == {user}
+        embedded.stop(top / "var")
+
+    try:
+        assert exit_code_in_fork(start_and_stop) == 0
+    finally:
+        for process in running(top / "var"):
+            process.kill()
+        shutil.rmtree(top)
 
 
 def test_root_runs_postgres_as_another_user(var: Path) -> None:
@@ -365,7 +390,7 @@ def test_processes_take_turns_with_local_qdrant(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "QDRANT_URL"}
     environment["DJANGO_SETTINGS_MODULE"] = "voiceassist.settings"
     processes = [ForkedPython(["-c", code, str(tmp_path / "qdrant"), name], env=environment, cwd=ROOT) for name in "ab"]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(60 * SLOWNESS) for process in processes] == [0, 0]
     assert len(json.loads((tmp_path / "qdrant" / "meta.json").read_text())["collections"]) == 10
 
 
@@ -391,23 +416,32 @@ def test_a_server_without_its_sockets_is_not_started_twice(var: Path, monkeypatc
     assert not running(var)
 
 
+def find_initdb(starter: "subprocess.Popen[str]") -> psutil.Process:
+    for child in psutil.Process(starter.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "initdb":
+                return child
+    pytest.fail("initdb does not run any more")
+
+
 def test_waits_for_the_initdb_of_a_killed_starter(new_var: Path) -> None:
     """initdb outlives its starter, and two of them would write to the same folder."""
     starter = start_in_background(new_var)
-    while not (new_var / "postgres.new" / "base").exists():
-        time.sleep(0.01)
-    children = psutil.Process(starter.pid).children(recursive=True)
-    (initdb,) = (child for child in children if child.is_running() and child.name() == "initdb")
+    assert succeeds_within(30, (new_var / "postgres.new" / "base").exists, interval=0.01)
+    initdb = find_initdb(starter)
     initdb.suspend()
-    starter.kill()
-    starter.communicate(timeout=10)
-    (new_var / "postgres.new" / "unfinished").touch()
-    following = start_in_background(new_var)
-    time.sleep(1)
-    assert (new_var / "postgres.new" / "unfinished").exists()
-    initdb.resume()
-    assert following.wait(30) == 0, following.communicate()
-    following.communicate()
+    try:
+        starter.kill()
+        starter.communicate(timeout=10 * SLOWNESS)
+        (new_var / "postgres.new" / "unfinished").touch()
+        following = start_in_background(new_var)
+        wait_until_starting(following, new_var)
+        time.sleep(1)
+        assert (new_var / "postgres.new" / "unfinished").exists()
+    finally:
+        initdb.resume()
+    output, _ = following.communicate(timeout=START_TIMEOUT)
+    assert following.returncode == 0, output
     assert_usable(new_var)
     assert embedded.stop(new_var) == ["postgres", "redis"]
 
@@ -417,13 +451,16 @@ def test_waits_for_a_child_that_outlives_postgres(var: Path) -> None:
     with connect(var) as connection:
         child = psutil.Process(connection.info.backend_pid)
         child.suspend()
-        os.kill(pids(var)["postgres"], signal.SIGKILL)
-        starter = start_in_background(var)
-        with pytest.raises(subprocess.TimeoutExpired):
-            starter.wait(1)  # two servers would write to the same data
-        child.kill()
-        assert starter.wait(30) == 0, starter.communicate()
-        starter.communicate()
+        try:
+            os.kill(pids(var)["postgres"], signal.SIGKILL)
+            starter = start_in_background(var)
+            wait_until_starting(starter, var)
+            with pytest.raises(subprocess.TimeoutExpired):
+                starter.wait(1)  # two servers would write to the same data
+        finally:
+            child.kill()
+        output, _ = starter.communicate(timeout=START_TIMEOUT)
+        assert starter.returncode == 0, output
         connection.close()
     assert_usable(var)
 

@@ -1,7 +1,8 @@
-"""A worker that is short of connections, descriptors or threads."""
+"""A worker that is short of connections, descriptors or threads, and how long it keeps idle connections."""
 
 import contextlib
 import http.client
+import math
 import resource
 import socket
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.polling import succeeds_within
-from tests.support.voiceassist_server import ROOT, VoiceAssistServer, has_ended
+from tests.support.polling import SLOWNESS, succeeds_within
+from tests.support.processes import has_ended
+from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 OPEN_FILES = 256
 CONNECTIONS = 160  # that a worker with 4 threads accepts below that limit
+KEEPALIVE = math.ceil(2 * SLOWNESS)  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +171,53 @@ def test_pool_that_gets_no_threads_says_so() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 17, done.stderr
     assert "A thread can't be started. Raise the limit of processes and threads" in done.stdout + done.stderr
+
+
+# Idle connections
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VoiceAssistServer]:
+    """Yield a server that closes connections which have been idle for KEEPALIVE seconds."""
+    config = tmp_path_factory.mktemp("impatient") / "gunicorn.py"
+    config.write_text(f"from voiceassist.gunicorn import *\nstart()\nkeepalive = {KEEPALIVE}\n")
+    with VoiceAssistServer(config=str(config), WEB_CONCURRENCY="1") as app:
+        yield app
+
+
+@pytest.fixture
+def clients(impatient: VoiceAssistServer) -> Iterator[dict[str, http.client.HTTPConnection]]:
+    """Yield a client for each path. The main thread responds to the first one, a thread of a pool to the second."""
+    with contextlib.ExitStack() as stack:
+        clients = {}
+        for path in ("/health", "/"):
+            clients[path] = http.client.HTTPConnection("127.0.0.1", impatient.port, timeout=30 * SLOWNESS)
+            stack.callback(clients[path].close)
+        yield clients
+
+
+def request_all(clients: dict[str, http.client.HTTPConnection]) -> None:
+    for path, client in clients.items():
+        client.request("GET", path)
+        response = client.getresponse()
+        assert response.read()
+        assert (response.status, response.headers["Connection"]) == (200, "keep-alive")
+
+
+def test_idle_connection_is_closed_after_keepalive(clients: dict[str, http.client.HTTPConnection]) -> None:
+    request_all(clients)
+    started_at = time.monotonic()
+    request_all(clients)
+    for client in clients.values():
+        assert client.sock.recv(1) == b""
+        assert KEEPALIVE <= time.monotonic() - started_at < KEEPALIVE + 10 * SLOWNESS
+
+
+def test_connection_in_use_stays_open(clients: dict[str, http.client.HTTPConnection]) -> None:
+    request_all(clients)
+    connections = [client.sock for client in clients.values()]
+    started_at = time.monotonic()
+    while time.monotonic() - started_at < 2 * KEEPALIVE:
+        time.sleep(0.5)
+        request_all(clients)
+    assert [client.sock for client in clients.values()] == connections  # clients would open new ones

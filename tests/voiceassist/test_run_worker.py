@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.polling import succeeds_within
-from tests.support.voiceassist_server import ROOT, has_ended
+from tests.support.processes import has_ended
+from tests.support.voiceassist_server import ROOT
 
 # Instead of gunicorn, a program that does nothing replaces the process that started the worker.
 SERVER = """if True:
@@ -37,10 +39,18 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.processes: list[psutil.Process] = []
+
+    def wait_until_started(self) -> None:
         assert succeeds_within(60, lambda: "worker started" in self.output()), self.output()
-        self.processes = psutil.Process(self.server.pid).children(recursive=True)
+        self.processes = self.children()
         assert len(self.processes) == 2, self.processes  # run_worker and the worker
         self.worker = self.processes[-1]
+
+    def children(self) -> list[psutil.Process]:
+        if self.server.poll() is not None:
+            return []
+        return psutil.Process(self.server.pid).children(recursive=True)
 
     def output(self) -> str:
         return self._output.read_text()
@@ -48,16 +58,22 @@ class Run:
     def ends(self) -> bool:
         return succeeds_within(40, lambda: all(map(has_ended, self.processes)))
 
+    def kill(self) -> None:
+        for process in {*self.processes, *self.children()}:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.server.kill()
+        self.server.wait(10)
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path)
-    yield run
-    for process in run.processes:
-        if process.is_running():
-            process.kill()
-    run.server.kill()
-    run.server.wait(10)
+    try:
+        run.wait_until_started()
+        yield run
+    finally:
+        run.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import voiceassist.address
 from tests.support import forked_python
 from tests.support.dependency_servers import free_port
 from tests.support.load_settings import KEY, PRODUCTION, load_settings
+from tests.support.polling import SLOWNESS
 from voiceassist import settings
 from voiceassist.secret_key import development_secret_key
 
@@ -34,7 +36,7 @@ def run_python(command: list[str], environment: dict[str, str]) -> subprocess.Co
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=30 * SLOWNESS,
     )
 
 
@@ -264,13 +266,17 @@ def test_secret_key_of_production_is_the_variable() -> None:
     assert load_settings(PRODUCTION)["SECRET_KEY"] == KEY
 
 
-def test_secret_key_of_development_survives_a_restart() -> None:
+def test_secret_key_of_development_survives_a_restart(tmp_path: Path) -> None:
+    """The settings are a copy in another folder, so that its `var` is not a developer's."""
+    (tmp_path / "copied").mkdir()
+    shutil.copy(ROOT / "voiceassist" / "settings.py", tmp_path / "copied")
     sign = "import django; django.setup(); from django.core.signing import dumps; print(dumps('value'))"
     load = "import django, sys; django.setup(); from django.core.signing import loads; print(loads(sys.argv[1]))"
-    environment = {"DJANGO_SETTINGS_MODULE": "voiceassist.settings"}
+    environment = {"DJANGO_SETTINGS_MODULE": "copied.settings", "PYTHONPATH": str(tmp_path)}
     signed = run(["-c", sign], environment)
     loaded = run(["-c", load, signed.stdout.strip()], environment)
     assert (loaded.returncode, loaded.stdout) == (0, "value\n"), loaded.stderr
+    assert (tmp_path / "var" / "secret-key").exists()
 
 
 def test_concurrent_first_starts_get_the_same_secret_key(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def both_orders(*ports: int) -> list[dict[str, Any]]:
     return [{"host": "127.0.0.1,127.0.0.1", "port": ",".join(map(str, order))} for order in orders]
 
 
-def test_answer_of_one_host_tells_more_than_a_lost_one() -> None:
+def test_reason_is_that_of_the_host_that_responded_if_the_other_is_down() -> None:
     with RefusingPostgres(Refusal("28P01", TRANSLATED["28P01"][1])) as server:
         for hosts in both_orders(server.port, 1):
             reason, sqlstate, detail = refusal(**hosts)
@@ -110,7 +110,7 @@ def test_answer_of_one_host_tells_more_than_a_lost_one() -> None:
             assert "Connection refused" in detail
 
 
-def test_answer_of_one_host_tells_more_than_a_silent_one() -> None:
+def test_reason_is_that_of_the_host_that_responded_if_the_other_is_silent() -> None:
     """The error is still a NoResponse, so that the circuit breaker opens."""
     with socket.create_server(("127.0.0.1", 0)) as silent, RefusingPostgres(Refusal("57P03", "…")) as server:
         for hosts in both_orders(server.port, silent.getsockname()[1]):
@@ -139,7 +139,7 @@ def test_requests_know_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     folder = tmp_path_factory.mktemp("pg")
     sockets = f"unix_socket_directories={folder / 'data'}"
-    server = Postgres(folder, options=(f"max_connections={MAX_CONNECTIONS}", sockets))
+    server = Postgres(folder, options=(sockets,))
     (server.data / "pg_hba.conf").write_text(
         "local all all scram-sha-256\n"
         "host all by_md5 127.0.0.1/32 md5\n"
@@ -238,7 +238,7 @@ def test_tls_refusals(server: Postgres, tmp_path: Path) -> None:
             assert (reason, sqlstate) == expected, detail
 
 
-def test_standby_tells_more_than_a_lost_primary(server: Postgres) -> None:
+def test_reason_is_that_of_the_standby_if_the_primary_is_down(server: Postgres) -> None:
     for hosts in both_orders(server.port, 1):
         params = conninfo(server.url) | hosts | {"options": "-c default_transaction_read_only=on"}
         assert refusal(**params)[:2] == ("not_ready", None)
@@ -268,27 +268,32 @@ def test_refusals_of_pgbouncer(server: Postgres, tmp_path: Path) -> None:
         pooler.kill()
 
 
-def test_server_that_is_full_stopping_or_a_closed_standby(server: Postgres) -> None:
-    """The last test of the server, because it stops it."""
-    tester = conninfo(server.url)
-    user = {"user": "by_md5", "password": "right", "port": server.port}
+@pytest.fixture
+def small_server(tmp_path: Path) -> Iterator[Postgres]:
+    """Yield a server with few connections, which its test may stop."""
+    with Postgres(tmp_path / "pg", options=(f"max_connections={MAX_CONNECTIONS}",)) as server:
+        yield server
+
+
+def test_server_that_is_full_stopping_or_a_closed_standby(small_server: Postgres) -> None:
+    tester, user = conninfo(small_server.url), conninfo(small_server.application_url)
     others = []
     try:
         with pytest.raises(psycopg.OperationalError):
             for _ in range(MAX_CONNECTIONS + 1):
-                others.append(Connection.connect(**(tester | user)))
-        assert refusal(**(tester | user))[:2] == ("not_ready", "53300")
-        assert server._process is not None
-        server._process.send_signal(signal.SIGTERM)  # waits for the open connections
+                others.append(Connection.connect(**user))
+        assert refusal(**user)[:2] == ("not_ready", "53300")
+        assert small_server._process is not None
+        small_server._process.send_signal(signal.SIGTERM)  # waits for the open connections
         assert succeeds_within(5, lambda: is_refused_with("57P03", tester))
         assert refusal(**tester)[0] == "not_ready"
     finally:
         for other in others:
             other.close()
-    server.stop()
-    (server.data / "standby.signal").touch()
-    server._options += ["-c", "hot_standby=off"]
-    server.launch()
+    small_server.stop()
+    (small_server.data / "standby.signal").touch()
+    small_server._options += ["-c", "hot_standby=off"]
+    small_server.launch()
     assert succeeds_within(10, lambda: is_refused_with("57P03", tester))
     assert refusal(**tester)[0] == "not_ready"
 

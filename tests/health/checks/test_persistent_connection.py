@@ -1,7 +1,6 @@
 """Connections that a firewall has forgotten are no outage. A forked process opens its own, its parent's stay usable."""
 
 import gc
-import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from core.clients import qdrant
 from health import readiness
 from health.check_runner import Runner
 from health.checks import checks
+from tests.support.forks import exit_code_in_fork
 from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.proxy import Proxy, TlsProxy
 from tests.support.readiness import RedisUrl, check
@@ -28,17 +28,14 @@ KEPT_ALIVE = "127.1"  # the address 127.0.0.1; with the usual names of this host
 
 def in_fork(action: Callable[[], object]) -> bool:
     """Return whether `action` returns a true value in a forked process, which then drops all its connections."""
-    child = os.fork()
-    if child == 0:
-        exit_code = 1
-        try:
-            exit_code = 0 if action() else 1
-            drop_readiness_connections()
-            qdrant._network_client.cache_clear()
-            gc.collect()
-        finally:
-            os._exit(exit_code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def run() -> None:
+        assert action()
+        drop_readiness_connections()
+        qdrant._network_client.cache_clear()
+        gc.collect()
+
+    return exit_code_in_fork(run) == 0
 
 
 @pytest.fixture

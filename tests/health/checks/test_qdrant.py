@@ -1,7 +1,11 @@
 """The Qdrant check and Qdrant's client reach the same server, or fail alike, whatever the URL and the environment."""
 
+import os
+import shutil
 import ssl
+import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from django.conf import settings
 
 from core.clients import qdrant
 from tests.support.dependency_servers import Postgres, Valkey
+from tests.support.forks import exit_code_in_fork
 from tests.support.plugin import API_KEY, Servers, drop_readiness_connections
 from tests.support.proxy import Proxy
 from tests.support.qdrant_server import FAULTS, QdrantServer
@@ -173,3 +178,40 @@ def test_other_kinds_of_servers(servers: Servers, secure: QdrantServer, monkeypa
         assert reason(f"http://127.0.0.1:{other.port}", monkeypatch) == "connection_lost"
     assert reason(f"https://127.0.0.1:{servers.qdrant.port}", monkeypatch) == "tls_failure"
     assert reason(f"http://127.0.0.1:{secure.port}", monkeypatch) in {"connection_lost", "bad_response"}
+
+
+# Local mode
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that every user can reach, with one for Qdrant's local mode in it."""
+    folder = Path(tempfile.mkdtemp(prefix="va-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(settings, "QDRANT_URL", None)
+    monkeypatch.setattr(settings, "QDRANT_PATH", folder / "qdrant")
+    yield folder / "qdrant"
+    shutil.rmtree(folder)
+
+
+def test_local_mode(folder: Path) -> None:
+    result = check("qdrant")
+    assert (result.reason, result.detail) == (None, f"{folder} (local mode)")
+    assert (result.version, result.transport) == (version("qdrant-client"), "local")
+    (folder / "meta.json").write_text('{"collections": {}}')
+    assert check("qdrant").healthy
+    (folder / "meta.json").write_text("{")
+    assert check("qdrant").reason == "bad_response"
+
+
+def test_local_mode_needs_a_writable_folder(folder: Path) -> None:
+    """If the tests run as root, who may write everywhere, a child process becomes another user."""
+    folder.mkdir(mode=0o555)
+
+    def check_as_another_user() -> None:
+        if os.geteuid() == 0:
+            os.setuid(54321)
+        result = check("qdrant")
+        assert (result.reason, result.detail) == ("error", f"{folder} is not readable and writable")
+
+    assert exit_code_in_fork(check_as_another_user) == 0

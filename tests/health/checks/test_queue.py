@@ -1,5 +1,6 @@
 """The check `queue` counts workers and jobs, and fails if no worker runs or if the queue can't be used."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +51,13 @@ def add_job(status: str = "queued", age: timedelta = MINUTE, **values: object) -
     return Job.objects.create(task="core.tasks.clear_web_sessions", status=status, **defaults | values)
 
 
+def split_age(detail: str) -> tuple[str, int]:
+    """Return the detail with N as the age of the oldest job, and that age in seconds."""
+    match = re.search(r"(?<=oldest )\d+(?= s\b)", detail)
+    assert match, detail
+    return detail.replace(match[0], "N", 1), int(match[0])
+
+
 def superuser_url(servers: Servers) -> str:
     return servers.postgres.url.replace("/tests", f"/{connection.settings_dict['NAME']}")
 
@@ -63,16 +71,20 @@ def test_reports_workers_and_due_jobs() -> None:
     assert (result.healthy, result.critical, result.detail) == (True, False, "1 worker, 0 jobs due")
     add_job(age=MINUTE * 3)
     add_job(age=MINUTE)
-    assert check("queue").detail == "1 worker, 2 jobs due, oldest 180 s"
+    detail, age = split_age(check("queue").detail)
+    assert detail == "1 worker, 2 jobs due, oldest N s"
+    assert age == pytest.approx(180, abs=20)
 
 
 def test_no_worker_only_degrades() -> None:
     add_job()
     result = check("queue")
     assert (result.reason, result.critical) == ("not_ready", False)
-    assert result.detail == (
-        "0 workers, 1 job due, oldest 60 s; no worker has reported for 30 s. Start one: python manage.py worker"
+    detail, age = split_age(result.detail)
+    assert detail == (
+        "0 workers, 1 job due, oldest N s; no worker has reported for 30 s. Start one: python manage.py worker"
     )
+    assert age == pytest.approx(60, abs=20)
     runner = Runner(checks(["queue", "redis"]), timeout=5, max_age=0, explain=readiness.explain)
     assert runner.report().status == "degraded"
 
@@ -197,7 +209,7 @@ def test_other_kind_of_server(use_url: RedisUrl, reply: bytes) -> None:
 
 def test_key_of_another_type_is_reported(server: Valkey) -> None:
     server.send_command("SET voiceassist:queue:workers text")
-    assert check("queue").reason in ("misconfigured", "error", "bad_response")
+    assert check("queue").reason == "error"
 
 
 # Metrics

@@ -77,9 +77,7 @@ def test_version_is_unknown_without_the_permission(use_url: RedisUrl, server: Va
     assert (result.reason, result.version) == (None, None)
 
 
-def test_reports_the_version_of_redis_too(
-    use_url: RedisUrl, server: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_the_version_of_redis_too(use_url: RedisUrl, server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis.Redis, "info", lambda client, section: {"redis_version": "8.2.1"})
     use_url(server.url)
     assert check("redis").version == "8.2.1"

@@ -1,6 +1,5 @@
 """When a persistent connection is used, retried and renewed, with a clock that only the test moves."""
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import pytest
 
 from health.checks import persistent_connection
 from health.checks.persistent_connection import MAX_AGE, PersistentConnection
+from tests.support.forks import exit_code_in_fork
 
 
 class Clock:
@@ -233,22 +233,18 @@ def test_forked_process_leaves_the_connection_to_its_parent(
     """It closes and deletes nothing, because both would send a message on the socket of its parent."""
     persistent.run(use, 2.0)
     inherited = weakref.ref(connect.opened.pop())
+
+    def use_in_fork() -> None:
+        if method == "drop":
+            persistent.drop()
+        assert persistent.run(use, 0.5) == 0.5  # the whole time, on a connection of its own
+        connection = inherited()
+        assert connection
+        assert not connection.is_closed
+        persistent.drop()
+        assert connect.opened.pop().is_closed
+
     with persistent._lock:  # as of a thread that does not exist in the new process
-        child = os.fork()
-        if child == 0:
-            exit_code = 1
-            try:
-                if method == "drop":
-                    persistent.drop()
-                assert persistent.run(use, 0.5) == 0.5  # the whole time, on a connection of its own
-                connection = inherited()
-                assert connection
-                assert not connection.is_closed
-                persistent.drop()
-                assert connect.opened.pop().is_closed
-                exit_code = 0
-            finally:
-                os._exit(exit_code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert exit_code_in_fork(use_in_fork) == 0
     assert persistent.run(use, 2.0) == 1.0
     assert connect.opened == []

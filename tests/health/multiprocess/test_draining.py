@@ -9,7 +9,7 @@ from health.multiprocess import draining
 INFO, WARNING = logging.INFO, logging.WARNING
 
 
-def test_begins_once_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drains_after_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "_times", [0.0, 0.0])
     assert not draining.is_draining()
     draining.begin()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.full_disk import needs_mounts, no_space_left, with_mounts
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 pytestmark = needs_mounts
@@ -26,7 +26,8 @@ def run_with_mounts(script: str, folder: Path, *arguments: str) -> subprocess.Co
     environment = {**os.environ, "T": str(folder), "TMPDIR": str(folder), "LOG_FORMAT": "console"}
     environment.pop("DJANGO_SETTINGS_MODULE", None)
     command = with_mounts(script, sys.executable, *arguments)
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    timeout = 30 * SLOWNESS
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from prometheus_client.mmap_dict import mmap_key
 from health.multiprocess import metric_files
 from health.multiprocess.mapped_file import MappedFile
 from tests.health.multiprocess.test_metric_files import folder, scraped, write
+from tests.support.forks import exit_code_in_fork
 
 __all__ = ["folder"]
 LOGGER = "voiceassist.metrics"
@@ -184,8 +185,8 @@ def test_counters_are_added_and_have_no_time(folder: Path) -> None:
 
 
 def test_forked_process_has_its_own_id() -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if metric_files._pid == os.getpid() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert metric_files._pid == os.getpid()
+    def assert_id_is_current() -> None:
+        assert metric_files._pid == os.getpid()
+
+    assert exit_code_in_fork(assert_id_is_current) == 0
+    assert_id_is_current()

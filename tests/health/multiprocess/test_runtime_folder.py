@@ -5,13 +5,16 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from health.multiprocess import runtime_folder
+from tests.support.forks import Fork, exit_code_in_fork
 from tests.support.full_disk import file_size_limit
+from tests.support.polling import succeeds_within
 
 
 @pytest.fixture
@@ -96,50 +99,49 @@ def test_folder_that_another_server_removed_before_it_was_locked_is_replaced(
 
 def test_servers_that_start_at_the_same_time_have_folders_of_their_own(shared_memory: Path) -> None:
     reader, writer = os.pipe()
-    children = []
-    for _ in range(6):
-        children.append(os.fork())
-        if children[-1] == 0:
-            exit_code = 1
-            try:
-                os.read(reader, 1)  # until all have been started
-                for _ in range(3):
-                    runtime_folder.create()
-                    assert runtime_folder.path
-                    runtime_folder.write("pid", str(os.getpid()))
-                    assert (runtime_folder.path / "pid").read_text() == str(os.getpid())
-                    runtime_folder.remove()
-                exit_code = 0
-            finally:
-                os._exit(exit_code)
-    os.write(writer, b"x" * len(children))
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 6
+
+    def start_three_times() -> None:
+        os.read(reader, 1)  # until all have been started
+        for _ in range(3):
+            runtime_folder.create()
+            assert runtime_folder.path
+            runtime_folder.write("pid", str(os.getpid()))
+            assert (runtime_folder.path / "pid").read_text() == str(os.getpid())
+            runtime_folder.remove()
+
+    with ExitStack() as stack:
+        for end in (reader, writer):
+            stack.callback(os.close, end)
+        children = [stack.enter_context(Fork(start_three_times)) for _ in range(6)]
+        os.write(writer, b"x" * len(children))
+        assert [child.wait() for child in children] == [0] * 6
     assert list(shared_memory.iterdir()) == []
-    os.close(reader)
-    os.close(writer)
 
 
 def test_folder_is_locked_as_long_as_a_process_of_the_server_runs(shared_memory: Path) -> None:
     """A worker that outlives its killed master still writes to the folder."""
     ours, theirs = socket.socketpair()
-    master = os.fork()
-    if master == 0:
-        try:
-            runtime_folder.create()
-            if os.fork() == 0:
-                theirs.sendall(str(runtime_folder.path).encode())
-                theirs.recv(1)
-        finally:
-            os._exit(0)
-    os.waitpid(master, 0)
-    theirs.close()
+
+    def serve() -> None:
+        ours.close()
+        runtime_folder.create()
+        if os.fork() == 0:  # the worker, which outlives this process and ends as it does
+            theirs.sendall(str(runtime_folder.path).encode())
+            theirs.recv(1)
+
     with ours:
+        with theirs:
+            assert exit_code_in_fork(serve) == 0
         folder = Path(ours.recv(1000).decode())
-        runtime_folder._remove_if_unlocked(folder)
-        assert folder.is_dir()
-        ours.sendall(b"x")  # the worker ends
-        while folder.is_dir():
+        assert folder.parent == shared_memory  # not "", which would be the current folder
+
+        def is_removed() -> bool:
             runtime_folder._remove_if_unlocked(folder)
+            return not folder.exists()
+
+        assert not is_removed()
+        ours.sendall(b"x")  # the worker ends
+        assert succeeds_within(10, is_removed)
 
 
 def test_write_replaces_a_file_at_once(shared_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,23 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.hanging_urls import CANARY
+from tests.health.multiprocess.hanging_urls import CANARY, HANGS
 from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
 
-SETTINGS: dict[str, Any] = {"DJANGO_SETTINGS_MODULE": "tests.support.hanging_settings", "WEB_CONCURRENCY": "1"}
-VIEWS_FILE = "tests/support/hanging_urls.py"
+SETTINGS: dict[str, Any] = {
+    "DJANGO_SETTINGS_MODULE": "tests.health.multiprocess.hanging_settings",
+    "WEB_CONCURRENCY": "1",
+}
+VIEWS_FILE = "tests/health/multiprocess/hanging_urls.py"
 
 
 def hang(app: VoiceAssistServer, kind: str) -> None:
+    """Send a request that hangs, and wait until its view has begun to."""
+    before = app.log_messages().count(HANGS)
     with suppress(OSError, http.client.HTTPException):
         app.get(f"/hang/{kind}/{CANARY}/?q={CANARY}", headers={"Cookie": f"name={CANARY}"}, timeout=0.5)
+    assert succeeds_within(20, lambda: app.log_messages().count(HANGS) > before)
 
 
 def stacks(app: VoiceAssistServer) -> list[dict[str, Any]]:

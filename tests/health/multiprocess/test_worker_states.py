@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -19,6 +18,8 @@ from health.check_runner import Report, Result
 from health.multiprocess import runtime_folder, worker_states
 from health.multiprocess.worker_states import WorkerState
 from health.status_page import context
+from tests.support.forks import Fork
+from tests.support.polling import succeeds_within
 
 
 @pytest.fixture(autouse=True)
@@ -67,23 +68,17 @@ def test_probe_writes_no_file(folder: Path) -> None:
 
 
 def test_killed_worker_leaves_complete_file(folder: Path) -> None:
+    def keep_publishing() -> None:
+        while True:
+            worker_states.record(report("timeout", detail="x" * 200))
+            worker_states.publish()
+
     for _ in range(10):
-        child = os.fork()
-        if child == 0:
-            try:
-                while True:
-                    worker_states.record(report("timeout", detail="x" * 200))
-                    worker_states.publish()
-            finally:
-                os._exit(1)
-        path = folder / f"state_{child}.json"
-        while not path.exists():
-            time.sleep(0.001)
-        time.sleep(0.005)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        worker_states.mark_dead(child)
-        (worker,) = [worker for worker in worker_states.read_all() if worker.pid == child]
+        with Fork(keep_publishing) as child:
+            assert succeeds_within(10, (folder / f"state_{child.pid}.json").exists, interval=0.001)
+            time.sleep(0.005)
+        worker_states.mark_dead(child.pid)  # the end of the block has killed it
+        (worker,) = [worker for worker in worker_states.read_all() if worker.pid == child.pid]
         assert (worker.is_dead, worker.is_alive, worker.is_current) == (True, False, False)
         assert worker.dependencies["redis"].reason == "timeout"
         assert not list(folder.glob("*.tmp"))
