@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,6 +15,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from tests.support.dependency_servers import PASSWORD, QUOTED, Postgres, as_owner, free_port
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.voiceassist_server import ROOT
 from voiceassist.embedded.programs import clean_environment, postgres_program
 
@@ -25,11 +25,8 @@ _COMMON = {"wal_keep_size": "512MB", "wal_retrieve_retry_interval": "200ms", "lo
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{condition} is still false after {seconds:.0f} s")
-        time.sleep(0.02)
+    if not succeeds_within(seconds, condition, interval=0.02):
+        raise TimeoutError(f"{condition} is still false after {seconds * SLOWNESS:.0f} s")
 
 
 class Node(Postgres):

@@ -21,7 +21,7 @@ from tests.support.dependency_servers import Valkey
 from tests.support.haproxy import HAProxy, needs_haproxy
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.sentinel import PASSWORD as REDIS_PASSWORD
 from tests.support.sentinel import QUOTED, Group, Redis
 from tests.support.voiceassist_server import VoiceAssistServer, database_with_staff
@@ -177,14 +177,14 @@ def test_proxy_connects_only_to_the_primary(group: Group, tmp_path: Path) -> Non
         proxy.wait_for("redis", {name_of(group, old)})
         assert port() == str(old.port)
         with redis.Redis(
-            port=proxy.port, password=REDIS_PASSWORD, socket_timeout=20, retry=Retry(NoBackoff(), 0)
+            port=proxy.port, password=REDIS_PASSWORD, socket_timeout=20 * SLOWNESS, retry=Retry(NoBackoff(), 0)
         ) as waiting:
             assert waiting.ping()
             old.freeze()
             started_at = time.monotonic()
             with pytest.raises(redis.ConnectionError):  # the proxy closes connections to the frozen server
                 waiting.ping()
-            assert time.monotonic() - started_at < 15
+            assert time.monotonic() - started_at < 15 * SLOWNESS
         assert succeeds_within(30, lambda: port() == str(new.port))
         old.thaw()
         servers = {name_of(group, old), name_of(group, new)}

@@ -59,9 +59,11 @@ class _Webhook(BaseHTTPRequestHandler):
 @contextmanager
 def served(server: BaseServer) -> Iterator[None]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield
-    server.shutdown()
-    server.server_close()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @needs_prometheus

@@ -108,11 +108,13 @@ def test_files_are_encrypted_and_private(server: BackedUpPostgres, base: Path, d
     assert {name for name in left if not name.endswith(".partial")} == set()
 
 
-def test_manifest_describes_the_backup(server: BackedUpPostgres, base: Path, dump: Path) -> None:
+def test_manifest_describes_the_backup(server: BackedUpPostgres) -> None:
+    ((messages,),) = server.fetch(MESSAGES)
+    base, dump = server.backup("base"), server.backup("dump")
     for path in (base, dump):
         found = manifest(path)
         assert (found["kind"], found["name"]) == (path.parent.name, path.name)
-        assert found["row_counts"]["messages"] == 500
+        assert found["row_counts"]["messages"] == messages > 0
         assert "core.0013_backups" in found["migrations"]
         last = server.fetch("SELECT position, id::text FROM audit_events ORDER BY position DESC LIMIT 1")[0]
         assert (found["last_audit_event"]["position"], found["last_audit_event"]["id"]) == last
@@ -123,11 +125,12 @@ def test_manifest_describes_the_backup(server: BackedUpPostgres, base: Path, dum
 
 
 def test_rows_are_counted_although_transactions_are_running(server: BackedUpPostgres) -> None:
+    ((messages,),) = server.fetch(MESSAGES)
     with psycopg.connect(server.url) as connection:
         connection.execute("UPDATE users SET specialty = specialty")
         backup = server.backup("base")
     assert manifest(backup)["counts_lsn"] is None
-    assert manifest(backup)["row_counts"]["messages"] == 500
+    assert manifest(backup)["row_counts"]["messages"] == messages > 0
     done = server.drill(backup)
     assert "not compared, because transactions were running" in done.stdout
 
@@ -154,16 +157,17 @@ def test_base_backup_is_restored_to_the_latest_and_to_a_point_in_time(
 ) -> None:
     with server.receiving_wal():
         server.wait_for_wal()
+        ((messages,),) = server.fetch(MESSAGES)
         ((before,),) = server.fetch("SELECT clock_timestamp()::text")
         time.sleep(0.01)
         server.execute("DELETE FROM messages WHERE session_id = (SELECT session_id FROM messages LIMIT 1)")
         ((left,),) = server.fetch(MESSAGES)
-        assert left < 500
+        assert left < messages
     data, moved = server.data, server.data.with_name("lost")
     server.kill()
     data.rename(moved)
     try:
-        for options, expected in (((), left), (("--to", before), 500)):
+        for options, expected in (((), left), (("--to", before), messages)):
             done = server.script("restore.sh", base, "--identity", server.identity, "--into", into, *options)
             assert f"Restored {into}. The last change is of 20" in done.stderr
             into.rename(data)
@@ -275,11 +279,13 @@ def test_restore_passes_a_raised_limit_of_the_server(server: BackedUpPostgres, i
     with server.receiving_wal():
         base = server.backup("base")
         server.execute("ALTER SYSTEM SET max_connections = 333")
-        server.stop()
-        server.start()
-        server.execute("UPDATE users SET specialty = 'Neurology'")
-        server.wait_for_wal()
-    server.execute("ALTER SYSTEM RESET max_connections")
+        try:
+            server.stop()
+            server.start()
+            server.execute("UPDATE users SET specialty = 'Neurology'")
+            server.wait_for_wal()
+        finally:
+            server.execute("ALTER SYSTEM RESET max_connections")
     server.script("restore.sh", base, "--identity", server.identity, "--into", into)
     server.drill(base)
 
@@ -344,16 +350,31 @@ def test_commits_reach_the_target_without_traffic(server: BackedUpPostgres) -> N
         server.wait_for_wal()  # fails after a minute
 
 
+def copied_wal(server: BackedUpPostgres) -> dict[str, int]:
+    """Return the time of each copied file by its name."""
+    times = {}
+    for path in (server.target / "wal").glob("*.gz.age"):
+        with suppress(FileNotFoundError):  # the partial file disappears when its segment is complete
+            times[path.name] = path.stat().st_mtime_ns
+    return times
+
+
 def test_gap_lasts_until_the_next_base_backup(server: BackedUpPostgres) -> None:
     """Until then the WAL counts as missing, so that the alert fires."""
+
+    def change_and_wait_for_copy() -> None:
+        before = copied_wal(server)
+        server.execute("UPDATE users SET specialty = 'Oncology'")
+        assert succeeds_within(60, lambda: copied_wal(server) != before)
+
     query = "SELECT max(finished_at) FROM backups WHERE kind = 'wal'"
     with server.receiving_wal():
         flag = server.target / ".base_needed"
         flag.touch()
-        time.sleep(3)  # what was being recorded
+        change_and_wait_for_copy()  # a time that was being recorded has been recorded before the next copy
         before = server.fetch(query)
-        server.execute("UPDATE users SET specialty = 'Oncology'")
-        time.sleep(5)
+        for _ in range(2):  # the time of a copy would be recorded before the next copy
+            change_and_wait_for_copy()
         assert server.fetch(query) == before
         fails(server.script("backup.sh", "base", check=False, PGPORT="1"), "Connection refused")
         assert flag.exists()
@@ -454,7 +475,7 @@ def test_killed_backup_is_never_complete_and_the_next_one_removes_it(server: Bac
 def test_interrupted_backup_leaves_nothing(server: BackedUpPostgres) -> None:
     before = complete_backups(server)
     process = server.start_script("backup.sh", "base")
-    succeeds_within(60, lambda: any(server.target.glob("base/.*.partial")))
+    assert succeeds_within(60, lambda: any(server.target.glob("base/.*.partial")))
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
@@ -483,7 +504,7 @@ def test_second_backup_in_the_same_second_gets_a_name_of_its_own(server: BackedU
 
 
 def test_expired_backups_are_removed_except_the_newest_and_the_verified(server: BackedUpPostgres, base: Path) -> None:
-    target, original = server.target, server.target.with_name("target.kept")
+    target, original = server.target, server.target.with_name("target.original")
     shutil.copytree(target, original)
     try:
         for name in ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z"):
@@ -561,9 +582,9 @@ def newest(server: BackedUpPostgres, kind: str) -> str:
 def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: BackedUpPostgres, into: Path) -> None:
     """Uses its own target and data folder, because the restored server writes another timeline."""
     target, data = server.target, server.data
-    kept, lost = target.with_name("target.kept"), data.with_name("lost")
+    original, lost = target.with_name("target.original"), data.with_name("lost")
     target.mkdir(exist_ok=True)
-    target.rename(kept)
+    target.rename(original)
     service = server.start_script("schedule.sh")
 
     def has_backup_after(name: str) -> bool:
@@ -597,10 +618,11 @@ def test_schedule_takes_what_is_overdue_and_begins_anew_after_a_restore(server: 
     finally:
         end(service)
         server.kill()
-        shutil.rmtree(data, ignore_errors=True)
-        lost.rename(data)
+        if lost.exists():
+            shutil.rmtree(data, ignore_errors=True)
+            lost.rename(data)
         shutil.rmtree(target)
-        kept.rename(target)
+        original.rename(target)
         shutil.rmtree(server.staging)
         server.start()
     assert service.returncode == 143

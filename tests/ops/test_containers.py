@@ -109,7 +109,9 @@ def test_data_is_stored_in_named_volumes_and_not_logged(services: Any) -> None:
         "alertmanager": [("alertmanager", "/alertmanager")],
         "grafana": [("grafana", "/var/lib/grafana")],
     }
-    for mount in (mount for name in mounts for mount in mounts[name] if mount["type"] == "bind"):
+    folders = [mount for name in mounts for mount in mounts[name] if mount["type"] == "bind"]
+    assert folders
+    for mount in folders:
         assert mount["read_only"] is True
         assert Path(mount["source"]).is_dir(), mount
     options = set(services["postgres"]["command"])

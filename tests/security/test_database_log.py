@@ -5,9 +5,8 @@ what the logs contain with what the application warns of. tests/core/test_phi_ca
 """
 
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -22,7 +21,7 @@ from tests.voiceassist.test_settings import run
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 STATEMENTS_LOGGED = {"log_statement": "all", "log_min_duration_statement": "0"}
 TABLES = """
-    CREATE TABLE patients (id int PRIMARY KEY, email text UNIQUE, CHECK (email <> 'refused-' || id));
+    CREATE TABLE patients (id int PRIMARY KEY, email text UNIQUE, CHECK (email NOT LIKE 'refused-%'));
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF NEW.id = 99 THEN RAISE EXCEPTION 'refused %', NEW.email USING DETAIL = NEW.email; END IF; RETURN NEW;
     END $$;
@@ -46,50 +45,57 @@ def connect(postgres: Postgres, settings: dict[str, str]) -> psycopg.Connection:
     return psycopg.connect(postgres.url, autocommit=True, options=options)
 
 
+def read_logs(postgres: Postgres) -> dict[str, str]:
+    """Return the text of each kind of log by its suffix."""
+    return {path.suffix: path.read_text(errors="replace") for path in (postgres.data / "log").iterdir()}
+
+
+def is_sleeping(postgres: Postgres, pid: int) -> bool:
+    with psycopg.connect(postgres.url) as observer:
+        query = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        return observer.execute(query, [pid]).fetchone() == ("PgSleep",)
+
+
 def send_values(postgres: Postgres, connection: psycopg.Connection, canary: str) -> None:
-    """Send the canary in statements that succeed, fail in five ways, wait for a lock, and end with the connection."""
-    for statement, *parameters in [
-        ("INSERT INTO patients VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET email = EXCLUDED.email", canary),
-        ("INSERT INTO patients VALUES (2, %s)", canary),  # unique: the DETAIL quotes it
-        ("INSERT INTO patients VALUES (3, 'refused-' || 3, %s)", canary),
-        ("INSERT INTO patients VALUES (99, %s)", f"{canary}-99"),  # a trigger's message, DETAIL and CONTEXT
-        ("SELECT CAST(%s AS text)::int", canary),  # the message quotes it
-        ("SELECT * FROM patients WHERE email = %s", canary),
-    ]:
-        with suppress(psycopg.Error):
-            connection.execute(statement.encode(), parameters)
+    """Send the canary in statements that succeed, fail in four ways, wait for a lock, and end with the connection."""
+    pid = connection.info.backend_pid
+    errors: list[str | None] = []
 
-    def update(statement: bytes) -> None:
-        with suppress(psycopg.Error):
-            connection.execute(statement, [canary])
+    def send(statement: str, parameter: str = canary) -> None:
+        try:
+            connection.execute(statement.encode(), [parameter])
+        except psycopg.Error as error:
+            errors.append(error.sqlstate)
 
+    send("INSERT INTO patients VALUES (1, %s) ON CONFLICT (id) DO UPDATE SET email = EXCLUDED.email")
+    send("INSERT INTO patients VALUES (2, %s)")  # unique: the DETAIL quotes it
+    send("INSERT INTO patients VALUES (3, 'refused-' || %s)")  # CHECK: the DETAIL quotes the row
+    send("INSERT INTO patients VALUES (99, %s)", f"{canary}-99")  # a trigger's message, DETAIL and CONTEXT
+    send("SELECT CAST(%s AS text)::int")  # the message quotes it
+    send("SELECT * FROM patients WHERE email = %s")
     with closing(psycopg.connect(postgres.url)) as holder:
         holder.execute("SELECT * FROM patients FOR UPDATE")
-        waiting = threading.Thread(target=update, args=(b"UPDATE patients SET email = %s WHERE id = 1",))
+        waiting = threading.Thread(target=send, args=["UPDATE patients SET email = %s WHERE id = 1"])
         waiting.start()
-        time.sleep(0.2)
+        assert succeeds_within(10, lambda: f"process {pid} still waiting" in read_logs(postgres)[".log"])
         holder.rollback()
-        waiting.join(10)
-    terminated = threading.Thread(target=update, args=(b"SELECT pg_sleep(10), CAST(%s AS text)",))
+        waiting.join()
+    terminated = threading.Thread(target=send, args=["SELECT pg_sleep(60), CAST(%s AS text)"])
     terminated.start()
-    time.sleep(0.1)
-    postgres.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
-    terminated.join(10)
+    assert succeeds_within(10, lambda: is_sleeping(postgres, pid))
+    postgres.execute(f"SELECT pg_terminate_backend({pid})")
+    terminated.join()
+    assert errors == ["23505", "23514", "P0001", "22P02", "57P01"]
 
 
 def logs_with(postgres: Postgres, canary: str) -> set[str]:
     """Return the kinds of logs that contain the canary as text, or as numbers, which a logged plan has."""
-    folder = postgres.data / "log"
     marker = f"end-of-{canary}"
     with closing(connect(postgres, {"log_statement": "all"})) as connection:
         connection.execute(f"SELECT '{marker}'".encode())
-
-    def read(path: Path) -> str:
-        return path.read_text(errors="replace")
-
-    assert succeeds_within(10, lambda: all(marker in read(path) for path in folder.iterdir()))
+    assert succeeds_within(10, lambda: all(marker in text for text in read_logs(postgres).values()))
     numbers = " ".join(str(byte) for byte in canary.encode())
-    texts = {path.suffix: read(path).replace(marker, "") for path in folder.iterdir()}
+    texts = {suffix: text.replace(marker, "") for suffix, text in read_logs(postgres).items()}
     return {suffix for suffix, text in texts.items() if canary in text or numbers in text}
 
 

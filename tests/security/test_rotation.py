@@ -134,9 +134,11 @@ class Load(Clients):
         self._gate.clear()
         for _ in range(_CLIENTS):
             self._turns.acquire()
-        yield
-        self._turns.release(_CLIENTS)
-        self._gate.set()
+        try:
+            yield
+        finally:
+            self._turns.release(_CLIENTS)
+            self._gate.set()
 
     def wait_for_more(self, count: int = 40) -> None:
         enough = self.statuses.total() + count

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.database_roles import BACKUP_ROLE
 from tests.support import age, pg_verifybackup
 from tests.support.dependency_servers import PASSWORD, SUPERUSER, Postgres, as_owner, as_role, unprivileged_command
 from tests.support.forked_python import run
+from tests.support.polling import succeeds_within
 from voiceassist.embedded.programs import clean_environment, postgres_folder, psql
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,10 +110,7 @@ class BackedUpPostgres(Postgres):
         """Wait until everything that is committed now has been copied."""
         (now,) = self.fetch("SELECT now()")[0]
         query = "SELECT EXISTS (SELECT FROM backups WHERE kind = 'wal' AND finished_at >= %s)"
-        deadline = time.monotonic() + 60
-        while not self.fetch(query, now)[0][0]:
-            assert time.monotonic() < deadline, "The WAL was not copied."
-            time.sleep(0.1)
+        assert succeeds_within(60, lambda: self.fetch(query, now)[0][0], interval=0.1), "The WAL was not copied."
 
     def backup(self, kind: str) -> Path:
         """Take a backup and return its folder."""

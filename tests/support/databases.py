@@ -81,9 +81,9 @@ class Rows:
 
     def __init__(self, url: str) -> None:
         self._superuser = psycopg.connect(url, autocommit=True, options="-c lock_timeout=10s")
-        kept = {"django_content_type", "auth_permission", "django_migrations"}
+        permanent = {"django_content_type", "auth_permission", "django_migrations"}
         tables = self._execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        each = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for (table,) in tables if table not in kept)
+        each = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for (table,) in tables if table not in permanent)
         self._find = " UNION ALL ".join(each)
 
     def delete(self) -> None:

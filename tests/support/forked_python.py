@@ -28,6 +28,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from tests.support.polling import SLOWNESS
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_MESSAGE = 100_000  # bytes
 # Importing these reads no settings and no environment variables, and starts no thread.
@@ -94,7 +96,7 @@ def run(
     options = {"env": environment, "cwd": ROOT, "text": True, "stderr": subprocess.PIPE, **pipes}
     with ForkedPython(args, as_user=as_user, **options) as process:
         try:
-            stdout, stderr = process.communicate(stdin, timeout)
+            stdout, stderr = process.communicate(stdin, timeout * SLOWNESS)
         except BaseException:
             process.kill()
             raise
@@ -127,7 +129,7 @@ def _forking_process(as_user: tuple[str, ...]) -> socket.socket:
 
 def _end(channel: socket.socket, process: "subprocess.Popen[bytes]") -> None:
     channel.close()
-    process.wait(10)
+    process.wait(10 * SLOWNESS)
 
 
 # In the process that forks

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.polling import SLOWNESS
+
 # A user other than root may mount in a user namespace, if the system allows that.
 _UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
@@ -60,7 +62,7 @@ def no_space_left(folder: Path) -> Iterator[None]:
     thread = threading.Thread(target=fill)
     thread.start()
     try:
-        assert is_full.wait(20)
+        assert is_full.wait(20 * SLOWNESS)
         yield
     finally:
         stop.set()

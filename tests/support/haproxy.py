@@ -4,12 +4,12 @@ import csv
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.dependency_servers import Server
+from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
@@ -56,10 +56,7 @@ class HAProxy(Server):
         }
 
     def wait_for(self, backend: str, servers: set[str], seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while (up := self.up(backend)) != servers:
-            assert time.monotonic() < deadline, (backend, up, servers)
-            time.sleep(0.05)
+        assert succeeds_within(seconds, lambda: self.up(backend) == servers), (backend, self.up(backend), servers)
 
     def requests(self) -> dict[tuple[str, str], int]:
         """Return the number of requests or connections per (backend, server)."""

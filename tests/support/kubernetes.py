@@ -12,7 +12,7 @@ import yaml
 FOLDER = Path(__file__).resolve().parents[2] / "ops" / "kubernetes"
 OVERLAY = FOLDER / "overlays" / "production"
 KUBECTL = shutil.which("kubectl")
-needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl not found")
+needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl not found. Rendered manifests were not tested.")
 
 
 def load(path: Path) -> list[Any]:

@@ -27,13 +27,20 @@ def started_processes(but: Set[int] = frozenset()) -> dict[int, psutil.Process]:
     for process in list(found):
         with suppress(psutil.NoSuchProcess):
             found += process.children(recursive=True)
-    return {process.pid: process for process in found if process.pid not in but and _runs(process)}
+    return {process.pid: process for process in found if process.pid not in but and not has_ended(process)}
 
 
-def _runs(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
+def has_ended(process: psutil.Process | int) -> bool:
+    """Return whether a process, or the one with this id, has ended.
+
+    A zombie counts, because nobody waits for a child of a killed process until init reaps it seconds later.
+    """
+    try:
+        if isinstance(process, int):
+            process = psutil.Process(process)
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

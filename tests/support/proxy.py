@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 
+from tests.support.polling import succeeds_within
 from tests.support.tcp_server import TcpServer
 
 _INVALID_RESPONSES = {
@@ -155,10 +156,12 @@ class Proxy:
     def __exit__(self, *args: object) -> None:
         if self.mode != "refuse":
             self._stop_listening()
+        assert succeeds_within(5, self._has_closed_connections, interval=0.01), self._open
+
+    def _has_closed_connections(self) -> bool:
+        """Return whether no connection is open, after closing those that a thread has opened meanwhile."""
         self._break_connections(reset=True)
-        end = time.monotonic() + 5
-        while self.open_connections and time.monotonic() < end:
-            time.sleep(0.01)
+        return not self.open_connections
 
 
 def _shut_down(connection: socket.socket, *, reset: bool = False) -> None:

@@ -10,11 +10,12 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
+
+from tests.support.polling import succeeds_within
 
 VERSION = "1.20.0"
 PUBLIC_PATHS = {"/", "/healthz", "/livez", "/readyz"}  # no API key required
@@ -219,6 +220,4 @@ class QdrantServer(ThreadingHTTPServer):
             except OSError:
                 continue
         self._thread.join(5)
-        end = time.monotonic() + 5
-        while self.open_connections and time.monotonic() < end:
-            time.sleep(0.01)
+        assert succeeds_within(20, lambda: not self.open_connections, interval=0.01)

@@ -10,12 +10,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.dependency_servers import Server, Valkey
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.proxy import TlsProxy
 from voiceassist.embedded.programs import valkey_program
 
 SERVICE = "MyPrimary"  # mixed case, because a client that treats it as a host name would convert it to lower case
-DOWN_AFTER = 1.0  # seconds after which Sentinel considers a silent server to be down
+DOWN_AFTER = 1.0 * SLOWNESS  # seconds after which Sentinel considers a silent server to be down
 # In a URL, "/" and "@" have to be escaped; "," and ":" do not.
 PASSWORD, QUOTED = "re:dis,pa/ss@word", "re:dis,pa%2Fss%40word"
 SENTINEL_PASSWORD, SENTINEL_QUOTED = "sen:ti,nel/pass+word", "sen:ti,nel%2Fpass%2Bword"
@@ -43,8 +43,8 @@ class Sentinel(Valkey):
         return [valkey_program(), str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def query(self, command: str) -> Any:
-        no_retry = Retry(NoBackoff(), 0)
-        with redis.Redis(port=self.port, password=self.password, socket_timeout=0.5, retry=no_retry) as client:
+        no_retry, timeout = Retry(NoBackoff(), 0), 0.5 * SLOWNESS
+        with redis.Redis(port=self.port, password=self.password, socket_timeout=timeout, retry=no_retry) as client:
             return getattr(client, command)(SERVICE) if command != "sentinel_masters" else client.sentinel_masters()
 
 

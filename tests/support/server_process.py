@@ -14,7 +14,8 @@ from typing import Self
 import psutil
 
 from tests.support.forked_python import die_with_parent
-from tests.support.polling import SLOWNESS
+from tests.support.polling import SLOWNESS, succeeds_within
+from tests.support.processes import has_ended
 from voiceassist.embedded.programs import clean_environment
 
 PORTS = range(20_000, 32_000)  # below the ports that Linux gives to clients, which could take one before its server
@@ -129,21 +130,11 @@ class Server:
         if self._process is not None:
             processes = self._all()
             self._signal(signal.SIGKILL)
-            self._process.wait(10)
-            deadline = time.monotonic() + 10
-            while not all(map(_has_exited, processes)) and time.monotonic() < deadline:
-                time.sleep(0.005)
+            self._process.wait(10 * SLOWNESS)
+            assert succeeds_within(10, lambda: all(map(has_ended, processes)), interval=0.005), processes
 
     def stop(self) -> None:
         if self._process is not None:
             self.thaw()
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
-
-
-def _has_exited(process: psutil.Process) -> bool:
-    """Return whether the process has exited. A zombie counts, because its parent or init may reap it seconds later."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+            self._process.wait(30 * SLOWNESS)

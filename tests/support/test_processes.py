@@ -1,4 +1,4 @@
-"""Whatever tests start ends with them, also if it does not start as expected."""
+"""Tests leave no process running, also if a process does not start as expected."""
 
 import subprocess
 import sys
@@ -14,9 +14,18 @@ from tests.support import browser, server_process, voiceassist_server
 from tests.support.dependency_servers import Valkey
 from tests.support.forked_python import ROOT, ForkedPython
 from tests.support.polling import succeeds_within
-from tests.support.processes import no_process_left
-from tests.support.voiceassist_server import VoiceAssistServer, has_ended
+from tests.support.processes import has_ended, no_process_left, started_processes
+from tests.support.voiceassist_server import VoiceAssistServer
 from tests.support.worker_process import WorkerProcess
+
+
+def command_lines() -> list[str]:
+    """Return the command lines of all processes that the tests have started."""
+    lines = []
+    for process in started_processes().values():
+        with suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    return lines
 
 
 @pytest.mark.parametrize("command", ["exec sleep 4711", "sleep 4711 &"])
@@ -27,6 +36,7 @@ def test_processes_that_are_left_fail_the_run_and_are_killed(command: str) -> No
         started.append(subprocess.Popen(["sh", "-c", command]))
         if command.endswith("&"):
             started[0].wait()
+        assert succeeds_within(10, lambda: "sleep 4711" in command_lines())
     started[0].wait(10)
     with no_process_left():
         pass
@@ -44,7 +54,7 @@ def start_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AbstractConte
 
 
 def start_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[object]:
-    monkeypatch.setattr(WorkerProcess, "logs", lambda *_, within: False)
+    monkeypatch.setattr(WorkerProcess, "logs", lambda *_, **__: False)
     return WorkerProcess()
 
 
@@ -87,12 +97,6 @@ PROGRAM = """if True:
 """
 
 
-def runs(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return not has_ended(psutil.Process(pid))
-    return False
-
-
 @browser.needs_chromium
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can send a signal when the parent exits")
 def test_nothing_survives_a_killed_test_process(tmp_path: Path) -> None:
@@ -105,6 +109,6 @@ def test_nothing_survives_a_killed_test_process(tmp_path: Path) -> None:
     assert {"valkey-server", "postgres", "chromedriver", "chromium"} <= set(started.values())
 
     def left() -> list[str]:
-        return [name for pid, name in started.items() if runs(int(pid))]
+        return [name for pid, name in started.items() if not has_ended(int(pid))]
 
     assert succeeds_within(20, lambda: not left()), left()

@@ -1,11 +1,12 @@
 """A trace collector that accepts OTLP/HTTP and stores the spans. A silent one accepts requests but never responds."""
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.support.polling import succeeds_within
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -54,10 +55,9 @@ class Collector(ThreadingHTTPServer):
 
     def trace(self, trace_id: str) -> list[Span]:
         """Return the spans of a trace, after the request's span, which is the last one, has arrived."""
-        deadline = time.monotonic() + 15
-        while True:
-            spans = [span for span in self.spans if span.trace_id.hex() == trace_id]
-            if any(span.kind == Span.SPAN_KIND_SERVER for span in spans):
-                return sorted(spans, key=lambda span: span.end_time_unix_nano)
-            assert time.monotonic() < deadline, spans
-            time.sleep(0.05)
+
+        def found() -> list[Span]:
+            return [span for span in self.spans if span.trace_id.hex() == trace_id]
+
+        assert succeeds_within(15, lambda: any(span.kind == Span.SPAN_KIND_SERVER for span in found())), found()
+        return sorted(found(), key=lambda span: span.end_time_unix_nano)

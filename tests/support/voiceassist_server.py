@@ -20,6 +20,7 @@ import psutil
 from tests.support.databases import database_with_staff as database_with_staff
 from tests.support.forked_python import ForkedPython, die_with_parent, run
 from tests.support.polling import SLOWNESS, succeeds_within
+from tests.support.processes import has_ended
 from tests.support.server_process import free_port, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,14 +52,6 @@ def collect_static_files() -> None:
         if not manifest.exists() or manifest.stat().st_mtime < max(path.stat().st_mtime for path in sources):
             done = run(["manage.py", "collectstatic", "--noinput", "--verbosity", "0"], environment)
             assert done.returncode == 0, done.stderr
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Return whether a process has ended. It may be a zombie, because nobody waits for a child of a killed process."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 class VoiceAssistServer:
@@ -126,7 +119,7 @@ class VoiceAssistServer:
             for worker in workers:
                 worker.kill()
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(10 * SLOWNESS)
         assert succeeds_within(10, lambda: all(map(has_ended, workers)))  # they write to the folders
         self._log.close()
         for folder in [self.folder, *self.runtime_folders()]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import psutil
 
 from tests.support.forked_python import ROOT, ForkedPython, die_with_parent
-from tests.support.polling import succeeds_within
+from tests.support.polling import SLOWNESS, succeeds_within
 from tests.support.server_process import read_log
 
 
@@ -44,19 +44,24 @@ class WorkerProcess:
         self.process: subprocess.Popen[Any]
 
     def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Start the worker, also after `stop`. The log continues."""
+        starts = self.log().count("worker started")
         options: dict[str, Any] = {"cwd": ROOT, "env": self._environment, "preexec_fn": die_with_parent}
         options |= {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": subprocess.STDOUT}
         if self._python is None:
             self.process = ForkedPython(self._command, **options)
         else:
             self.process = subprocess.Popen([self._python, *self._command], **options)
-        try:
-            if self._wait and not self.logs("worker started", within=60):
-                raise RuntimeError(f"The worker did not start: {self.log()[-2000:]}")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        if self._wait and not self.logs("worker started", times=starts + 1, within=60):
+            raise RuntimeError(f"The worker did not start: {self.log()[-2000:]}")
 
     def __exit__(self, *args: object) -> None:
         self.kill()
@@ -70,10 +75,10 @@ class WorkerProcess:
         lines: Iterable[dict[str, Any]] = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
         return [line for line in lines if message in line["message"]]
 
-    def logs(self, message: str, *, within: float = 40) -> bool:
-        """Return whether the log contains the message in time. Don't wait any longer if the process has exited."""
-        succeeds_within(within, lambda: message in self.log() or self.process.poll() is not None)
-        return message in self.log()
+    def logs(self, message: str, *, times: int = 1, within: float = 40) -> bool:
+        """Return whether the message is logged so often in time. Don't wait any longer if the process has exited."""
+        succeeds_within(within, lambda: self.log().count(message) >= times or self.process.poll() is not None)
+        return self.log().count(message) >= times
 
     def get(self, path: str, *, token: str = "") -> tuple[int, str]:
         """Return the status, 0 if there is no response, and the body."""
@@ -92,7 +97,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(10 * SLOWNESS)
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -106,6 +111,6 @@ class WorkerProcess:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
         started_at = time.monotonic()
-        code = self.process.wait(within)
+        code = self.process.wait(within * SLOWNESS)
         self.stopped_after = time.monotonic() - started_at
         return code

@@ -88,10 +88,6 @@ def test_locks_address_after_failures_of_many_accounts(client: Client, user: Use
     assert log_in(client, EMAIL, address=OTHER_ADDRESS).status_code == 302
 
 
-def test_address_limit_is_highest_for_shared_addresses() -> None:
-    assert LIMITS["account_at_address"] < LIMITS["account"] < LIMITS["address"]
-
-
 @pytest.mark.parametrize(
     ("minutes_ago", "left"), [(0.5, "15 minutes"), (10.5, "5 minutes"), (14.2, "1 minute")], ids=str
 )
@@ -215,6 +211,7 @@ def test_every_failure_runs_the_same_queries_and_hashes(monkeypatch: pytest.Monk
             return _original(*args)
 
         monkeypatch.setattr(Argon2PasswordHasher, name, counted)
+    Client().get("/admin/login/")  # checks the dependencies, which the following requests don't do again
     costs = {}
     for number, (email, password) in enumerate(
         [

@@ -25,9 +25,8 @@ from tests.support.sentinel import Group
 
 pytestmark = pytest.mark.django_db
 CACHE_PERMISSIONS = {"+get", "+set", "+del", "+exists"}
-QUEUE_PERMISSIONS = sorted(
-    {word for word in PERMISSIONS[1].split() if word.startswith("+")} - CACHE_PERMISSIONS if PERMISSIONS else ()
-)
+assert PERMISSIONS, "The documentation has no ACL SETUSER any more."
+QUEUE_PERMISSIONS = sorted({word for word in PERMISSIONS[1].split() if word.startswith("+")} - CACHE_PERMISSIONS)
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,19 @@
 
 import ssl
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import trustme
-from django.conf import settings as django_settings
 from django.core.cache import cache as django_cache
-from pytest_django import Settings
 
 from core.clients import redis_options, redis_url
-from core.clients.redis import ConnectionFactory
-from health import readiness
-from health.check_runner import Runner
-from health.checks import checks
-from tests.support.plugin import Servers, drop_readiness_connections
+from tests.support.plugin import Servers
+from tests.support.polling import SLOWNESS
 from tests.support.proxy import TlsProxy
+from tests.support.readiness import RedisUrl, check
 
 cache: Any = django_cache
 
@@ -59,29 +54,15 @@ def test_tables_have_every_option() -> None:
     assert PLAIN.keys() | TLS.keys() | sentinel == redis_options.OPTIONS.keys()
 
 
-@pytest.fixture
-def use_url(settings: Settings) -> Iterator[Any]:
-    def set_url(url: str) -> None:
-        caches: Any = deepcopy(django_settings.CACHES)
-        caches["default"]["LOCATION"] = [url]
-        settings.CACHES = caches
-        settings.REDIS_URL = url
-        drop_readiness_connections()
-
-    yield set_url
-    drop_readiness_connections()
-    ConnectionFactory._pools.clear()
-
-
 def works() -> None:
     cache.set("key", {"é": 1}, 10)
     assert cache.get("key") == {"é": 1}
-    result = Runner(checks(["redis"]), timeout=5, max_age=0, explain=readiness.explain).report().results[0]
+    result = check("redis", 5 * SLOWNESS)
     assert result.healthy, result
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_cache_and_readiness_work_with_each_option(name: str, use_url: Any, servers: Servers) -> None:
+def test_cache_and_readiness_work_with_each_option(name: str, use_url: RedisUrl, servers: Servers) -> None:
     url, value = servers.redis.url, PLAIN[name]
     if name == "password":
         url, value = url.replace(f":{servers.redis.quoted}@", ""), servers.redis.password
@@ -101,7 +82,7 @@ def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
 
 @pytest.mark.parametrize("name", TLS)
 def test_cache_and_readiness_work_with_each_option_of_tls(
-    name: str, use_url: Any, servers: Servers, tls_folder: tuple[Path, ssl.SSLContext]
+    name: str, use_url: RedisUrl, servers: Servers, tls_folder: tuple[Path, ssl.SSLContext]
 ) -> None:
     folder, context = tls_folder
     options = {"ssl_ca_certs": "{folder}/ca.pem"} if name not in ("ssl_ca_data", "ssl_cert_reqs") else {}

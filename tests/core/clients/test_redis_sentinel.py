@@ -19,7 +19,7 @@ from django.core.cache import cache as django_cache
 from core.clients import redis_url
 from health.check_runner import Result
 from tests.support.plugin import drop_readiness_connections
-from tests.support.polling import ends_within, succeeds_within
+from tests.support.polling import SLOWNESS, ends_within, succeeds_within
 from tests.support.readiness import RedisUrl
 from tests.support.readiness import check as check_once
 from tests.support.sentinel import PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED, SERVICE, Group
@@ -45,6 +45,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 
 def check(timeout: float = TIMEOUT) -> Result:
+    timeout *= SLOWNESS
     with ends_within(timeout):
         result = check_once("redis", timeout)
     assert not any(secret in result.detail for secret in (PASSWORD, QUOTED, SENTINEL_PASSWORD, SENTINEL_QUOTED))

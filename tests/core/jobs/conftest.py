@@ -63,16 +63,18 @@ def jobs(
     with django_db_blocker.unblock():
         connection.close()
         connection.settings_dict |= own
-        yield job_servers
-        for server in (job_servers.postgres, job_servers.redis):
-            server.thaw()
-            server.start()
-        connection.close()
-        with job_servers.superuser() as superuser:
-            superuser.execute("DELETE FROM jobs")
-        job_servers.redis_client().flushall()
-        connection.settings_dict |= before
-    queue.broker.cache_clear()
+        try:
+            yield job_servers
+            for server in (job_servers.postgres, job_servers.redis):
+                server.thaw()
+                server.start()
+            with job_servers.superuser() as superuser:
+                superuser.execute("DELETE FROM jobs")
+            job_servers.redis_client().flushall()
+        finally:
+            connection.close()
+            connection.settings_dict |= before
+            queue.broker.cache_clear()
 
 
 @pytest.fixture

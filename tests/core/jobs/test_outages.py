@@ -89,20 +89,26 @@ def test_worker_starts_before_its_servers_and_tables(jobs: Servers, user: User, 
     job = tasks.add_session.enqueue(user.pk)
     with jobs.superuser() as superuser:
         superuser.execute("ALTER TABLE jobs RENAME TO hidden_jobs")
-    jobs.postgres.kill()
-    jobs.redis.kill()
-    with jobs.worker() as worker:
-        assert worker.logs("The worker can't use PostgreSQL. It tries again.")
-        assert worker.logs("The worker can't report to Redis. It tries again.")
-        jobs.redis.start()
+    show_table = "ALTER TABLE IF EXISTS hidden_jobs RENAME TO jobs"
+    try:
+        jobs.postgres.kill()
+        jobs.redis.kill()
+        with jobs.worker() as worker:
+            assert worker.logs("The worker can't use PostgreSQL. It tries again.")
+            assert worker.logs("The worker can't report to Redis. It tries again.")
+            jobs.redis.start()
+            jobs.postgres.start()
+            assert worker.logs("The worker can report to Redis again.")
+            with jobs.superuser() as superuser:
+                superuser.execute(show_table)
+            connection.close()
+            assert ends(job.id)
+            (line,) = worker.events("The worker can't use PostgreSQL")
+            assert "error" not in line
+    finally:
         jobs.postgres.start()
-        assert worker.logs("The worker can report to Redis again.")
         with jobs.superuser() as superuser:
-            superuser.execute("ALTER TABLE hidden_jobs RENAME TO jobs")
-        connection.close()
-        assert ends(job.id)
-        (line,) = worker.events("The worker can't use PostgreSQL")
-        assert "error" not in line
+            superuser.execute(show_table)
 
 
 def test_missing_table_is_logged_once_with_a_hint(jobs: Servers) -> None:

@@ -17,6 +17,20 @@ from tests.support.polling import succeeds_within
 
 Ends = Callable[..., bool]
 CHECKPOINTS = "core.tasks.write_audit_checkpoints"
+DAY = timedelta(days=1)
+# Tasks, intervals, and times after the start of the day in UTC.
+ENTRIES = [
+    (CHECKPOINTS, timedelta(seconds=30), timedelta(0)),
+    ("core.tasks.clear_web_sessions", DAY, timedelta(hours=3)),
+    ("core.tasks.clear_login_attempts", DAY, timedelta(hours=3, minutes=10)),
+    ("core.tasks.clear_finished_jobs", DAY, timedelta(hours=3, minutes=20)),
+    ("core.tasks.clear_exports", DAY, timedelta(hours=3, minutes=30)),
+]
+
+
+def test_schedule_has_every_task_at_its_times() -> None:
+    assert list(schedule.SCHEDULE) == ENTRIES
+    assert tuple(schedule.VERIFY_BACKUP) == ("core.tasks.verify_backup", timedelta(days=7), timedelta(hours=4))
 
 
 @pytest.mark.parametrize("entry", schedule.SCHEDULE, ids=lambda entry: str(entry.task))
@@ -45,10 +59,10 @@ def test_three_workers_run_each_entry_once(jobs: Servers) -> None:
         jobs.worker(constants=SCHEDULE, LOG_LEVEL="DEBUG") as c,
     ):
         ran = Job.objects.filter(is_scheduled=True, finished_at__isnull=False)
-        assert succeeds_within(40, lambda: ran.count() == len(schedule.SCHEDULE))
+        assert succeeds_within(40, lambda: ran.count() == len(ENTRIES))
         lines = [line for worker in (a, b, c) for line in worker.events("job ended")]
     daily = [line["task"] for line in lines if line["task"] != "write_audit_checkpoints"]
-    assert len(daily) == len(set(daily)) == len(schedule.SCHEDULE) - 1
+    assert len(daily) == len(set(daily)) == len(ENTRIES) - 1
     assert {line["outcome"] for line in lines} == {"succeeded"}
     for job in ran:
         assert (job.status, job.error) == (Job.Status.QUEUED, "")
@@ -79,7 +93,7 @@ def test_entry_that_was_removed(jobs: Servers) -> None:
     Job.objects.filter(task="core.tasks.removed").update(run_after=now - timedelta(minutes=6))
     schedule.store_schedule()
     schedule.store_schedule()
-    assert sorted(Job.objects.values_list("task", flat=True)) == sorted(entry.task for entry in schedule.SCHEDULE)
+    assert sorted(Job.objects.values_list("task", flat=True)) == sorted(task for task, *_ in ENTRIES)
 
 
 def test_worker_leaves_entries_that_its_release_lacks(jobs: Servers, user: User, ends: Ends) -> None:

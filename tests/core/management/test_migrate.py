@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from tests.support.dependency_servers import as_owner
 from tests.support.forked_python import ForkedPython, run
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[3]
 TEST_SETTINGS = "tests.support.migrating.settings"
@@ -109,18 +109,15 @@ def test_a_killed_process_releases_the_lock(empty_database: str) -> None:
 
         blocker.execute("SELECT pg_advisory_lock(1)")
         holder = start_command("migrate", database=empty_database, settings=TEST_SETTINGS)
-        end = time.monotonic() + 30
-        while not (first_pids := waiting_pids()):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        assert succeeds_within(30, waiting_pids)
+        first_pids = waiting_pids()
         second = start_command("migrate", database=empty_database, settings=TEST_SETTINGS)
         assert second.stderr
         assert "waiting for it to finish" in second.stderr.readline()
         holder.kill()
         holder.communicate()
-        while not waiting_pids() - first_pids:  # the second process runs the same migration
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        # The second process runs the same migration.
+        assert succeeds_within(30, lambda: waiting_pids() - first_pids)
         blocker.execute("SELECT pg_advisory_unlock(1)")
         output, errors = second.communicate(timeout=60)
         assert second.returncode == 0, errors

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,13 @@ class Migrate:
 
     def wait_for(self, pattern: str) -> str:
         """Wait until a line of stderr matches, and return that line."""
-        end = time.monotonic() + 40
-        while not (match := re.search(f"^.*{pattern}.*$", self.stderr.read_text(), re.MULTILINE)):
-            assert self.process.poll() is None, self.stderr.read_text()
-            assert time.monotonic() < end, self.stderr.read_text()
-            time.sleep(0.05)
+
+        def find() -> re.Match[str] | None:
+            return re.search(f"^.*{pattern}.*$", self.stderr.read_text(), re.MULTILINE)
+
+        succeeds_within(40, lambda: find() or self.process.poll() is not None)
+        match = find()
+        assert match, self.stderr.read_text()
         return match[0]
 
     def wait(self) -> int:
@@ -186,10 +187,7 @@ def test_killed_migrate_leaves_an_index_that_is_recreated(migrated_database: str
         migrate.wait_for("blocked by")
         assert fetch_all(migrated_database, building) == [(1,)]
         migrate.process.kill()
-        end = time.monotonic() + 30
-        while fetch_all(migrated_database, building) != [(0,)]:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        assert succeeds_within(30, lambda: fetch_all(migrated_database, building) == [(0,)], interval=0.1)
     assert fetch_all(migrated_database, INDEX_IS_VALID) == [(False,)]
     second_run = tmp_path / "second"
     second_run.mkdir()
@@ -221,9 +219,7 @@ def test_retries_after_a_deadlock_with_the_application(migrated_database: str, t
         with psycopg.connect(migrated_database, user=SUPERUSER) as other:
             other.execute("SET deadlock_timeout = '30s'")
             other.execute("LOCK sessions")
-            while other.execute(waits).fetchone() == (0,):
-                assert migrate.process.poll() is None, migrate.stderr.read_text()
-                time.sleep(0.02)
+            assert succeeds_within(40, lambda: other.execute(waits).fetchone() != (0,)), migrate.stderr.read_text()
             other.execute("LOCK messages")
         migrate.wait_for(f"try 1 of {MAX_TRIES}")
         assert migrate.wait() == 0, migrate.stderr.read_text()

@@ -20,6 +20,7 @@ from tests.support.dependency_servers import as_application
 from tests.support.load_clients import Clients
 from tests.support.newer_code import ADD_COLUMN, ADD_INDEX, newer_code
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 from tests.support.voiceassist_server import VoiceAssistServer
 
 __all__ = ["empty_database", "migrated_database"]
@@ -69,10 +70,8 @@ class Load(Clients):
 
     def wait_for_progress(self) -> None:
         """Wait until the clients have appended five more messages each, on average."""
-        end, target = time.monotonic() + 30, len(self.acknowledged) + 5 * len(self._threads)
-        while len(self.acknowledged) < target:
-            assert time.monotonic() < end, self.failed[:3]
-            time.sleep(0.02)
+        target = len(self.acknowledged) + 5 * len(self._threads)
+        assert succeeds_within(30, lambda: len(self.acknowledged) >= target), self.failed[:3]
 
 
 @pytest.fixture

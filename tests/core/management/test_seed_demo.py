@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.support.databases import migrated_database
 from tests.support.dependency_servers import as_application
 from tests.support.forked_python import ForkedPython
 from tests.support.plugin import Servers
+from tests.support.polling import SLOWNESS, succeeds_within
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTS = {"users": 7, "sessions": 120, "messages": 3000}
@@ -219,23 +219,19 @@ def _read(terminal: int) -> bytes:
 
 def test_ctrl_c_rolls_back(separate_database: None) -> None:
     command = [sys.executable, "manage.py", "seed_demo", "--messages", "5000000"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _wait_for_copy()
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert succeeds_within(20, is_copying_messages)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30 * SLOWNESS)
+        finally:
+            process.kill()
     assert (process.returncode, output, errors) == (130, "", "")
     with psycopg.connect(os.environ["DATABASE_URL"]) as database:
         assert database.execute("SELECT count(*) FROM users").fetchone() == (0,)
 
 
-def _wait_for_copy() -> None:
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as database:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            query = (
-                "SELECT count(*) FROM pg_stat_progress_copy WHERE relid = 'messages'::regclass AND tuples_processed > 0"
-            )
-            if database.execute(query).fetchone() != (0,):
-                return
-            time.sleep(0.02)
-    raise AssertionError("The command did not start to copy messages.")
+def is_copying_messages() -> bool:
+    query = "SELECT count(*) FROM pg_stat_progress_copy WHERE relid = 'messages'::regclass AND tuples_processed > 0"
+    with psycopg.connect(os.environ["DATABASE_URL"]) as database:
+        return database.execute(query).fetchone() != (0,)

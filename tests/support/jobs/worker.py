@@ -3,14 +3,16 @@
 import json
 from typing import Any
 
+from tests.support.polling import SLOWNESS
 from tests.support.worker_process import WorkerProcess
 
+LEASE = 3 * SLOWNESS  # seconds
 SCHEDULE = {"core.jobs.schedule.SCHEDULE": "unchanged"}  # runs scheduled jobs too
 FAST = {
     "core.jobs.schedule.SCHEDULE": [],
     "core.jobs.worker._INTERVAL": 0.2,
-    "core.jobs.progress.LEASE": 3,
-    "core.jobs.execution.LEASE": 3,
+    "core.jobs.progress.LEASE": LEASE,
+    "core.jobs.execution.LEASE": LEASE,
     "core.jobs.execution._RETRY_DELAY": 0.1,
     "core.jobs.queue._SEND_AGAIN": 2,
 }

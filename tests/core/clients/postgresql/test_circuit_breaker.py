@@ -1,4 +1,3 @@
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -7,6 +6,7 @@ import psycopg
 
 from core.clients.postgresql.circuit_breaker import CircuitBreaker, State, circuit_breaker
 from core.clients.postgresql.errors import NoResponse
+from tests.support.forks import exit_code_in_fork
 
 
 def failing_probe(error: Exception) -> Callable[[], None]:
@@ -87,12 +87,12 @@ def test_callers_wait_for_first_probe_and_are_rejected_during_later_ones() -> No
 
 
 def test_forked_process_can_probe_while_a_thread_of_its_parent_does() -> None:
+    def probe() -> None:
+        assert circuit_breaker.allows(lambda: None, 1)
+
     circuit_breaker.suspect()
     try:
         with circuit_breaker._lock:
-            child = os.fork()
-            if child == 0:
-                os._exit(0 if circuit_breaker.allows(lambda: None, 1) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert exit_code_in_fork(probe) == 0
     finally:
         circuit_breaker.close()

@@ -19,7 +19,7 @@ from tests.core.clients.postgresql.connections import (
     separate_connection,
 )
 from tests.support.plugin import Servers
-from tests.support.polling import NOISE
+from tests.support.polling import NOISE, succeeds_within
 from tests.support.proxy import Proxy
 
 
@@ -125,7 +125,4 @@ def test_postgresql_ends_statement_of_closed_connection(session: Session) -> Non
         cursor.execute("SELECT pg_sleep(77)")
     connection.close()
     assert count_sleeping() == 1
-    end = time.monotonic() + 15
-    while count_sleeping() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not count_sleeping()
+    assert succeeds_within(15, lambda: not count_sleeping(), interval=0.2)

@@ -11,34 +11,41 @@ import pytest
 from django.contrib.auth.hashers import make_password
 
 from tests.core.management.test_migrate import migrate_concurrently
+from tests.support.databases import migrated_database, url_of
 from tests.support.dependency_servers import PgBouncer, as_application, as_owner, needs_pgbouncer
 from tests.support.plugin import Servers
 from tests.support.voiceassist_server import VoiceAssistServer
 
 pytestmark = needs_pgbouncer
 
-DATABASE = "pooled"
 PASSWORD = "the admin's password"
 USERS = 12  # added in the admin
 
 
 @pytest.fixture(scope="module")
-def pooled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the URL of an empty database behind PgBouncer. `migrate` needs both connections, one of them for a lock."""
-    servers.postgres.execute(f"CREATE DATABASE {DATABASE}")
-    pooler = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), servers.postgres, pool=2)
-    pooler.start()
-    yield as_application(pooler.url_for(servers.postgres.url).replace("/tests", f"/{DATABASE}"))
-    pooler.kill()
-    servers.postgres.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+def pooler(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgBouncer]:
+    """Yield a pooler with two connections to each database. `migrate` needs both, one of them for a lock."""
+    with PgBouncer(tmp_path_factory.mktemp("pgbouncer"), servers.postgres, pool=2) as pooler:
+        yield pooler
 
 
-def test_migrate_from_many_processes(pooled: str) -> None:
-    migrate_concurrently(4, url=as_owner(pooled))
+def test_migrate_from_many_processes(servers: Servers, pooler: PgBouncer) -> None:
+    servers.postgres.execute("CREATE DATABASE pooled_empty")
+    try:
+        migrate_concurrently(4, url=as_owner(pooler.url_for(url_of(servers.postgres, "pooled_empty"))))
+    finally:
+        servers.postgres.execute("DROP DATABASE pooled_empty WITH (FORCE)")
+
+
+@pytest.fixture
+def pooled(servers: Servers, pooler: PgBouncer) -> Iterator[str]:
+    """Yield the application's URL of a migrated database behind PgBouncer."""
+    yield as_application(pooler.url_for(migrated_database(servers.postgres, "pooled")))
+    servers.postgres.execute("DROP DATABASE pooled WITH (FORCE)")
 
 
 def test_concurrent_requests_share_no_state(pooled: str) -> None:
-    """State that one request leaves on a connection would affect another. Needs the migrations of the test above."""
+    """State that one request leaves on a connection would affect another."""
     with psycopg.connect(pooled) as connection:
         connection.execute(
             "INSERT INTO users (id, email, password, full_name, specialty, created_at, updated_at, is_active, is_staff,"

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.core.clients.postgresql.connections import (
 )
 from tests.support.dependency_servers import SUPERUSER, Postgres
 from tests.support.plugin import Servers
+from tests.support.polling import succeeds_within
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,19 @@ def test_probe_of_standby_raises_read_only(servers: Servers) -> None:
     probe.close()
 
 
+def waits_for_standby() -> bool:
+    """Return whether a commit waits, which begins some time after the settings were reloaded."""
+    probe = ProbeConnection.connect(**connection_parameters(), autocommit=True)
+    try:
+        probe.check_writable(0.5)
+    except NoResponse as error:
+        return isinstance(error, CommitNotReplicated)
+    finally:
+        preference.cannot_commit = None  # the probe has set it
+        probe.close()
+    return False
+
+
 @requires_real_transactions
 @pytest.mark.parametrize("block", [contextlib.nullcontext, transaction.atomic], ids=["autocommit", "atomic"])
 def test_cancelled_wait_for_standby_raises(session: Session, block: Callable[[], Any]) -> None:
@@ -119,15 +132,12 @@ def test_cancelled_wait_for_standby_raises(session: Session, block: Callable[[],
         operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
         operator.execute("SELECT pg_reload_conf()")
         try:
-            time.sleep(0.2)
+            assert succeeds_within(10, waits_for_standby)
             thread = threading.Thread(target=append)
             thread.start()
             cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-            end = time.monotonic() + 10
-            while not operator.execute(cancel).fetchall():
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            thread.join(10)
+            assert succeeds_within(10, lambda: operator.execute(cancel).fetchall())
+            thread.join()
         finally:
             operator.execute("ALTER SYSTEM RESET synchronous_standby_names")
             operator.execute("SELECT pg_reload_conf()")
@@ -142,11 +152,7 @@ def test_repeated_message_is_not_acknowledged_before_replication(session: Sessio
         operator.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
         operator.execute("SELECT pg_reload_conf()")
     try:
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            with separate_connection() as other:
-                if other.execute("SHOW synchronous_standby_names").fetchone() == ("absent",):
-                    break
+        assert succeeds_within(10, waits_for_standby)
         with request_time_limit(0.5), pytest.raises(OperationalError):
             append_message(session.pk, role="user", client_message_id="m1")
     finally:
