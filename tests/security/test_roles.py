@@ -261,12 +261,12 @@ def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     with Postgres(tmp_path_factory.mktemp("hosted"), options=options, has_roles=False) as server:
         server.execute(f"CREATE ROLE administrator LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
         server.execute("CREATE DATABASE hosted OWNER administrator")
+        server.run_roles_file("hosted", user="administrator")  # who has to be the one that creates the roles
         yield server
 
 
 def test_administrator_without_superuser_sets_up_the_roles(hosted: Postgres) -> None:
-    hosted.run_roles_file("hosted", user="administrator")
-    hosted.run_roles_file("hosted", user="administrator")
+    hosted.run_roles_file("hosted", user="administrator")  # again, as for an upgrade
     administrator = as_role(hosted.url.replace("/tests", "/hosted"), "administrator")
     for role in (OWNER_ROLE, APPLICATION_ROLE):
         execute(administrator, f"ALTER ROLE {role} PASSWORD '{PASSWORD}'")

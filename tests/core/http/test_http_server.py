@@ -31,6 +31,13 @@ def app(database: str) -> Iterator[VoiceAssistServer]:
         yield app
 
 
+@pytest.fixture
+def new_app(database: str) -> Iterator[VoiceAssistServer]:
+    """A server that has logged no refused request yet."""
+    with VoiceAssistServer(DATABASE_URL=database, BEHIND_PROXY="true", WEB_CONCURRENCY="1") as app:
+        yield app
+
+
 def lines(app: VoiceAssistServer, logger: str) -> list[dict[str, Any]]:
     return [line for line in app.log_lines() if line["logger"] == logger]
 
@@ -45,37 +52,40 @@ def log_in(app: VoiceAssistServer, password: str, forwarded_for: str) -> int:
 def test_strangers_behind_a_proxy_that_appends_ports_do_not_lock_the_owner_out(
     app: VoiceAssistServer, database: str
 ) -> None:
+    def login_events() -> list[Any]:
+        query = "SELECT action, host(address) FROM audit_events WHERE action LIKE 'login%' ORDER BY created_at, id"
+        with psycopg.connect(database) as connection:
+            return connection.execute(query).fetchall()
+
+    events_before, lines_before = login_events(), lines(app, "voiceassist.client_ip")
     strangers = [f"203.0.113.{number}" for number in range(1, 6)]
     for number, address in enumerate(strangers):
         assert log_in(app, "wrong", f"198.51.100.9, {address}:{17085 + number}") == 200
     assert log_in(app, PASSWORD, "[2001:db8::9]:443") == 302
-    with psycopg.connect(database) as connection:
-        events = connection.execute(
-            "SELECT action, host(address) FROM audit_events WHERE action LIKE 'login%' ORDER BY created_at, id"
-        ).fetchall()
-    assert events == [*(("login_failed", address) for address in strangers), ("login", "2001:db8::9")]
-    assert lines(app, "voiceassist.client_ip") == []
+    new_events = [*(("login_failed", address) for address in strangers), ("login", "2001:db8::9")]
+    assert login_events() == events_before + new_events
+    assert lines(app, "voiceassist.client_ip") == lines_before
 
 
-def test_logs_once_that_the_proxy_appends_no_address(app: VoiceAssistServer) -> None:
+def test_logs_once_that_the_proxy_appends_no_address(new_app: VoiceAssistServer) -> None:
     for _ in range(2):
-        log_in(app, "wrong", f"203.0.113.1, {CANARY}")
-        log_in(app, "wrong", "")
-    messages = [line["message"].partition(".")[0] for line in lines(app, "voiceassist.client_ip")]
+        log_in(new_app, "wrong", f"203.0.113.1, {CANARY}")
+        log_in(new_app, "wrong", "")
+    messages = [line["message"].partition(".")[0] for line in lines(new_app, "voiceassist.client_ip")]
     assert messages == [
         "The last element of the X-Forwarded-For header is not an IP address",
         "The X-Forwarded-For header is missing",
     ]
-    assert CANARY not in app.log()
+    assert CANARY not in new_app.log()
 
 
-def test_logs_a_refused_host_and_origin_without_their_values(app: VoiceAssistServer) -> None:
+def test_logs_a_refused_host_and_origin_without_their_values(new_app: VoiceAssistServer) -> None:
     for _ in range(2):
-        assert app.get("/", headers={"Host": f"{CANARY}.example.org"})[0] == 400
-        assert app.get("/admin/login/", method="POST", headers={"Origin": f"https://{CANARY}"})[0] == 403
-    assert succeeds_within(5, lambda: len(lines(app, "voiceassist.security")) >= 2)
-    assert [line["kind"] for line in lines(app, "voiceassist.security")] == ["DisallowedHost", "csrf_origin"]
-    assert CANARY not in app.log()
+        assert new_app.get("/", headers={"Host": f"{CANARY}.example.org"})[0] == 400
+        assert new_app.get("/admin/login/", method="POST", headers={"Origin": f"https://{CANARY}"})[0] == 403
+    assert succeeds_within(5, lambda: len(lines(new_app, "voiceassist.security")) >= 2)
+    assert [line["kind"] for line in lines(new_app, "voiceassist.security")] == ["DisallowedHost", "csrf_origin"]
+    assert CANARY not in new_app.log()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
