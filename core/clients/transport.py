@@ -47,7 +47,7 @@ def postgres(parameters: Mapping[str, Any], *, uses_tls: bool | None = None) -> 
     mode = str(parameters.get("sslmode", ""))
     if not (parameters.get("service") or defaults["service"]):
         values = {**defaults, **parameters}
-        hosts, addresses = (str(values.get(name) or "").split(",") for name in ("host", "hostaddr"))
+        hosts, addresses = (str(values[name]).split(",") for name in ("host", "hostaddr"))
         # libpq connects to the address if there is one. A URL has one for each host or none.
         if all(map(is_local, addresses if any(addresses) else hosts)):
             return Transport.LOCAL

@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from core.admin import base
 from core.admin.user_search import find_users
@@ -172,8 +173,10 @@ def test_names_lead_to_sessions(admin_client: Client, staff_client: Any) -> None
     for page in ("session", "message"):
         text = admin_client.get(f"/admin/core/{page}/?q=lee", follow=True).content.decode()
         assert f'Sessions of <a href="/admin/core/session/?user__id__exact={user.pk}">{user.email}</a>.' in text
-    text = admin_client.get("/admin/core/session/?q=example", follow=True).content.decode()
+    with CaptureQueriesContext(connection) as queries:
+        text = admin_client.get("/admin/core/session/?q=example", follow=True).content.decode()
     assert text.count("user__id__exact=") == 5
+    assert any(query["sql"].endswith(" LIMIT 6") for query in queries)  # one more shows that there are more
     assert " More users match. Add another word of the name or the email." in text
     User.objects.filter(email__in=("li@example.org", "ivan@example.org", "soren@example.org")).delete()
     text = admin_client.get("/admin/core/session/?q=example.org", follow=True).content.decode()

@@ -174,6 +174,7 @@ def test_option_ssl_of_other_drivers_means_what_libpq_makes_of_it() -> None:
         ("postgres://u:{}@h:port/db", "Invalid port"),
         ("postgres://u:{}@h:0/db", "Invalid port"),
         ("postgres://u:{}@h:70000/db", "Invalid port"),
+        ("postgres://u:{}@h1:5432,h2:70000/db", "Invalid port"),
         ("postgres://u:{}@h:-1/db", "Invalid port"),
         ("postgres://u:{}@h:" + "9" * 5000 + "/db", "Invalid port"),
         ("postgres://u:{}@h1:1,h2:2,h3:3/db?port=1,2", "3 hosts and 2 ports"),

@@ -9,6 +9,12 @@ from typing import Any
 import pytest
 import redis
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from django.core.cache import cache as django_cache
 from redis.crc import key_slot
 
@@ -267,6 +273,35 @@ def test_other_kinds_of_servers(use_url: RedisUrl, servers: Any) -> None:
 
 
 # TLS
+
+
+@pytest.mark.parametrize(("password", "reason"), [("key-password", None), ("wrong", "tls_failure")])
+def test_encrypted_key_of_a_client_certificate(
+    use_url: RedisUrl, server: Valkey, tmp_path: Path, password: str, reason: str | None
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.cert_pem.write_to_path(str(tmp_path / "issuer.pem"))
+    client = authority.issue_cert("client.example.org")
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    key = load_pem_private_key(client.private_key_pem.bytes(), None)
+    encryption = BestAvailableEncryption(b"key-password")
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    (tmp_path / "key.pem").write_bytes(encrypted)
+    options = "&".join(
+        (
+            f"ssl_ca_certs={tmp_path / 'issuer.pem'}",
+            f"ssl_certfile={tmp_path / 'client.pem'}",
+            f"ssl_keyfile={tmp_path / 'key.pem'}",
+            f"ssl_password={password}",
+        )
+    )
+    with TlsProxy(server.port, context) as proxy:
+        url = server.url.replace("redis:", "rediss:").replace(f":{server.port}", f":{proxy.port}")
+        use_url(f"{url}?{options}")
+        assert check("redis").reason == reason
 
 
 def test_tls_failures(use_url: RedisUrl, server: Valkey, tmp_path: Path) -> None:
