@@ -9,11 +9,13 @@ from django.db import connections
 
 from core.clients import database_url
 from core.clients.postgresql.circuit_breaker import State, circuit_breaker
-from core.clients.postgresql.errors import CommitNotReplicated
+from core.clients.postgresql.errors import CommitNotReplicated, NoResponse
 from health import database_warnings
 from health.checks.postgres import postgres_endpoint
 from tests.support.plugin import Servers, drop_readiness_connections
 from tests.support.readiness import check
+
+MODULE = import_module("health.checks.postgres")  # the package has a function of this name
 
 
 @pytest.mark.parametrize(
@@ -50,12 +52,37 @@ def test_shows_no_connections_before_they_were_counted(monkeypatch: pytest.Monke
     assert (result.healthy, result.usage) == (True, None)
 
 
+def test_reading_the_settings_has_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float | None] = []
+    monkeypatch.setattr(MODULE, "find_problem", lambda connection: limits.append(connection.timeout))
+    MODULE.connect(5.0).close()
+    (limit,) = limits
+    assert limit is not None and 0 < limit < 5.0
+
+
+@pytest.mark.parametrize(("has_responded", "state"), [(False, State.SUSPECTED), (True, State.OPEN)])
+def test_requests_are_rejected_if_a_server_that_responded_no_longer_does(
+    monkeypatch: pytest.MonkeyPatch, has_responded: bool, state: State
+) -> None:
+    def fail(*args: object) -> None:
+        raise NoResponse
+
+    monkeypatch.setattr(MODULE, "_has_responded", has_responded)
+    monkeypatch.setattr(MODULE._connection, "run", fail)
+    circuit_breaker.close()
+    try:
+        assert check("postgres").reason == "timeout"
+        assert circuit_breaker.is_in(state)
+    finally:
+        circuit_breaker.close()
+
+
 def test_commit_that_is_not_replicated_rejects_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise CommitNotReplicated
 
     assert check("postgres").healthy and circuit_breaker.is_in(State.CLOSED)
-    monkeypatch.setattr(import_module("health.checks.postgres")._connection, "run", fail)
+    monkeypatch.setattr(MODULE._connection, "run", fail)
     assert not check("postgres").healthy
     assert circuit_breaker.is_in(State.OPEN)
     monkeypatch.undo()
