@@ -186,7 +186,7 @@ def test_other_kinds_of_servers(servers: Servers, secure: QdrantServer, monkeypa
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that every user can reach, with one for Qdrant's local mode in it."""
-    folder = Path(tempfile.mkdtemp(prefix="va-"))
+    folder = Path(tempfile.mkdtemp(prefix="va-", dir="/tmp"))  # TMPDIR may be private
     folder.chmod(0o755)
     monkeypatch.setattr(settings, "QDRANT_URL", None)
     monkeypatch.setattr(settings, "QDRANT_PATH", folder / "qdrant")
