@@ -39,12 +39,12 @@ def install(environment: Path, lock: Path, *included: Path) -> None:
 
     Does nothing if another process has installed it, or a lock that includes it, in the meantime.
 
-    Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if one of the folders is a
-    symbolic link.
+    Raises CalledProcessError if neither uv nor pip can install them, FileExistsError if the environment, or the
+    folder beside it that ends in `.new` or `.old`, is a symbolic link.
     """
     old, new = (environment.with_name(f"{environment.name}.{suffix}") for suffix in ("old", "new"))
     for folder in (environment, old, new):
-        if folder.is_symlink():  # venv would remove what its target contains
+        if folder.is_symlink():  # `venv --clear` would empty the target of `.new`
             raise FileExistsError(
                 f"{folder} is a symbolic link. Remove it and try again, which creates a new environment."
             )

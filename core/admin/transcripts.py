@@ -16,6 +16,7 @@ from django.urls import path
 
 from core import audit
 from core.admin.access_reason import AccessReasonForm
+from core.admin.filters import INPUT_FORMAT
 from core.admin.phi_reveal import RevealPHIAdmin, Value, record_outcomes, value_of
 from core.admin.row_names import name_of
 from core.admin.stored_text import excerpts_of, with_excerpts
@@ -31,6 +32,7 @@ class TranscriptForm(AccessReasonForm):
     start = forms.DateTimeField(
         label="Read from (UTC)",
         required=False,
+        input_formats=[INPUT_FORMAT],
         help_text="Leave empty to read from the beginning.",
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
     )

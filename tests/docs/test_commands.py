@@ -42,7 +42,7 @@ def test_modules_can_be_run(page: Path) -> None:
 def test_options_of_management_commands_exist(line: str) -> None:
     (command_line,) = re.findall(r"manage\.py ((?:\"[^\"]*\"|[^|&\"])+)", line)
     name, *arguments = shlex.split(command_line.replace("voiceassist.log", "-"), comments=True)  # no such file to open
-    package = get_commands().get(name, "django.contrib.staticfiles")
+    package = get_commands()[name]
     command = package if isinstance(package, BaseCommand) else load_command_class(package, name)
     command.create_parser("manage.py", name).parse_args(arguments)
 

@@ -163,7 +163,9 @@ class Cluster:
         The old primary still requires one, so it can't acknowledge commits if it comes back.
         """
         with psycopg.connect(self.standby.url, autocommit=True) as connection:
-            assert connection.execute("SELECT pg_promote(true, 15)").fetchone() == (True,)
+            # A call that waits has a snapshot meanwhile, with which the rest of the recovery may conflict.
+            connection.execute("SELECT pg_promote(wait => false)")
+            wait_until(lambda: connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,))
         self.primary, self.standby = self.standby, self.primary
 
     def rejoin(self) -> None:

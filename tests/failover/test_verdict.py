@@ -63,4 +63,4 @@ def test_ready_that_notices_an_outage_too_late() -> None:
     log = read_log(log_of(ROUTES))
     assert verdict_of(log, not_ready_after=2.0).violations() == []
     (violation,) = verdict_of(log, not_ready_after=100.0).violations()
-    assert violation == "/ready was 503 only 100.0 s after the start of an outage"
+    assert violation == "/ready did not return 503 until 100.0 s after the start of an outage"

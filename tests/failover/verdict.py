@@ -119,7 +119,7 @@ class Verdict:
             ),
             f"/health took {self.slowest_health:.1f} s": self.slowest_health > MAX_HEALTH + TOLERANCE,
             f"/ready took {self.slowest_ready:.1f} s": self.slowest_ready > health_timeout + 0.25 + TOLERANCE,
-            f"/ready was 503 only {self.not_ready_after or 0.0:.1f} s after the start of an outage": (
+            f"/ready did not return 503 until {self.not_ready_after or 0.0:.1f} s after the start of an outage": (
                 (self.not_ready_after or 0.0) > MAX_READY_LAG + self.extra_seconds + TOLERANCE
             ),
             f"/ready was wrong {self.wrong_ready} times for longer than {MAX_READY_LAG:.0f} s": self.wrong_ready > 0,

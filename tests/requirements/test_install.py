@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forks import exit_code_in_fork
 from tests.support.polling import succeeds_within
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,9 +125,11 @@ def test_concurrent_installations_wait_and_keep_the_larger_lock(tmp_path: Path, 
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another installation does
         with ThreadPoolExecutor() as executor:
             future = executor.submit(install, environment, larger, tmp_path, lock)
-            assert succeeds_within(20, lambda: is_waited_for(REQUIREMENTS))
-            assert not environment.exists()
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            try:
+                assert succeeds_within(20, lambda: is_waited_for(REQUIREMENTS))
+                assert not environment.exists()
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             assert future.result().returncode == 0
     finally:
         os.close(descriptor)
@@ -207,9 +210,12 @@ def test_restores_the_environment_if_interrupted_while_renaming(
             raise KeyboardInterrupt
         return rename(path, target)
 
+    def install_and_interrupt() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            INSTALL["install"](working, lock)
+
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        INSTALL["install"](working, lock)
+    assert exit_code_in_fork(install_and_interrupt) == 0  # a process keeps its lock until it exits
     assert (working / "installed-example").stat().st_mtime == 0
     assert sorted(path.name for path in tmp_path.glob("venv*")) == ["venv"]
 

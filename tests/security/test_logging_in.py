@@ -4,7 +4,6 @@ The clients pretend to be anywhere, because the server believes the X-Forwarded-
 """
 
 import http.client
-import statistics
 import threading
 import time
 from collections import Counter
@@ -12,13 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.cookies import SimpleCookie
 from itertools import chain
+from statistics import quantiles
 from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
 import pytest
 
-from core.auth.login_failures import LIMITS
+from core.auth.login_failures import _FAILURES, LIMITS
 from tests.support.load_clients import Clients
 from tests.support.plugin import Servers
 from tests.support.polling import SLOWNESS
@@ -155,11 +155,12 @@ def test_guessing_clients_slow_nobody_and_take_little_memory(
     assert guesses.statuses.keys() <= {200, 429}
     assert guesses.statuses[200] >= 10
     assert memory - before < 200  # MiB; without a limit of hashes it was 640
-    assert statistics.median(guesses.health) < 2 * statistics.median(control.health) + 0.2 * SLOWNESS
+    # The fastest quarter shows it on a busy machine.
+    assert quantiles(guesses.health)[0] < 2 * quantiles(control.health)[0] + 0.05 * SLOWNESS
 
 
 def test_concurrent_guesses_hardly_exceed_the_limit(server: VoiceAssistServer, sql: Callable[..., list[Any]]) -> None:
-    """By what docs/SECURITY_COMPLIANCE.md says. Afterwards, the right password is refused too."""
+    """The excess is at most what docs/SECURITY_COMPLIANCE.md says. Afterwards, the right password is refused too."""
     browsers = [Browser(server) for _ in range(GUESSING_CLIENTS)]
     for browser in browsers:
         browser.send("GET", "/admin/login/", ELSEWHERE)
@@ -167,8 +168,9 @@ def test_concurrent_guesses_hardly_exceed_the_limit(server: VoiceAssistServer, s
         guesses = executor.map(lambda browser: [browser.guess("203.0.113.7", OWNER) for _ in range(3)], browsers)
         statuses = Counter(chain.from_iterable(guesses))
     limit = LIMITS["account_at_address"]
-    # The failure that reaches the limit has the status 429.
-    assert limit <= statuses[200] + 1 <= limit + WORKERS * (THREADS - 1)
+    assert statuses.keys() == {200, 429}
+    ((checked,),) = sql("SELECT sum(failures_since_start) FROM axes_accessattempt WHERE user_agent = %s", _FAILURES)
+    assert limit <= checked <= limit + WORKERS * THREADS - 1
     assert browsers[0].guess("203.0.113.7", OWNER, PASSWORD) == 429
 
 

@@ -63,7 +63,7 @@ def test_migration_deletes_what_was_collected(database: str, owner: Connection) 
 
 
 def test_statement_for_older_servers_deletes_what_was_collected(database: str, owner: Connection) -> None:
-    """Of PostgreSQL before 18, which the tests don't have. Its statement works in 18 too."""
+    """The statement for PostgreSQL before 18 also works in 18, the only version that the tests have."""
     assert manage("migrate", "core", "0006", url=as_owner(database)).returncode == 0
     add_phi(owner)
     assert columns_with_phi(owner)

@@ -53,6 +53,7 @@ SLOW_FILES = (
     "tests/core/test_phi_canaries.py",
     "tests/core/admin/test_invalid_values.py",
     "tests/voiceassist/test_streams.py",
+    "tests/core/management/test_help.py",
     "tests/ops/test_alertmanager.py",
     "tests/security/test_links.py",
     "tests/voiceassist/test_error_reports.py",

@@ -41,7 +41,7 @@ class WorkerProcess:
         self._environment = {**inherited, "LOG_FORMAT": "json", **environment}
         self._python, self._wait = python, wait
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
-        self.process: subprocess.Popen[Any]
+        self.process: subprocess.Popen[Any]  # set by `start`
 
     def __enter__(self) -> Self:
         try:
@@ -64,7 +64,8 @@ class WorkerProcess:
             raise RuntimeError(f"The worker did not start: {self.log()[-2000:]}")
 
     def __exit__(self, *args: object) -> None:
-        self.kill()
+        if hasattr(self, "process"):
+            self.kill()
         self._log.close()
 
     def log(self) -> str:
@@ -76,7 +77,7 @@ class WorkerProcess:
         return [line for line in lines if message in line["message"]]
 
     def logs(self, message: str, *, times: int = 1, within: float = 40) -> bool:
-        """Return whether the message is logged so often in time. Don't wait any longer if the process has exited."""
+        """Return whether the message is logged at least `times` times within the limit, or before the process exits."""
         succeeds_within(within, lambda: self.log().count(message) >= times or self.process.poll() is not None)
         return self.log().count(message) >= times
 

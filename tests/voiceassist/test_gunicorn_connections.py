@@ -20,7 +20,7 @@ from tests.support.voiceassist_server import ROOT, VoiceAssistServer
 
 OPEN_FILES = 256
 CONNECTIONS = 160  # that a worker with 4 threads accepts below that limit
-KEEPALIVE = math.ceil(2 * SLOWNESS)  # seconds
+KEEPALIVE = math.ceil(4 * SLOWNESS)  # seconds
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,17 @@ def test_unreachable_collector_is_logged_once() -> None:
         assert line["message"] == "trace collector unreachable, dropping traces"
 
 
+def test_collector_that_refuses_connections_is_logged_once() -> None:
+    environment = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2", "DRAIN_SECONDS": "0"}
+    with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
+        for _ in range(5):
+            app.get("/")
+            assert succeeds_within(5, lambda: problems(app))
+        app.terminate()
+        assert app.process.wait(15 * SLOWNESS) == 0
+        assert len(problems(app)) == 1
+
+
 def test_tracing_is_not_imported_without_an_endpoint() -> None:
     code = (
         "import sys, voiceassist.wsgi, redis, django.core.cache.backends.redis\n"

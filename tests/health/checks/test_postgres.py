@@ -81,10 +81,12 @@ def test_commit_that_is_not_replicated_rejects_requests(monkeypatch: pytest.Monk
     def fail(*args: object) -> None:
         raise CommitNotReplicated
 
-    assert check("postgres").healthy and circuit_breaker.is_in(State.CLOSED)
     monkeypatch.setattr(MODULE._connection, "run", fail)
-    assert not check("postgres").healthy
-    assert circuit_breaker.is_in(State.OPEN)
+    try:
+        assert not check("postgres").healthy
+        assert circuit_breaker.is_in(State.OPEN)
+    finally:
+        circuit_breaker.close()
     monkeypatch.undo()
     drop_readiness_connections()
     assert check("postgres").healthy and circuit_breaker.is_in(State.CLOSED)

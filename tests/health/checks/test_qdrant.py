@@ -185,7 +185,7 @@ def test_other_kinds_of_servers(servers: Servers, secure: QdrantServer, monkeypa
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that every user can reach, with one for Qdrant's local mode in it."""
+    """Yield the path of a folder for local mode. It does not exist yet, and every user can reach it."""
     folder = Path(tempfile.mkdtemp(prefix="va-", dir="/tmp"))  # TMPDIR may be private
     folder.chmod(0o755)
     monkeypatch.setattr(settings, "QDRANT_URL", None)
