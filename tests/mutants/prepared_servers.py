@@ -46,6 +46,10 @@ class PreparedServers:
 
     def restore(self) -> None:
         """Replace what a fork has left behind. No server may be running."""
+        from tests.support.shared_memory import remove_segment
+
+        for file in self._folder.rglob("postmaster.pid"):
+            remove_segment(file.parent)
         shutil.rmtree(self._temporary)
         self._temporary.mkdir()
         if self.servers.folder.exists():

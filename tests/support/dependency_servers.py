@@ -18,6 +18,7 @@ import pytest
 from core.database_roles import APPLICATION_ROLE, OWNER_ROLE
 from tests.support.server_process import Server as Server
 from tests.support.server_process import free_port as free_port
+from tests.support.shared_memory import remove_segment
 from voiceassist.embedded.programs import as_user_of, clean_environment, postgres_program, psql, valkey_program
 from voiceassist.embedded.servers import ROLES
 
@@ -103,6 +104,10 @@ class Postgres(Server):
             self.run_roles_file("template1", migrate=PASSWORD, app=PASSWORD)
             self.run_roles_file("tests")
             self._needs_roles = False
+
+    def kill(self) -> None:
+        super().kill()
+        remove_segment(self.data)
 
     def run_roles_file(self, database: str, *, user: str = SUPERUSER, **passwords: str) -> None:
         """Run ops/postgresql/roles.sql. `passwords` are those of the roles `migrate` and `app`."""
