@@ -187,7 +187,11 @@ def test_unreachable_collector_is_logged_once() -> None:
 
 
 def test_collector_that_refuses_connections_is_logged_once() -> None:
-    environment = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2", "DRAIN_SECONDS": "0"}
+    environment: dict[str, Any] = {
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2",
+        "DRAIN_SECONDS": "0",
+    }
     with VoiceAssistServer(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", WEB_CONCURRENCY="1", **environment) as app:
         for _ in range(5):
             app.get("/")
