@@ -33,7 +33,7 @@ def started_processes(but: Set[int] = frozenset()) -> dict[int, psutil.Process]:
 def has_ended(process: psutil.Process | int) -> bool:
     """Return whether a process, or the one with this id, has ended.
 
-    A zombie counts, because nobody waits for a child of a killed process until init reaps it seconds later.
+    A zombie has ended. Nobody waits for a child of a killed process until init reaps it seconds later.
     """
     try:
         if isinstance(process, int):

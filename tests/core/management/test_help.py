@@ -1,4 +1,4 @@
-"""Each of our commands starts in a Python of its own. Most other tests fork one that has imported libraries already."""
+"""Each of our commands starts in a new Python process. Most other tests fork one that has imported libraries."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What `checkdeps`, the log and the status page show for PostgreSQL, and what the check tells requests."""
+"""What `checkdeps`, the log and the status page show for PostgreSQL, and how its result opens the circuit breaker."""
 
 import re
 from importlib import import_module

@@ -237,7 +237,7 @@ def test_forked_process_leaves_the_connection_to_its_parent(
     def use_in_fork() -> None:
         if method == "drop":
             persistent.drop()
-        assert persistent.run(use, 0.5) == 0.5  # the whole time, on a connection of its own
+        assert persistent.run(use, 0.5) == 0.5  # the whole time limit, on a new connection
         connection = inherited()
         assert connection
         assert not connection.is_closed
